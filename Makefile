@@ -1,0 +1,47 @@
+# Every target works on a fresh checkout that has only Python (3.11 or later) and make.
+# `make help` lists them.
+
+PYTHON  ?= python3
+WORKERS ?= 2
+
+VENV  := .venv
+PY    := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## create .venv and install the package in development mode (instant when nothing changed)
+
+# The stamp is written last: an interrupted installation starts again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "torchveil needs Python 3.11 or later, which '$(PYTHON)' is not:" \
+	         "name another one, as in make install PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "'$(PYTHON) -m venv' failed. Debian and Ubuntu keep it in a package of its own: python3-venv." >&2; exit 1; }
+	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[test,examples,dev]'
+	@touch $@
+
+demo: install ## two hospitals train a model together on data that neither can read
+	$(PY) examples/hospitals.py
+
+# One thread per worker: two workers that each start a thread per core slow each other down.
+# Under -O pytest still checks the asserts of test files (it rewrites them); ours must not lean on any in src.
+test: install ## run all tests, then the smoke tests once more under python -O
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -q tests
+	OMP_NUM_THREADS=1 $(PY) -O -m pytest -q -m smoke -W ignore::pytest.PytestConfigWarning tests
+
+check: install ## lint, formatting, types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict src
+
+clean: ## remove everything that make created, .venv included
+	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name .git -prune -o \( -name __pycache__ -o -name '*.egg-info' -o -name .ipynb_checkpoints \) \
+	  -type d -prune -exec rm -rf {} +

@@ -1,0 +1,65 @@
+"""torchveil: PyTorch on secret-shared tensors.
+
+>>> import torch, torchveil
+>>> session = torchveil.Session()
+>>> x = session.share(torch.tensor([[1.0, 2.0]]))
+>>> model = session.encrypt(torch.nn.Linear(2, 1))
+>>> y = model(x)          # nobody can read x, the weights or y
+>>> y.reveal()            # an explicit, counted reveal
+"""
+
+from __future__ import annotations
+
+from torchveil.costs import CostReport
+from torchveil.errors import (
+    CallerError,
+    ConfigurationError,
+    Desynchronised,
+    EncodingError,
+    InvalidArgument,
+    LabelReused,
+    PlainDiverged,
+    PlainWrite,
+    PrecisionLoss,
+    ProtocolError,
+    RangeExceeded,
+    RevealRequired,
+    SessionMismatch,
+    SessionStateError,
+    ShapeMismatch,
+    TorchveilError,
+    UnsupportedOperation,
+    WouldBePublished,
+)
+from torchveil.fixedpoint import FixedPoint
+from torchveil.public import public
+from torchveil.session import Session
+from torchveil.tensor import EncryptedTensor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CallerError",
+    "ConfigurationError",
+    "CostReport",
+    "Desynchronised",
+    "EncodingError",
+    "EncryptedTensor",
+    "FixedPoint",
+    "InvalidArgument",
+    "LabelReused",
+    "PlainDiverged",
+    "PlainWrite",
+    "PrecisionLoss",
+    "ProtocolError",
+    "RangeExceeded",
+    "RevealRequired",
+    "Session",
+    "SessionMismatch",
+    "SessionStateError",
+    "ShapeMismatch",
+    "TorchveilError",
+    "UnsupportedOperation",
+    "WouldBePublished",
+    "public",
+]

@@ -1,0 +1,1 @@
+"""Drivers run gates: they move messages and know nothing of protocols."""

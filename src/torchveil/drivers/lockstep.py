@@ -1,0 +1,219 @@
+"""The lockstep driver: all roles in one process, every party advanced to its next exchange, then all go on.
+
+Deterministic and without threads of its own; kernels may use all cores. It protects nothing, since all roles share a
+process: it is the embedded default, the reference for other drivers, and where costs are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchveil.errors import Desynchronised, PlainDiverged, ProtocolError
+from torchveil.gates import GATES
+from torchveil.gates.base import FREE, Cost, Exchange, Gate, n_bytes
+from torchveil.kernels import reduce_ring
+from torchveil.program import instructions as ins
+from torchveil.roles.keys import Identity, agree_session_id
+from torchveil.roles.party import Party, RandomSource
+from torchveil.roles.plain import Plain
+from torchveil.roles.provider import Provider
+
+_PROVIDER_PURPOSES = ("mask", "mask-bits", "dealt", "dealt-bits")
+
+
+def make_roles(
+    party_names: Sequence[str], provider_name: str, owner_name: str = "owner"
+) -> tuple[list[Party], Provider, list[RandomSource], bytes]:
+    """Fresh roles with agreed keys, the owner's input streams, and the session id."""
+    parties = [Identity(f"party/{name}") for name in party_names]
+    provider, owner = Identity(f"provider/{provider_name}"), Identity(f"owner/{owner_name}")
+    session_id = agree_session_id([*parties, provider, owner])
+    n = len(parties)
+    roles = []
+    for rank, identity in enumerate(parties):
+        streams: dict[str, RandomSource] = {
+            purpose: identity.stream(provider, session_id, purpose) for purpose in _PROVIDER_PURPOSES
+        }
+        streams["input"] = identity.stream(owner, session_id, "input")
+        zero: dict[int, RandomSource] = {
+            peer: identity.stream(parties[peer], session_id, "zero") for peer in range(n) if peer != rank
+        }
+        roles.append(Party(party_names[rank], rank, n, streams, zero))
+    provider_streams: list[dict[str, RandomSource]] = [
+        {purpose: provider.stream(identity, session_id, purpose) for purpose in _PROVIDER_PURPOSES}
+        for identity in parties
+    ]
+    inputs: list[RandomSource] = [owner.stream(identity, session_id, "input") for identity in parties]
+    return roles, Provider(provider_name, provider_streams), inputs, session_id
+
+
+class Lockstep:
+    """Runs instructions on parties and provider of one process, and measures what crosses between them.
+
+    ``plain`` follows the same stream on clear values when given (debug mode): after every instruction the shares must
+    add up to it exactly, and a range that is left raises before anything is computed from it.
+    """
+
+    __slots__ = ("inputs", "measured", "n_parties", "number", "parties", "plain", "provider", "width")
+
+    def __init__(
+        self,
+        parties: Sequence[Party],
+        provider: Provider,
+        inputs: Sequence[RandomSource],
+        *,
+        plain: Plain | None = None,
+    ) -> None:
+        self.parties = list(parties)
+        self.provider = provider
+        self.inputs = list(inputs)
+        self.plain = plain
+        self.n_parties = len(self.parties)
+        self.width = provider.width
+        self.number = 0
+        self.measured = Cost()
+
+    def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
+        """Execute one instruction; ``clear`` is the owner's value of an input. Returns a revealed value, or None.
+
+        ``measured`` holds what this instruction sent. Errors leave no trace of the instruction in any role.
+        """
+        gate = GATES[type(i)]
+        number = self.number
+        self.number = number + 1
+        if isinstance(i, ins.Free):
+            self._free(i.xs)
+            return None
+        roles: list[Any] = [self.provider, *self.parties]
+        for role in roles:
+            role.begin(number)
+        try:
+            revealed = self._execute(gate, i, number, clear)
+            if self.plain is not None:
+                self._follow_plain(gate, i, clear)
+        except BaseException:
+            for role in [*roles, *([self.plain] if self.plain is not None else [])]:
+                role.abandon(outputs(i))
+            raise
+        return revealed
+
+    def _execute(self, gate: Gate, i: ins.Instruction, number: int, clear: Tensor | None) -> Tensor | None:
+        gate.deal(self.provider, i)
+        dealt = self.provider.collect()
+        dealt_bytes = sum(n_bytes(piece) for piece in dealt.values())
+        outside = 0
+        if isinstance(i, ins.Input):
+            if clear is None:
+                raise ProtocolError("an input without a value")
+            if tuple(clear.shape) != i.shape or clear.dtype != torch.int64:
+                raise ProtocolError("an input is not a tensor of int64 of the shape that its instruction says")
+            dealt = self._split_input(number, clear)
+            outside = 8 * clear.numel()
+        if dealt:
+            self.parties[self.provider.receiver].deliver(dealt)
+        revealed: Tensor | None = None
+        rounds = sent = 0
+        if gate.interactive:
+            revealed, rounds, sent, outside = self._interact([gate.evaluate(party, i) for party in self.parties])
+        else:
+            for party in self.parties:
+                gate.evaluate(party, i)
+        self.measured = Cost(rounds, sent, dealt_bytes, outside)
+        return revealed
+
+    def share_of(self, wire: int, rank: int = 0) -> Tensor:
+        """One party's share: its shape and strides are those of the value; its elements are uniform."""
+        return self.parties[rank].wires[wire].value()
+
+    def _free(self, xs: tuple[int, ...]) -> None:
+        for party in self.parties:
+            party.free(xs)
+        self.provider.free(xs)
+        if self.plain is not None:
+            self.plain.free(xs)
+        self.measured = FREE
+
+    def _split_input(self, number: int, clear: Tensor) -> dict[tuple[str, int], Any]:
+        shape = tuple(clear.shape)
+        piece = clear
+        for rank, stream in enumerate(self.inputs):
+            if rank != number % self.n_parties:
+                piece = piece - stream.ring(number, 0, shape, self.width)
+        return {("input", 0): reduce_ring(piece, self.width)}
+
+    def _interact(self, running: list[Any]) -> tuple[Tensor | None, int, int, int]:
+        rounds = sent = outside = 0
+        revealed: Tensor | None = None
+        messages: list[Exchange] = [next(generator) for generator in running]
+        while True:
+            first = messages[0]
+            if any(m.kind != first.kind or len(m.pieces) != len(first.pieces) for m in messages):
+                raise Desynchronised("parties are at different exchanges")
+            rounds += 1
+            size = sum(n_bytes(piece) for piece in first.pieces)
+            totals = tuple(
+                self._total(first.kind, [m.pieces[k] for m in messages]) for k in range(len(first.pieces))
+            )
+            if first.kind == "reveal":
+                # For the receiver alone: the parties go on without it.
+                outside += size * self.n_parties
+                revealed, totals = totals[0], ()
+            else:
+                sent += size * (self.n_parties - 1)
+            following: list[Exchange] = []
+            for generator in running:
+                try:
+                    following.append(generator.send(totals))
+                except StopIteration:
+                    continue
+            if not following:
+                return revealed, rounds, sent, outside
+            if len(following) != len(running):
+                raise Desynchronised("some parties finished before others")
+            messages = following
+
+    def _total(self, kind: str, pieces: list[Any]) -> Any:
+        if kind == "xor":
+            total = pieces[0]
+            for piece in pieces[1:]:
+                total = np.bitwise_xor(total, piece)
+            return total
+        total = pieces[0]
+        for piece in pieces[1:]:
+            total = total + piece
+        return reduce_ring(total, self.width)
+
+    def _follow_plain(self, gate: Gate, i: ins.Instruction, clear: Tensor | None) -> None:
+        """Debug mode: run the clear meaning and compare it with the sum of the shares."""
+        plain = self.plain
+        if plain is None:
+            return
+        if isinstance(i, ins.Input) and clear is not None:
+            plain.inputs.append(clear)
+        gate.clear(plain, i)
+        for out in outputs(i):
+            if out in plain.wires:
+                total = self._total("sum", [party.wires[out].value() for party in self.parties])
+                same = total.equal(plain.value(out))
+            else:
+                flip = self.parties[0].bits[out].public_flip()
+                mask = self._total("sum", [party.bits[out].secret() for party in self.parties])
+                same = (flip ^ mask).equal(plain.bit(out))
+            if not same:
+                raise PlainDiverged(f"instruction {self.number - 1} ({gate.name}) differs from the clear run")
+
+
+def outputs(i: ins.Instruction) -> tuple[int, ...]:
+    """The identifiers that an instruction defines."""
+    if isinstance(i, ins.Compare):
+        return i.outs
+    out = getattr(i, "out", None)
+    return () if out is None else (out,)
+
+
+__all__ = ["Lockstep", "make_roles", "outputs"]

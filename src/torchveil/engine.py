@@ -1,0 +1,342 @@
+"""The engine of a session: keys, roles, the stream of instructions, openings, reveals and the account.
+
+``submit`` runs an instruction on every role, accounts for it under the current torch operation and module path, and
+emits queued frees first, so that the stream is the same wherever Python's collector happens to run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from torchveil.costs import Account, CostReport
+from torchveil.drivers.lockstep import Lockstep, make_roles
+from torchveil.errors import (
+    ConfigurationError,
+    InvalidArgument,
+    SessionMismatch,
+    SessionStateError,
+    ShapeMismatch,
+    TorchveilError,
+)
+from torchveil.fixedpoint import FixedPoint, decode, encode
+from torchveil.gates import GATES
+from torchveil.handle import Bit, Deferred, Handle, Public, Secret, Shape, contiguous_strides
+from torchveil.kernels.linear_maps import LinearMap
+from torchveil.program import instructions as ins
+from torchveil.roles.plain import Plain
+from torchveil.where import user_line
+
+
+
+@dataclass(frozen=True, slots=True)
+class RevealRecord:
+    """One reveal: who received a value of which shape, by which line of the program. Never the value."""
+
+    receiver: str
+    shape: Shape
+    line: str
+
+
+class Engine:
+    """Parties, a provider and their keys, in one process (lockstep).
+
+    parties: names of the computing parties, at least two; provider: the name of the crypto provider, none of them;
+    fixed_point: the number format of what is shared without another one; debug: also run the program on clear integers
+    and stop at the first operation whose shares differ or whose values leave their range (lockstep only).
+
+    Raises ``ConfigurationError`` for fewer than two parties, repeated names, or a provider that is also a party.
+    Lockstep protects nothing: all roles share this process. See SECURITY.md.
+    """
+
+    def __init__(
+        self,
+        parties: Sequence[str] = ("alice", "bob"),
+        provider: str = "james",
+        *,
+        fixed_point: FixedPoint | None = None,
+        debug: bool = False,
+    ) -> None:
+        names = [str(name) for name in parties]
+        if len(names) < 2:
+            raise ConfigurationError(
+                f"a value cannot be split between {len(names)} parties",
+                remedy="name at least two parties: with one, that one would read everything",
+            )
+        if len(set(names)) != len(names):
+            raise ConfigurationError("a party is named twice", remedy="give every party a name of its own")
+        if provider in names:
+            raise ConfigurationError(
+                f"{provider!r} is a party and the provider; it would know shares and masks, that is everything",
+                remedy="let somebody who is not a party deal the correlated randomness",
+            )
+        self.parties = tuple(names)
+        self.provider = str(provider)
+        self.fixed_point = fixed_point or FixedPoint()
+        self._debug = debug
+        roles, provider_role, inputs, self.id = make_roles(names, self.provider)
+        plain = Plain(provider_role, strict=True) if debug else None
+        self._driver = Lockstep(roles, provider_role, inputs, plain=plain)
+        self._next_id = 0
+        self._dropped: list[int] = []
+        self._account = Account()
+        self._reveals: list[RevealRecord] = []
+        self._process = os.getpid()
+        self._closed = False
+        self.operation = ""
+        self.module_path: list[str] = []
+        self.names: dict[str, str] = {}
+
+    # --- running instructions ----------------------------------------------------------------------------------------
+
+    def new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    def submit(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
+        """Run one instruction on every role; a revealed value comes back, otherwise None."""
+        if self._closed or os.getpid() != self._process:
+            self._refuse_state()
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            self._driver.run(ins.Free(tuple(dropped)))
+        gate = GATES[type(i)]
+        try:
+            revealed = self._driver.run(i, clear)
+        except TorchveilError:
+            raise
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise ShapeMismatch(
+                f"the operands do not fit together: {error}", op=self.operation or gate.name, remedy="check the shapes"
+            ) from error
+        module = self.module_path[-1] if self.module_path else ""
+        self._account.add(self.operation, module, gate.name, self._driver.measured)
+        return revealed
+
+    def _refuse_state(self) -> None:
+        if self._closed:
+            raise SessionStateError("the session is closed", remedy="open a new session")
+        raise SessionStateError(
+            "the session was forked; two processes would use the same masks for different values",
+            remedy="use DataLoader(num_workers=0), and open a session inside a new process if one is needed",
+        )
+
+    def layout(self, identifier: int) -> tuple[Shape, Shape]:
+        """Shape and strides of a wire, read from a share: uniform noise of the right form."""
+        share = self._driver.share_of(identifier)
+        return tuple(share.shape), tuple(share.stride())
+
+    def bit_shape(self, identifier: int) -> Shape:
+        """The shape of a bit wire."""
+        return tuple(self._driver.parties[0].bits[identifier].public_flip().shape)
+
+    def wire(
+        self,
+        identifier: int,
+        scale: int,
+        number_format: FixedPoint,
+        *,
+        shape: Shape | None = None,
+        wide: bool = False,
+        nonnegative: bool = False,
+        opened: bool = False,
+        parent: Secret | None = None,
+        is_input: bool = False,
+    ) -> Secret:
+        """The handle of a wire that was just defined."""
+        if shape is None:
+            shape, stride = self.layout(identifier)
+        else:
+            stride = contiguous_strides(shape)
+        return Secret(
+            self,
+            identifier,
+            shape,
+            stride,
+            scale,
+            number_format,
+            wide=wide,
+            nonnegative=nonnegative,
+            opened=opened,
+            parent=parent,
+            is_input=is_input,
+        )
+
+    # --- in and out --------------------------------------------------------------------------------------------------
+
+    def input(self, values: Tensor, number_format: FixedPoint | None = None) -> Secret:
+        """Share a clear tensor as its owner. 0 rounds, 8 bytes per element to one party."""
+        number_format = number_format or self.fixed_point
+        raw = encode(values, number_format.scale, op="share")
+        return self.input_raw(raw, number_format.scale, number_format)
+
+    def input_raw(self, raw: Tensor, scale: int, number_format: FixedPoint) -> Secret:
+        """Share ring elements that are already encoded at ``scale``."""
+        identifier = self.new_id()
+        shape = tuple(raw.shape)
+        self.submit(ins.Input(identifier, shape), raw.contiguous())
+        return self.wire(identifier, scale, number_format, shape=shape, is_input=True)
+
+    def reveal(self, handle: Handle, receiver: str = "controller") -> Tensor:
+        """The clear value as float64 (bool for a bit), sent to ``receiver`` and counted.
+
+        1 round, 8 bytes per element from every party to the receiver, after a fresh zero sharing. Raises
+        ``InvalidArgument`` when the receiver is the provider, who knows the masks.
+        """
+        raw, scale, is_bit = self.reveal_raw(handle, receiver)
+        return raw != 0 if is_bit else decode(raw, scale)
+
+    def reveal_raw(self, handle: Handle, receiver: str = "controller") -> tuple[Tensor, int, bool]:
+        """(integers, scale, whether they are bits) of a revealed value."""
+        if receiver == self.provider:
+            raise InvalidArgument(
+                "the provider cannot receive a value: it knows the masks of every opening",
+                op="reveal",
+                remedy="reveal to the controller, an owner or a party",
+            )
+        handle = handle.force() if isinstance(handle, Deferred) else handle
+        if isinstance(handle, Public):
+            dense = handle.dense()
+            return encode(dense, self.fixed_point.scale), self.fixed_point.scale, False
+        self.own(handle)
+        is_bit = isinstance(handle, Bit)
+        wire = self.bit_to_arithmetic(handle) if isinstance(handle, Bit) else handle
+        value = self.submit(ins.Reveal(wire.id, receiver, wire.shape))
+        if value is None:
+            raise SessionStateError("a reveal gave nothing back", remedy="open a new session")
+        self._account.reveals += 1
+        self._reveals.append(RevealRecord(receiver, wire.shape, user_line()))
+        return value, wire.scale, is_bit
+
+    def bit_to_arithmetic(self, bit: Bit) -> Secret:
+        """A bit as a secret 0 or 1 at scale 1; local and remembered."""
+        known = bit.memo.get("arithmetic")
+        if known is None:
+            identifier = self.new_id()
+            self.submit(ins.BitToArithmetic(identifier, bit.id))
+            known = self.wire(identifier, 1, FixedPoint(2, 0), shape=bit.shape, nonnegative=True)
+            bit.memo["arithmetic"] = known
+        return known  # type: ignore[no-any-return]
+
+    def own(self, *handles: Handle) -> None:
+        """Raise ``SessionMismatch`` unless every handle belongs to this session."""
+        for handle in handles:
+            if handle.session is not self:
+                raise SessionMismatch(
+                    "a secret of another session: its shares lie under other keys",
+                    op=self.operation,
+                    remedy="share all operands in one session",
+                )
+
+    # --- openings ----------------------------------------------------------------------------------------------------
+
+    def open(self, *handles: Secret) -> None:
+        """Make sure that all have openings; those missing travel in one round.
+
+        The root of a structural chain is opened instead of its image when it is an input (a data set, a parameter) or
+        at most twice as large, so that every other image of it is opened too.
+        """
+        todo: dict[int, Secret] = {}
+        for handle in handles:
+            if not handle.is_opened():
+                root = _root_to_open(handle)
+                todo[root.id] = root
+        if todo:
+            roots = list(todo.values())
+            self.submit(ins.Open(tuple(r.id for r in roots), tuple(r.shape for r in roots)))
+            for root in roots:
+                root.opened = True
+                root.parent = None
+
+    def map(self, x: Secret, linear_map: LinearMap) -> Secret:
+        """The image of a secret under a linear map of the table; local."""
+        identifier = self.new_id()
+        self.submit(ins.Map(identifier, x.id, linear_map))
+        return self.wire(identifier, x.scale, x.format, wide=x.wide, nonnegative=x.nonnegative, parent=x)
+
+    # --- telling -----------------------------------------------------------------------------------------------------
+
+    def cost(self) -> CostReport:
+        """Rounds and bytes so far: totals, per operation, per module path, per gate."""
+        return self._account.report()
+
+    @property
+    def reveals(self) -> tuple[RevealRecord, ...]:
+        """Every reveal so far: receiver, shape, line."""
+        return tuple(self._reveals)
+
+    @property
+    def n_wires(self) -> int:
+        """How many values the parties hold (after pending frees)."""
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            self._driver.run(ins.Free(tuple(dropped)))
+        party = self._driver.parties[0]
+        return len(party.wires) + len(party.bits)
+
+    def describe(self) -> str:
+        """Who takes part, what is protected, and what is not."""
+        fixed = self.fixed_point
+        return "\n".join(
+            [
+                f"session of {', '.join(self.parties)} with provider {self.provider}; ring 2**64, "
+                f"fixed point {fixed.base}**-{fixed.digits}",
+                "security: semi-honest; any n-1 parties may collude with the controller and the owners, the provider "
+                "with nobody",
+                "driver: lockstep - all roles share this process, so NOTHING is protected from whoever runs it",
+            ]
+        )
+
+    @contextmanager
+    def attributed(self, path: str) -> Iterator[None]:
+        """Account for what runs inside under a module path."""
+        self.module_path.append(path)
+        try:
+            yield
+        finally:
+            self.module_path.pop()
+
+    def close(self) -> None:
+        """Forget all shares and masks; using the session afterwards raises."""
+        self._closed = True
+        for role in (*self._driver.parties, self._driver.provider):
+            role.wires.clear()
+            role.bits.clear()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Session parties={list(self.parties)} provider={self.provider!r}>"
+
+    def _refuse_copy(self, how: str) -> SessionStateError:
+        return SessionStateError(
+            f"a session cannot be {how}: two copies would use the same masks for different values",
+            remedy="open a new session and share the data again",
+        )
+
+    def __copy__(self) -> Engine:
+        raise self._refuse_copy("copied")
+
+    def __deepcopy__(self, _memo: Any) -> Engine:
+        raise self._refuse_copy("copied")
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise self._refuse_copy("pickled")
+
+
+def _root_to_open(handle: Secret) -> Secret:
+    root = handle
+    while root.parent is not None:
+        root = root.parent
+    if root is handle or root.is_input or 2 * handle.numel >= root.numel:
+        return root
+    return handle

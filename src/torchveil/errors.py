@@ -1,0 +1,147 @@
+"""The error tree: who is to blame, a stable code, the user's line, and the remedy.
+
+    TorchveilError
+    ├── CallerError                    the program asked for something impossible or unsafe
+    │   ├── EncodingError        TV101   nan, inf or a value that does not fit the ring
+    │   ├── ShapeMismatch        TV102   operands whose shapes do not fit together
+    │   ├── SessionMismatch      TV103   secrets of two sessions in one operation
+    │   ├── WouldBePublished     TV104   a plain tensor meets a secret without ``public(...)``
+    │   ├── RevealRequired       TV105   ``.item()``, ``if secret``, ``.numpy()``: reading without a reveal
+    │   ├── PrecisionLoss        TV106   a non-zero public scalar that would round to zero
+    │   ├── RangeExceeded        TV107   a value left its range (debug mode finds it)
+    │   ├── InvalidArgument      TV108   an argument that no meaning can be given
+    │   └── PlainWrite           TV109   a secret would be written into a plain tensor
+    ├── UnsupportedOperation     TV201   an operation without a lowering
+    ├── ConfigurationError       TV301   parties, provider, precision do not make a session
+    ├── SessionStateError        TV302   a forked, copied, pickled or closed session
+    └── ProtocolError            TV401   a role broke the rules: never expected, never ignored
+        ├── LabelReused          TV402   one label for a second message or a second deal
+        ├── Desynchronised       TV403   two roles do not execute the same stream
+        └── PlainDiverged        TV404   debug mode: shares and clear values differ
+
+Every message says what happened, at which operation and line of the user's program, and what to do instead.
+No message ever contains a value, a share, a mask or a key.
+"""
+
+from __future__ import annotations
+
+from torchveil.where import user_line
+
+
+class TorchveilError(Exception):
+    """Base of all errors. ``code`` is stable; ``remedy`` says what to do."""
+
+    code = "TV000"
+
+    def __init__(self, message: str, *, remedy: str = "", op: str = "") -> None:
+        self.op = op
+        self.remedy = remedy
+        self.line = user_line()
+        parts = [f"[{self.code}] {message}"]
+        if op:
+            parts.append(f"  operation: {op}")
+        if self.line:
+            parts.append(f"  at: {self.line}")
+        if remedy:
+            parts.append(f"  instead: {remedy}")
+        super().__init__("\n".join(parts))
+
+
+class CallerError(TorchveilError):
+    """The program asked for something impossible or unsafe."""
+
+
+class EncodingError(CallerError, ValueError):
+    """A value is nan, infinite or too large for the ring at this precision."""
+
+    code = "TV101"
+
+
+class ShapeMismatch(CallerError, RuntimeError):
+    """The shapes of the operands do not fit together."""
+
+    code = "TV102"
+
+
+class SessionMismatch(CallerError):
+    """Secrets of two sessions met; their shares lie with different parties."""
+
+    code = "TV103"
+
+
+class WouldBePublished(CallerError, TypeError):
+    """A plain tensor met a secret: every role would learn the plain tensor."""
+
+    code = "TV104"
+
+
+class RevealRequired(CallerError, ValueError):
+    """The program tried to read a secret without an explicit reveal."""
+
+    code = "TV105"
+
+
+class PrecisionLoss(CallerError, ValueError):
+    """A non-zero public scalar would be rounded to zero."""
+
+    code = "TV106"
+
+
+class RangeExceeded(CallerError, OverflowError):
+    """A value left the range in which the operation is defined (found by debug mode)."""
+
+    code = "TV107"
+
+
+class InvalidArgument(CallerError, ValueError):
+    """An argument that no meaning can be given."""
+
+    code = "TV108"
+
+
+class PlainWrite(CallerError, TypeError):
+    """A secret would have been written into a plain tensor."""
+
+    code = "TV109"
+
+
+class UnsupportedOperation(TorchveilError, NotImplementedError):
+    """An operation that has no lowering to gates. Nothing was computed."""
+
+    code = "TV201"
+
+
+class ConfigurationError(TorchveilError, ValueError):
+    """Parties, provider and precision do not make a session."""
+
+    code = "TV301"
+
+
+class SessionStateError(TorchveilError, RuntimeError):
+    """The session was forked, copied, pickled or closed."""
+
+    code = "TV302"
+
+
+class ProtocolError(TorchveilError, RuntimeError):
+    """A role broke the rules of the protocol."""
+
+    code = "TV401"
+
+
+class LabelReused(ProtocolError):
+    """One label was about to serve a second message or a second deal."""
+
+    code = "TV402"
+
+
+class Desynchronised(ProtocolError):
+    """Two roles do not execute the same instruction stream."""
+
+    code = "TV403"
+
+
+class PlainDiverged(ProtocolError):
+    """Debug mode: the shares and the clear run parted at this operation."""
+
+    code = "TV404"

@@ -1,0 +1,154 @@
+"""Comparisons and what follows from them: signs, clamps, where, relu.
+
+All thresholds against one value share its opening and its table; each batch costs 3 rounds after the opening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchveil.fixedpoint import encode_scalar
+from torchveil.functions.arithmetic import (
+    add,
+    align,
+    broadcast,
+    combine,
+    expand_bit,
+    expand_to,
+    narrow,
+    secret,
+    select,
+)
+from torchveil.handle import Bit, Deferred, Handle, Public, Secret
+from torchveil.program import instructions as ins
+
+Output = tuple[tuple[int, ...], bool]
+
+BELOW: Output = ((0,), False)
+NOT_BELOW: Output = ((0,), True)
+
+
+def bits(x: Secret, thresholds: Sequence[int], outputs: Sequence[Output], *, negate: bool = False) -> list[Bit]:
+    """Selector bits: with y = -x or x and m_j = [y < thresholds[j]], one XOR of m_j (flipped) per output."""
+    session = x.session
+    session.open(x)
+    outs = tuple(session.new_id() for _ in outputs)
+    session.submit(ins.Compare(outs, x.id, negate, tuple(thresholds), tuple(outputs), x.shape))
+    return [Bit(session, out, x.shape) for out in outs]
+
+
+def positive(x: Secret) -> Bit:
+    """[x > 0] = msb(-x); remembered, so that a gradient finds it."""
+    known = x.memo.get("positive")
+    if known is None:
+        (known,) = bits(x, (0,), (BELOW,), negate=True)
+        x.memo["positive"] = known
+    return known  # type: ignore[no-any-return]
+
+
+def negative(x: Secret) -> Bit:
+    """[x < 0]."""
+    known = x.memo.get("negative")
+    if known is None:
+        (known,) = bits(x, (0,), (BELOW,))
+        x.memo["negative"] = known
+    return known  # type: ignore[no-any-return]
+
+
+def _difference(x: Handle, y: Handle) -> Secret:
+    return secret(add(x, y, -1))
+
+
+def compare(x: Handle, y: Handle, relation: str) -> Bit:
+    """Elementwise lt, le, gt, ge, eq, ne of two handles; 3 rounds after the opening of the difference."""
+    x = x.force() if isinstance(x, Deferred) else x
+    y = y.force() if isinstance(y, Deferred) else y
+    if isinstance(y, Public) and y.fill is not None and not isinstance(x, Public):
+        wire = secret(x)
+        bit = compare_scalar(wire, y.fill, relation)
+        return expand_bit(bit, broadcast(x.shape, y.shape))
+    if isinstance(x, Public) and x.fill is not None and not isinstance(y, Public):
+        mirrored = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
+        return compare(y, x, mirrored[relation])
+    return compare_scalar(_difference(x, y), 0, relation)
+
+
+def compare_scalar(x: Secret, value: float, relation: str) -> Bit:
+    """x against a public number, which is rounded to x's scale."""
+    raw = encode_scalar(value, x.scale, op=x.session.operation) if value else 0
+    if raw == 0 and relation == "gt":
+        return positive(x)
+    if raw == 0 and relation == "lt":
+        return negative(x)
+    table: dict[str, tuple[tuple[int, ...], Output]] = {
+        "lt": ((raw,), BELOW),
+        "ge": ((raw,), NOT_BELOW),
+        "le": ((raw + 1,), BELOW),
+        "gt": ((raw + 1,), NOT_BELOW),
+        "eq": ((raw, raw + 1), ((0, 1), False)),
+        "ne": ((raw, raw + 1), ((0, 1), True)),
+    }
+    thresholds, output = table[relation]
+    return bits(x, thresholds, (output,))[0]
+
+
+def where(condition: Handle, x: Handle, y: Handle) -> Handle:
+    """condition ? x : y for a secret bit."""
+    bit = condition.force() if isinstance(condition, Deferred) else condition
+    if not isinstance(bit, Bit):
+        bit = compare(bit, Public(bit.session, (), fill=0.0), "ne")
+    shape = broadcast(bit.shape, x.shape, y.shape)
+    difference = secret(expand_to(add(x, y, -1), shape))
+    return add(select(bit, difference), y)
+
+
+def relu(x: Handle) -> Secret:
+    """max(x, 0). 3 rounds after the opening; a pending truncation is included. The sign stays in the memo."""
+    wire = secret(x)
+    bit = positive(wire)
+    out = select(bit, wire)
+    out.nonnegative = True
+    out.memo["positive"] = bit
+    return out
+
+
+def sign_times(x: Secret, factor_positive: int, factor_negative: int) -> Secret:
+    """x * (factor_positive where x > 0 else factor_negative): abs, for (1, -1)."""
+    chosen = select(positive(x), x)
+    a, b = align(chosen, x)
+    return combine([(a, factor_positive - factor_negative), (b, factor_negative)])
+
+
+def absolute(x: Handle) -> Secret:
+    """|x|."""
+    out = sign_times(secret(x), 1, -1)
+    out.nonnegative = True
+    return out
+
+
+def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
+    """x limited to [low, high]; both limits in one batch of comparisons."""
+    wire = narrow(secret(x))
+    op = wire.session.operation
+    raw_low = None if low is None else encode_scalar(low, wire.scale, op=op) if low else 0
+    raw_high = None if high is None else encode_scalar(high, wire.scale, op=op) if high else 0
+    if raw_low is not None and raw_high is not None:
+        below, inside, above = inside_bits(wire, raw_low, max(raw_low, raw_high + 1))
+        kept = select(inside, wire)
+        out = combine([(kept, 1), (secret(below), raw_low), (secret(above), raw_high)], scale=wire.scale)
+        # torch: where low > high, everything becomes high
+        out.memo["inside"] = inside
+        return out
+    limit, output = (raw_low, NOT_BELOW) if raw_low is not None else ((raw_high or 0) + 1, BELOW)
+    offset = raw_low if raw_low is not None else (raw_high or 0)
+    (inside,) = bits(wire, (limit or 0,), (output,))
+    kept = select(inside, combine([(wire, 1)], -offset, scale=wire.scale) if offset else wire)
+    out = combine([(kept, 1)], offset, scale=wire.scale)
+    out.memo["inside"] = inside
+    return out
+
+
+def inside_bits(x: Secret, low: int, high: int) -> tuple[Bit, Bit, Bit]:
+    """([x < low], [low <= x < high], [x >= high]) for raw limits, in one batch."""
+    below, inside, above = bits(x, (low, high), (((0,), False), ((0, 1), False), ((1,), True)))
+    return below, inside, above

@@ -1,0 +1,53 @@
+"""The gate table: instruction type -> protocol. Adding a gate is one file and one row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchveil.gates import (
+    bilinear,
+    bits,
+    comparison,
+    exponential,
+    inputs,
+    linear,
+    opening,
+    public_product,
+    reveal,
+    selection,
+    series,
+    truncation,
+)
+from torchveil.gates.base import FREE, Gate
+from torchveil.program import instructions as ins
+
+
+def _free(role: Any, i: ins.Free) -> None:
+    role.free(i.xs)
+
+
+FREE_GATE = Gate("free", False, _free, _free, _free, lambda _i, _n: FREE)
+
+GATES: dict[type[ins.Instruction], Gate] = {
+    ins.Input: inputs.GATE,
+    ins.Constant: linear.CONSTANT,
+    ins.Map: linear.MAP,
+    ins.Concatenate: linear.CONCATENATE,
+    ins.Combine: linear.COMBINE,
+    ins.AddPublic: linear.ADD_PUBLIC,
+    ins.Write: linear.WRITE,
+    ins.Open: opening.GATE,
+    ins.Bilinear: bilinear.GATE,
+    ins.PublicProduct: public_product.GATE,
+    ins.Truncate: truncation.GATE,
+    ins.Compare: comparison.GATE,
+    ins.MapBit: bits.MAP_BIT,
+    ins.BitToArithmetic: bits.BIT_TO_ARITHMETIC,
+    ins.WeighBits: bits.WEIGH_BITS,
+    ins.Select: selection.GATE,
+    ins.Exponential: exponential.GATE,
+    ins.Series: series.GATE,
+    ins.Refresh: reveal.REFRESH,
+    ins.Reveal: reveal.REVEAL,
+    ins.Free: FREE_GATE,
+}

@@ -1,0 +1,199 @@
+"""Linear and structural gates: local work on shares; openings and masks follow through the same public map.
+
+Formula. For a linear map L with public entries: [L x]_i = L [x]_i, (L x)^ = L x^, mask L l (rules O2). A public
+constant is added by the first party to its share and by everybody to the opening. Views: nothing new for anybody.
+Cost: 0 rounds, 0 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchveil.gates.base import Gate, local
+from torchveil.kernels.linear_maps import LinearMap
+from torchveil.program.instructions import AddPublic, Combine, Concatenate, Constant, Map, Write
+from torchveil.roles.party import Party
+from torchveil.roles.plain import Plain
+from torchveil.roles.provider import Provider
+from torchveil.roles.wires import Wire
+
+
+def _combine(values: Sequence[Tensor], factors: Sequence[int], constant: int) -> Tensor:
+    """sum of factor * value + constant; plus and minus one cost no product."""
+    total: Tensor | None = None
+    for value, factor in zip(values, factors, strict=True):
+        if total is None:
+            total = value if factor == 1 else -value if factor == -1 else value * factor
+        elif factor == 1:
+            total = total + value
+        elif factor == -1:
+            total = total - value
+        else:
+            total = total + value * factor
+    if total is None:
+        raise ValueError("a combination of nothing")
+    return total + constant if constant else total
+
+
+# --- constants -----------------------------------------------------------------------------------------------------
+
+
+def _constant(i: Constant) -> Tensor:
+    if isinstance(i.value, Tensor):
+        return i.value
+    return torch.tensor(i.value, dtype=torch.int64).expand(i.shape)
+
+
+def _deal_constant(provider: Provider, i: Constant) -> None:
+    provider.wires[i.out] = Wire(None, mask=torch.zeros((), dtype=torch.int64).expand(i.shape))
+
+
+def _evaluate_constant(party: Party, i: Constant) -> None:
+    value = party.reduce(_constant(i))
+    zeros = torch.zeros((), dtype=torch.int64).expand(i.shape)
+    # A public value is its own opening, under the mask 0.
+    party.wires[i.out] = Wire(value if party.first else zeros, opening=value, mask=zeros)
+
+
+def _clear_constant(plain: Plain, i: Constant) -> None:
+    plain.set(i.out, _constant(i))
+
+
+CONSTANT = Gate("constant", False, _deal_constant, _evaluate_constant, _clear_constant, local)
+
+# --- one operand ---------------------------------------------------------------------------------------------------
+
+
+def _deal_map(provider: Provider, i: Map) -> None:
+    provider.wires[i.out] = Wire(None, parent=provider.wires[i.x], via=i.map)
+
+
+def _evaluate_map(party: Party, i: Map) -> None:
+    source = party.wires[i.x]
+    party.wires[i.out] = Wire(party.reduce(i.map(source.value())), parent=source, via=i.map)
+
+
+def _clear_map(plain: Plain, i: Map) -> None:
+    plain.set(i.out, i.map(plain.value(i.x)))
+
+
+MAP = Gate("map", False, _deal_map, _evaluate_map, _clear_map, local)
+
+
+def _add_public(wire_value: Tensor, value: Tensor) -> Tensor:
+    return wire_value + value
+
+
+def _deal_add_public(provider: Provider, i: AddPublic) -> None:
+    wire = provider.wires[i.x]
+    if wire.resolve():
+        mask = wire.total_mask()
+        shape = torch.broadcast_shapes(mask.shape, i.value.shape)
+        provider.wires[i.out] = Wire(None, mask=mask.expand(shape))
+    else:
+        provider.wires[i.out] = Wire(None)
+
+
+def _evaluate_add_public(party: Party, i: AddPublic) -> None:
+    wire = party.wires[i.x]
+    shape = torch.broadcast_shapes(wire.value().shape, i.value.shape)
+    share = party.reduce(wire.value() + i.value) if party.first else wire.value().expand(shape)
+    if wire.resolve():
+        opening, mask = wire.faces()
+        party.wires[i.out] = Wire(share, opening=party.reduce(opening + i.value), mask=mask.expand(shape))
+    else:
+        party.wires[i.out] = Wire(share)
+
+
+def _clear_add_public(plain: Plain, i: AddPublic) -> None:
+    plain.set(i.out, plain.value(i.x) + i.value)
+
+
+ADD_PUBLIC = Gate("add_public", False, _deal_add_public, _evaluate_add_public, _clear_add_public, local)
+
+# --- several operands ----------------------------------------------------------------------------------------------
+
+
+def _deal_combine(provider: Provider, i: Combine) -> None:
+    wires = [provider.wires[x] for x, _ in i.terms]
+    mask = None
+    if all([wire.resolve() for wire in wires]):
+        mask = provider.reduce(_combine([wire.total_mask() for wire in wires], [f for _, f in i.terms], 0))
+    provider.wires[i.out] = Wire(None, mask=mask)
+
+
+def _evaluate_combine(party: Party, i: Combine) -> None:
+    wires = [party.wires[x] for x, _ in i.terms]
+    factors = [factor for _, factor in i.terms]
+    share = party.reduce(_combine([wire.value() for wire in wires], factors, i.constant if party.first else 0))
+    if all([wire.resolve() for wire in wires]):
+        faces = [wire.faces() for wire in wires]
+        opening = party.reduce(_combine([face[0] for face in faces], factors, i.constant))
+        mask = party.reduce(_combine([face[1] for face in faces], factors, 0))
+        party.wires[i.out] = Wire(share, opening=opening, mask=mask)
+    else:
+        party.wires[i.out] = Wire(share)
+
+
+def _clear_combine(plain: Plain, i: Combine) -> None:
+    plain.set(i.out, _combine([plain.value(x) for x, _ in i.terms], [f for _, f in i.terms], i.constant))
+
+
+COMBINE = Gate("combine", False, _deal_combine, _evaluate_combine, _clear_combine, local)
+
+
+def _deal_concatenate(provider: Provider, i: Concatenate) -> None:
+    wires = [provider.wires[x] for x in i.xs]
+    mask = None
+    if all([wire.resolve() for wire in wires]):
+        mask = torch.cat([wire.total_mask() for wire in wires], i.dim)
+    provider.wires[i.out] = Wire(None, mask=mask)
+
+
+def _evaluate_concatenate(party: Party, i: Concatenate) -> None:
+    wires = [party.wires[x] for x in i.xs]
+    share = torch.cat([wire.value() for wire in wires], i.dim)
+    if all([wire.resolve() for wire in wires]):
+        faces = [wire.faces() for wire in wires]
+        opening = torch.cat([face[0] for face in faces], i.dim)
+        party.wires[i.out] = Wire(share, opening=opening, mask=torch.cat([face[1] for face in faces], i.dim))
+    else:
+        party.wires[i.out] = Wire(share)
+
+
+def _clear_concatenate(plain: Plain, i: Concatenate) -> None:
+    plain.set(i.out, torch.cat([plain.value(x) for x in i.xs], i.dim))
+
+
+CONCATENATE = Gate("concatenate", False, _deal_concatenate, _evaluate_concatenate, _clear_concatenate, local)
+
+# --- writing into a view -------------------------------------------------------------------------------------------
+
+
+def _write(base: Tensor, value: Tensor, path: tuple[LinearMap, ...]) -> Tensor:
+    out = base.clone(memory_format=torch.contiguous_format)
+    view = out
+    for step in path:
+        # a reshape that had to copy would lose what is written
+        view = view.view(*step.args) if step.name == "view" else step(view)
+    view.copy_(value)
+    return out
+
+
+def _deal_write(provider: Provider, i: Write) -> None:
+    # A new value: its mask, when one is needed, will be a new one (rules O4).
+    provider.wires[i.out] = Wire(None)
+
+
+def _evaluate_write(party: Party, i: Write) -> None:
+    party.wires[i.out] = Wire(_write(party.wires[i.base].value(), party.wires[i.value].value(), i.path))
+
+
+def _clear_write(plain: Plain, i: Write) -> None:
+    plain.set(i.out, _write(plain.value(i.base), plain.value(i.value), i.path))
+
+
+WRITE = Gate("write", False, _deal_write, _evaluate_write, _clear_write, local)

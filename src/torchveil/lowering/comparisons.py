@@ -1,0 +1,109 @@
+"""Comparisons, logic on secret bits, and selection by them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchveil.functions import arithmetic as ar
+from torchveil.functions import comparison as cmp
+from torchveil.functions.structure import apply
+from torchveil.handle import Bit, Deferred, Handle, Public
+from torchveil.lowering.table import aten, lowers, operand
+
+
+def _relation(name: str) -> Any:
+    def compare(x: Any, y: Any) -> Handle:
+        like = x if isinstance(x, Handle) else y
+        x, y = operand(x, like), operand(y, like)
+        x = x.force() if isinstance(x, Deferred) else x
+        y = y.force() if isinstance(y, Deferred) else y
+        if isinstance(x, Public) and isinstance(y, Public):
+            return Public(x.session, ar.broadcast(x.shape, y.shape), tensor=getattr(torch, name)(x.dense(), y.dense()))
+        return cmp.compare(x, y, name)
+
+    return compare
+
+
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    _packet = getattr(aten, _name)
+    lowers(_packet.Tensor, _packet.Scalar)(_relation(_name))
+
+
+@lowers(aten.isnan.default, aten.isinf.default)
+def _never(x: Handle) -> Handle:
+    return Public(x.session, x.shape, tensor=torch.zeros(x.shape, dtype=torch.bool))
+
+
+def as_bit(x: Handle) -> Bit:
+    """A handle as a bit (non-zero is true)."""
+    x = x.force() if isinstance(x, Deferred) else x
+    return x if isinstance(x, Bit) else cmp.compare(x, Public(x.session, (), fill=0.0), "ne")
+
+
+@lowers(aten.logical_not.default, aten.bitwise_not.default)
+def _not(x: Handle) -> Handle:
+    return ar.map_bit(as_bit(x), flip=True)
+
+
+def _truth(x: Handle) -> Handle:
+    """0 or 1 as a number; a public tensor stays public."""
+    if isinstance(x, Public):
+        return Public(x.session, x.shape, tensor=(x.dense() != 0).to(torch.int64))
+    return ar.secret(as_bit(x))
+
+
+def _logic(combine_numbers: Any) -> Any:
+    def logic(x: Handle, y: Handle) -> Handle:
+        a, b = _truth(x), _truth(y)
+        number = ar.secret(combine_numbers(a, b, ar.multiply(a, b)))
+        return cmp.compare_scalar(number, 0, "gt")
+
+    return logic
+
+
+lowers(aten.logical_and.default, aten.bitwise_and.Tensor)(_logic(lambda a, b, ab: ab))
+lowers(aten.logical_or.default, aten.bitwise_or.Tensor)(_logic(lambda a, b, ab: ar.add(a, b)))
+lowers(aten.logical_xor.default, aten.bitwise_xor.Tensor)(_logic(lambda a, b, ab: ar.add(ar.add(a, b), ab, -2)))
+
+
+@lowers(aten.where.self, indices=True)
+def _where(condition: Any, x: Any, y: Any) -> Handle:
+    like = next(v for v in (condition, x, y) if isinstance(v, Handle))
+    x, y = operand(x, like), operand(y, like)
+    if isinstance(condition, Tensor):
+        return _public_where(condition, x, y)
+    if isinstance(condition, Public):
+        return _public_where(condition.dense(), x, y)
+    return cmp.where(condition, x, y)
+
+
+def _public_where(mask: Tensor, x: Handle, y: Handle) -> Handle:
+    keep = Public(x.session, tuple(mask.shape), tensor=mask.to(torch.int64))
+    rest = Public(x.session, tuple(mask.shape), tensor=1 - mask.to(torch.int64))
+    return ar.add(ar.multiply(x, keep), ar.multiply(y, rest))
+
+
+@lowers(aten.masked_fill.Scalar, aten.masked_fill.Tensor, indices=True)
+def _masked_fill(x: Handle, mask: Any, value: Any) -> Handle:
+    fill = operand(value if isinstance(value, Handle) else float(value), x)
+    shape = ar.broadcast(x.shape, tuple(mask.shape))
+    if isinstance(mask, Tensor):
+        return _public_where(mask, ar.expand_to(fill, shape), x)
+    if isinstance(mask, Public):
+        return _public_where(mask.dense(), ar.expand_to(fill, shape), x)
+    return cmp.where(mask, ar.expand_to(fill, shape), x)
+
+
+@lowers(aten.any.default)
+def _any(x: Handle) -> Handle:
+    return cmp.compare_scalar(ar.secret(apply(ar.secret(as_bit(x)), "sum", tuple(range(len(x.shape))), False)), 0, "gt")
+
+
+@lowers(aten.all.default)
+def _all(x: Handle) -> Handle:
+    count = torch.Size(x.shape).numel()
+    total = ar.secret(apply(ar.secret(as_bit(x)), "sum", tuple(range(len(x.shape))), False))
+    return cmp.compare_scalar(total, count, "ge")

@@ -1,0 +1,192 @@
+"""Elementwise arithmetic: sums, products, quotients, powers, roots, exponentials, and the optimizers' fused forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchveil.errors import UnsupportedOperation
+from torchveil.functions import arithmetic as ar
+from torchveil.functions import comparison as cmp
+from torchveil.functions import exponential, normalise
+from torchveil.handle import Deferred, Handle, Public
+from torchveil.lowering.table import aten, lowers, operand
+
+
+def _pair(x: Any, y: Any) -> tuple[Handle, Handle]:
+    like = x if isinstance(x, Handle) else y
+    return operand(x, like), operand(y, like)
+
+
+@lowers(aten.add.Tensor, aten.add.Scalar, deferrable=True)
+def _add(x: Any, y: Any, alpha: float = 1) -> Handle:
+    return ar.add(*_pair(x, y), alpha)
+
+
+@lowers(aten.sub.Tensor, aten.sub.Scalar, deferrable=True)
+def _sub(x: Any, y: Any, alpha: float = 1) -> Handle:
+    return ar.add(*_pair(x, y), -alpha)
+
+
+@lowers(aten.rsub.Scalar, aten.rsub.Tensor, deferrable=True)
+def _rsub(x: Any, y: Any, alpha: float = 1) -> Handle:
+    x, y = _pair(x, y)
+    return ar.add(y, x, -alpha)
+
+
+@lowers(aten.neg.default, deferrable=True)
+def _neg(x: Handle) -> Handle:
+    return ar.negate(x)
+
+
+@lowers(aten.mul.Tensor, aten.mul.Scalar, deferrable=True)
+def _mul(x: Any, y: Any) -> Handle:
+    return ar.multiply(*_pair(x, y))
+
+
+@lowers(aten.div.Tensor, aten.div.Scalar, deferrable=True)
+def _div(x: Any, y: Any) -> Handle:
+    x, y = _pair(x, y)
+    return divide(x, y)
+
+
+@lowers(aten.div.Tensor_mode, aten.div.Scalar_mode)
+def _div_mode(x: Any, y: Any, rounding_mode: str | None = None) -> Handle:
+    if rounding_mode is not None:
+        raise UnsupportedOperation(
+            "division with rounding to whole numbers", op="div", remedy="divide without rounding_mode"
+        )
+    return _div(x, y)
+
+
+def divide(x: Handle, y: Handle) -> Handle:
+    """x / y; a public divisor is exact, a public dividend scales a reciprocal."""
+    x = x.force() if isinstance(x, Deferred) else x
+    y = y.force() if isinstance(y, Deferred) else y
+    shape = ar.broadcast(x.shape, y.shape)
+    if isinstance(y, Public):
+        if y.fill is not None:
+            if isinstance(x, Public):
+                return ar.multiply(x, Public(y.session, y.shape, fill=1.0 / y.fill))
+            return ar.expand_to(ar.divide_scalar(ar.secret(x), y.fill), shape)
+        return ar.multiply(x, Public(y.session, y.shape, tensor=1.0 / y.dense()))
+    if isinstance(x, Public) and x.fill is not None:
+        return ar.expand_to(ar.multiply_scalar(normalise.reciprocal(y), x.fill), shape)
+    return normalise.divide(ar.expand_to(x, shape), y)
+
+
+@lowers(aten.reciprocal.default)
+def _reciprocal(x: Handle) -> Handle:
+    return normalise.reciprocal(x)
+
+
+@lowers(aten.sqrt.default)
+def _sqrt(x: Handle) -> Handle:
+    return normalise.sqrt(x)
+
+
+@lowers(aten.rsqrt.default)
+def _rsqrt(x: Handle) -> Handle:
+    return normalise.rsqrt(x)
+
+
+@lowers(aten.exp.default)
+def _exp(x: Handle) -> Handle:
+    return exponential.exp(x)
+
+
+@lowers(aten.log.default)
+def _log(x: Handle) -> Handle:
+    return normalise.log(x)
+
+
+@lowers(aten.pow.Tensor_Scalar)
+def _pow(x: Handle, exponent: float) -> Handle:
+    if exponent == 0:
+        return Public(x.session, x.shape, fill=1.0)
+    if exponent == 0.5:
+        return normalise.sqrt(x)
+    if exponent == -0.5:
+        return normalise.rsqrt(x)
+    if not float(exponent).is_integer() or abs(exponent) > 64:
+        raise UnsupportedOperation(
+            f"a secret to the power {exponent}",
+            op="pow",
+            remedy="use whole exponents, sqrt, or torch.exp(p * torch.log(x)) for positive x",
+        )
+    power = _whole_power(x, abs(int(exponent)))
+    return power if exponent > 0 else normalise.reciprocal(power)
+
+
+def _whole_power(x: Handle, exponent: int) -> Handle:
+    out: Handle | None = None
+    base = x
+    while True:
+        if exponent & 1:
+            out = base if out is None else ar.multiply(out, base)
+        exponent >>= 1
+        if not exponent:
+            return out if out is not None else base
+        base = ar.multiply(base, base)
+
+
+@lowers(aten.abs.default)
+def _abs(x: Handle) -> Handle:
+    return cmp.absolute(x)
+
+
+@lowers(aten.sgn.default, aten.sign.default)
+def _sign(x: Handle) -> Handle:
+    wire = ar.secret(x)
+    below, at_most = cmp.bits(wire, (0, 1), (((0,), False), ((1,), True)))
+    # [x > 0] - [x < 0], whole numbers counted in the format's scale
+    scale = wire.format.scale
+    return ar.weigh([below, at_most], [-scale, scale], 0, scale, wire.format)
+
+
+@lowers(aten.addcmul.default)
+def _addcmul(x: Handle, a: Handle, b: Handle, *, value: float = 1) -> Handle:
+    product = ar.multiply(a, b)
+    scaled = product if isinstance(product, Public) else ar.multiply_scalar(ar.secret(product), value)
+    return ar.add(x, scaled, value if isinstance(product, Public) else 1)
+
+
+@lowers(aten.addcdiv.default)
+def _addcdiv(x: Handle, a: Handle, b: Handle, *, value: float = 1) -> Handle:
+    return ar.add(x, divide(a, b), value)
+
+
+@lowers(aten.lerp.Scalar)
+def _lerp(x: Handle, end: Handle, weight: float) -> Handle:
+    return ar.add(x, ar.add(end, x, -1), weight)
+
+
+@lowers(aten.lerp.Tensor)
+def _lerp_tensor(x: Handle, end: Handle, weight: Handle) -> Handle:
+    return ar.add(x, ar.multiply(ar.add(end, x, -1), weight))
+
+
+@lowers(aten.clamp.default)
+def _clamp(x: Handle, min: float | None = None, max: float | None = None) -> Handle:
+    return cmp.clamp(x, min, max)
+
+
+@lowers(aten.clamp_min.default)
+def _clamp_min(x: Handle, min: float) -> Handle:
+    return cmp.clamp(x, min, None)
+
+
+@lowers(aten.clamp_max.default)
+def _clamp_max(x: Handle, max: float) -> Handle:
+    return cmp.clamp(x, None, max)
+
+
+@lowers(aten.maximum.default)
+def _maximum(x: Handle, y: Handle) -> Handle:
+    return ar.add(y, cmp.relu(ar.add(x, y, -1)))
+
+
+@lowers(aten.minimum.default)
+def _minimum(x: Handle, y: Handle) -> Handle:
+    return ar.add(x, cmp.relu(ar.add(x, y, -1)), -1)
+
+

@@ -1,0 +1,137 @@
+"""Indexing by public indices, look-ups, and the scatter forms that are their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchveil.errors import UnsupportedOperation
+from torchveil.functions import arithmetic as ar
+from torchveil.functions import comparison as cmp
+from torchveil.functions import maximum as tournament
+from torchveil.functions.structure import apply
+from torchveil.handle import Deferred, Handle, Public, Secret
+from torchveil.lowering.table import aten, lowers, session_of
+
+
+def _public_indices(indices: Any, op: str) -> tuple[Tensor | None, ...]:
+    out: list[Tensor | None] = []
+    for index in indices:
+        if index is None or isinstance(index, Tensor):
+            out.append(index)
+        elif isinstance(index, Public):
+            out.append(index.dense().to(torch.int64))
+        else:
+            raise UnsupportedOperation(
+                "indexing by a secret: the shape or the places would be public",
+                op=op,
+                remedy="select with a mask (torch.where), a one-hot product, or torch.gather on one-hot rows",
+            )
+    return tuple(out)
+
+
+@lowers(aten.index.Tensor, indices=True)
+def _index(x: Any, indices: Any) -> Handle:
+    if isinstance(x, Tensor):
+        _public_indices(indices, "index")
+        raise UnsupportedOperation("indexing a plain tensor by a secret", op="index", remedy="share the tensor")
+    return apply(x, "index", _public_indices(indices, "index"))
+
+
+@lowers(aten.index_select.default, indices=True)
+def _index_select(x: Handle, dim: int, index: Any) -> Handle:
+    return apply(x, "index_select", dim, _public_indices([index], "index_select")[0])
+
+
+@lowers(aten.gather.default, indices=True)
+def _gather(x: Handle, dim: int, index: Any, *, sparse_grad: bool = False) -> Handle:
+    return apply(x, "gather", dim, _public_indices([index], "gather")[0])
+
+
+@lowers(aten.index_put.default, indices=True)
+def _index_put(x: Handle, indices: Any, values: Handle, accumulate: bool = False, unsafe: bool = False) -> Handle:
+    places = _public_indices(indices, "index_put")
+    probe = torch.empty((), dtype=torch.int8).expand(x.shape)[tuple(slice(None) if p is None else p for p in places)]
+    values = ar.expand_to(_float_operand(values, x), tuple(probe.shape))
+    if not accumulate:
+        mask = torch.zeros(x.shape, dtype=torch.int64)
+        mask[tuple(slice(None) if p is None else p for p in places)] = 1
+        x = ar.multiply(x, Public(x.session, x.shape, tensor=1 - mask))
+    return ar.add(x, apply(values, "scatter_index", x.shape, places))
+
+
+def _float_operand(values: Any, like: Handle) -> Handle:
+    if isinstance(values, Tensor):
+        return Public(like.session, tuple(values.shape), tensor=values)
+    out: Handle = values
+    return out
+
+
+@lowers(aten.scatter_add.default, indices=True)
+def _scatter_add(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
+    places = _public_indices([index], "scatter_add")[0]
+    return ar.add(x, apply(src, "scatter_gather", x.shape, dim, places))
+
+
+@lowers(aten.scatter.src, indices=True)
+def _scatter(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
+    record = index.attachments.get("tournament") if isinstance(index, Deferred) else None
+    if record is not None and isinstance(x, Public) and x.fill == 0:
+        # the gradient of max or min along a dimension: torch scatters it to the (secret) winner
+        return tournament.distribute(record, ar.secret(src))
+    places = _public_indices([index], "scatter")[0]
+    mask = torch.ones(x.shape, dtype=torch.int64)
+    if places is not None:
+        mask.scatter_(dim, places, 0)
+    kept = ar.multiply(x, Public(x.session, x.shape, tensor=mask))
+    return ar.add(kept, apply(src, "scatter_gather", x.shape, dim, places))
+
+
+@lowers(aten.scatter.value, indices=True)
+def _scatter_value(x: Handle, dim: int, index: Any, value: float) -> Handle:
+    places = _public_indices([index], "scatter")[0]
+    if places is None:
+        raise UnsupportedOperation("a scatter without places", op="scatter")
+    mask = torch.ones(x.shape, dtype=torch.int64).scatter_(dim, places, 0)
+    kept = ar.multiply(x, Public(x.session, x.shape, tensor=mask))
+    return ar.add(kept, Public(x.session, x.shape, tensor=(1 - mask).to(torch.float64) * value))
+
+
+def one_hot(indices: Handle, count: int) -> Secret:
+    """[index == c] for c < count as numbers 0 and 1 along a new last dimension; 3 rounds after one opening."""
+    wire = ar.secret(apply(indices, "unsqueeze", len(indices.shape)))
+    difference = ar.add_tensor(wire, -torch.arange(count))
+    return ar.secret(cmp.compare_scalar(difference, 0, "eq"))
+
+
+@lowers(aten.embedding.default, indices=True)
+def _embedding(
+    weight: Any, indices: Any, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> Handle:
+    if isinstance(indices, Tensor):
+        return apply(weight, "index", (indices,))
+    session = session_of(weight, indices)
+    table = weight if not isinstance(weight, Tensor) else Public(session, tuple(weight.shape), tensor=weight)
+    rows = one_hot(indices, table.shape[0])
+    flat = apply(rows, "reshape", (-1, table.shape[0]))
+    out = ar.bilinear(flat, table, "mm")
+    return apply(out, "reshape", (*indices.shape, table.shape[1]))
+
+
+@lowers(aten.embedding_dense_backward.default, indices=True)
+def _embedding_backward(
+    grad: Handle, indices: Any, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Handle:
+    if scale_grad_by_freq:
+        raise UnsupportedOperation("an embedding scaled by frequency", op="embedding", remedy="scale_grad_by_freq=False")
+    flat = apply(grad, "reshape", (-1, grad.shape[-1]))
+    if isinstance(indices, Tensor):
+        places = indices.reshape(-1)
+        if padding_idx >= 0:
+            kept = (places != padding_idx).nonzero().reshape(-1)
+            flat, places = apply(flat, "index", (kept,)), places[kept]
+        return apply(flat, "scatter_index", (num_weights, grad.shape[-1]), (places,))
+    rows = apply(one_hot(indices, num_weights), "reshape", (-1, num_weights))
+    return ar.bilinear(apply(rows, "t"), flat, "mm")

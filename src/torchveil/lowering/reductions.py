@@ -1,0 +1,173 @@
+"""Reductions: sums and means are local; maxima are tournaments whose winner bits serve index and gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torchveil.errors import UnsupportedOperation
+from torchveil.functions import arithmetic as ar
+from torchveil.functions import maximum as tournament
+from torchveil.functions import normalise
+from torchveil.functions.structure import apply
+from torchveil.handle import Deferred, Handle, Public
+from torchveil.lowering.structural import as_number
+from torchveil.lowering.table import aten, lowers
+
+
+def _dims(x: Handle, dim: Any) -> tuple[int, ...]:
+    if dim is None or dim == []:
+        return tuple(range(len(x.shape)))
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    return tuple(d % max(1, len(x.shape)) for d in dims)
+
+
+def total(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
+    """Sum over dimensions (all for None); local."""
+    dims = _dims(x, dim)
+    return apply(x, "sum", dims, keepdim) if len(x.shape) else x
+
+
+@lowers(aten.sum.default, deferrable=True)
+def _sum(x: Handle, *, dtype: Any = None) -> Handle:
+    return total(x)
+
+
+@lowers(aten.sum.dim_IntList, deferrable=True)
+def _sum_dim(x: Handle, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> Handle:
+    return total(x, dim, keepdim)
+
+
+def mean(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
+    """The sum divided by the count, in one truncation."""
+    count = math.prod(x.shape[d] for d in _dims(x, dim))
+    if count == 0:
+        raise UnsupportedOperation("the mean of nothing", op="mean", remedy="check the shape")
+    summed = total(as_number(x), dim, keepdim)
+    if isinstance(summed, Public):
+        return ar.multiply(summed, Public(x.session, (), fill=1.0 / count))
+    return ar.divide_scalar(ar.secret(summed), count)
+
+
+@lowers(aten.mean.default, deferrable=True)
+def _mean(x: Handle, *, dtype: Any = None) -> Handle:
+    return mean(x)
+
+
+@lowers(aten.mean.dim, deferrable=True)
+def _mean_dim(x: Handle, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> Handle:
+    return mean(x, dim, keepdim)
+
+
+@lowers(aten.cumsum.default)
+def _cumsum(x: Handle, dim: int, *, dtype: Any = None) -> Handle:
+    return apply(x, "cumsum", dim)
+
+
+@lowers(aten.var.correction)
+def _var(x: Handle, dim: Any = None, *, correction: float | None = 1, keepdim: bool = False) -> Handle:
+    return variance(x, dim, 1 if correction is None else correction, keepdim)
+
+
+def variance(x: Handle, dim: Any, correction: float, keepdim: bool) -> Handle:
+    """Mean squared deviation, kept at double scale."""
+    count = math.prod(x.shape[d] for d in _dims(x, dim))
+    centred = ar.narrow(ar.secret(ar.add(x, mean(x, dim, True), -1)))
+    squares = ar.multiply(centred, centred)
+    return ar.divide_scalar(ar.secret(total(squares, dim, keepdim)), count - correction)
+
+
+@lowers(aten.std.correction)
+def _std(x: Handle, dim: Any = None, *, correction: float | None = 1, keepdim: bool = False) -> Handle:
+    return normalise.sqrt(variance(x, dim, 1 if correction is None else correction, keepdim))
+
+
+@lowers(aten.linalg_vector_norm.default)
+def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Handle:
+    if ord != 2:
+        raise UnsupportedOperation(f"a vector norm of order {ord}", op="norm", remedy="use the 2-norm")
+    return normalise.sqrt(total(ar.multiply(x, x), dim, keepdim))
+
+
+# --- maxima ----------------------------------------------------------------------------------------------------------
+
+
+def _selection(x: Handle, dim: int, keepdim: bool, sign: int) -> tuple[Handle, Handle]:
+    """(extremum, index) along dim; the index is evaluated only if somebody reads it."""
+    wire = ar.secret(x)
+    dim = dim % max(1, len(wire.shape))
+    signed = wire if sign > 0 else ar.combine([(wire, -1)], scale=wire.scale)
+    value, record = tournament.maximum(signed, dim)
+    if sign < 0:
+        value = ar.combine([(value, -1)], scale=value.scale)
+    shape = value.shape if keepdim else (*value.shape[:dim], *value.shape[dim + 1 :])
+
+    def index() -> Handle:
+        found: Handle = tournament.winner_index(record, value)
+        return found if keepdim else apply(found, "squeeze_dim", dim)
+
+    places = Deferred(wire.session, shape, index, {"tournament": record, "keepdim": keepdim})
+    places.whole = True
+    return (value if keepdim else apply(value, "squeeze_dim", dim)), places
+
+
+def _flat(x: Handle) -> Handle:
+    return apply(x, "reshape", (-1,))
+
+
+@lowers(aten.max.dim)
+def _max_dim(x: Handle, dim: int, keepdim: bool = False) -> tuple[Handle, Handle]:
+    return _selection(x, dim, keepdim, 1)
+
+
+@lowers(aten.min.dim)
+def _min_dim(x: Handle, dim: int, keepdim: bool = False) -> tuple[Handle, Handle]:
+    return _selection(x, dim, keepdim, -1)
+
+
+@lowers(aten.max.default)
+def _max(x: Handle) -> Handle:
+    return _selection(_flat(x), 0, False, 1)[0]
+
+
+@lowers(aten.min.default)
+def _min(x: Handle) -> Handle:
+    return _selection(_flat(x), 0, False, -1)[0]
+
+
+def _over(x: Handle, dim: Any, keepdim: bool, sign: int) -> Handle:
+    for d in sorted(_dims(x, dim), reverse=True):
+        x = _selection(x, d, keepdim, sign)[0]
+    return x
+
+
+@lowers(aten.amax.default)
+def _amax(x: Handle, dim: Any = (), keepdim: bool = False) -> Handle:
+    return _over(x, list(dim), keepdim, 1)
+
+
+@lowers(aten.amin.default)
+def _amin(x: Handle, dim: Any = (), keepdim: bool = False) -> Handle:
+    return _over(x, list(dim), keepdim, -1)
+
+
+@lowers(aten.argmax.default)
+def _argmax(x: Handle, dim: int | None = None, keepdim: bool = False) -> Handle:
+    return _selection(_flat(x), 0, False, 1)[1] if dim is None else _selection(x, dim, keepdim, 1)[1]
+
+
+@lowers(aten.argmin.default)
+def _argmin(x: Handle, dim: int | None = None, keepdim: bool = False) -> Handle:
+    return _selection(_flat(x), 0, False, -1)[1] if dim is None else _selection(x, dim, keepdim, -1)[1]
+
+
+@lowers(aten.value_selecting_reduction_backward.default)
+def _selecting_backward(grad: Handle, dim: int, indices: Handle, sizes: list[int], keepdim: bool) -> Handle:
+    record = indices.attachments.get("tournament") if isinstance(indices, Deferred) else None
+    if record is None:
+        raise UnsupportedOperation("the gradient of a selection whose winners are gone", op="max", remedy="keep its output")
+    wire = ar.secret(grad)
+    return tournament.distribute(record, wire if keepdim else ar.secret(apply(wire, "unsqueeze", dim % len(sizes))))
+
+
+__all__ = ["mean", "total", "variance"]

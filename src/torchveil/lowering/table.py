@@ -1,0 +1,92 @@
+"""The table itself: which function an aten op becomes, and how its result reaches torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+import torch
+
+from torchveil.handle import Bit, Deferred, Handle, Public, Secret
+
+aten = torch.ops.aten
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Kind(Enum):
+    """How the result of a rule reaches torch."""
+
+    VALUE = "a new tensor"
+    VIEW = "an alias of the first argument; the function returns the map"
+    INPLACE = "written into the first argument"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A row: the function on handles; whether plain integer tensors are indices; whether an unread operand may wait."""
+
+    kind: Kind
+    function: Callable[..., Any]
+    indices: bool = False
+    deferrable: bool = False
+
+
+TABLE: dict[Any, Rule] = {}
+
+
+def lowers(*ops: Any, indices: bool = False, deferrable: bool = False) -> Callable[[F], F]:
+    """Register a function for functional ops; for each, its in-place form follows when torch has one."""
+
+    def register(function: F) -> F:
+        for op in ops:
+            TABLE[op] = Rule(Kind.VALUE, function, indices, deferrable)
+            inplace = _inplace_form(op)
+            if inplace is not None and inplace not in TABLE:
+                TABLE[inplace] = Rule(Kind.INPLACE, function, indices)
+        return function
+
+    return register
+
+
+def writes(*ops: Any, indices: bool = False) -> Callable[[F], F]:
+    """Register a function whose result is written into the first argument."""
+
+    def register(function: F) -> F:
+        for op in ops:
+            TABLE[op] = Rule(Kind.INPLACE, function, indices)
+        return function
+
+    return register
+
+
+def views(*ops: Any) -> Callable[[F], F]:
+    """Register a function that returns the linear map (or a list of them) of a view op."""
+
+    def register(function: F) -> F:
+        for op in ops:
+            TABLE[op] = Rule(Kind.VIEW, function)
+        return function
+
+    return register
+
+
+def _inplace_form(op: Any) -> Any:
+    packet = getattr(aten, f"{op._schema.name.split('::')[1]}_", None)
+    return None if packet is None else getattr(packet, op._overloadname, None)
+
+
+def session_of(*values: Any) -> Any:
+    """The session of the first handle among the arguments."""
+    for value in values:
+        if isinstance(value, (Secret, Bit, Public, Deferred)):
+            return value.session
+    raise TypeError("no handle among the arguments")
+
+
+def operand(x: Any, like: Handle) -> Handle:
+    """A handle or a Python number as a handle."""
+    if isinstance(x, (Secret, Bit, Public, Deferred)):
+        return x
+    return Public(like.session, (), fill=float(x))

@@ -1,0 +1,1 @@
+"""The program: typed instructions that every role executes in the same order."""

@@ -1,0 +1,237 @@
+"""Typed instructions. A program is a stream of them; it depends on shapes and public constants only, never on data.
+
+Identifiers name wires (values of which each party holds a share) or bit wires (opened selector bits). They are given
+by the controller; the instruction *number*, from which every mask is derived, is counted by each role itself.
+``shape`` is always the shape of the result. Public tensors inside an instruction go to the parties, never to the
+provider.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from torchveil.kernels.linear_maps import LinearMap
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instruction:
+    """Base of all instructions."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Input(Instruction):
+    """An owner shares a clear value (already encoded); the value itself is never part of the instruction."""
+
+    out: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant(Instruction):
+    """A public tensor becomes a wire: the first party holds it, the others hold zeros."""
+
+    out: int
+    shape: Shape
+    value: Tensor | int = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Map(Instruction):
+    """out = map(x): structure, indexing by public indices, sums."""
+
+    out: int
+    x: int
+    map: LinearMap
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Concatenate(Instruction):
+    """out = cat(xs, dim)."""
+
+    out: int
+    xs: tuple[int, ...]
+    dim: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Combine(Instruction):
+    """out = sum of factor * wire, with broadcasting, + constant (a public integer)."""
+
+    out: int
+    terms: tuple[tuple[int, int], ...]
+    constant: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AddPublic(Instruction):
+    """out = x + value, a public tensor of ring elements (may broadcast x up)."""
+
+    out: int
+    x: int
+    value: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Write(Instruction):
+    """out = base with the view ``path`` replaced by value."""
+
+    out: int
+    base: int
+    value: int
+    path: tuple[LinearMap, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Open(Instruction):
+    """Make openings x + mask of wires that have none, all in one round."""
+
+    xs: tuple[int, ...]
+    shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bilinear(Instruction):
+    """out = f(x, y) for two opened wires; f from ``kernels.BILINEAR``."""
+
+    out: int
+    x: int
+    y: int
+    function: str
+    options: dict[str, Any]
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PublicProduct(Instruction):
+    """out = f(x, value) (or f(value, x) with ``left``) for a public tensor of ring elements; drops the opening."""
+
+    out: int
+    x: int
+    value: Tensor = field(repr=False)
+    function: str
+    options: dict[str, Any]
+    left: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truncate(Instruction):
+    """out = [bit *] x / divisor for an opened wire."""
+
+    out: int
+    x: int
+    bit: int | None
+    divisor: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compare(Instruction):
+    """Selector bits of an opened wire against public thresholds.
+
+    With y = -x if ``negate`` else x, let m_j = [y - thresholds[j] < 0]. Result k is the XOR of the m_j for j in
+    ``outputs[k][0]``, flipped if ``outputs[k][1]``: one bit wire each.
+    """
+
+    outs: tuple[int, ...]
+    x: int
+    negate: bool
+    thresholds: tuple[int, ...]
+    outputs: tuple[tuple[tuple[int, ...], bool], ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapBit(Instruction):
+    """out = map(bit): structure only. With ``flip`` the complement."""
+
+    out: int
+    bit: int
+    map: LinearMap
+    flip: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BitToArithmetic(Instruction):
+    """out = the bit as a ring element 0 or 1; local."""
+
+    out: int
+    bit: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeighBits(Instruction):
+    """out = constant + sum of weight * bit over bit wires of one shape; local."""
+
+    out: int
+    bits: tuple[int, ...]
+    weights: tuple[int, ...]
+    constant: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Select(Instruction):
+    """out = bit * x for an opened wire x of the same shape."""
+
+    out: int
+    bit: int
+    x: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exponential(Instruction):
+    """out = [bit *] exp(x / unit) at scale 2**(mask_bits + factor_bits), x / unit in (-2^bits / unit, 0], x opened."""
+
+    out: int
+    x: int
+    bit: int | None
+    unit: int
+    bits: int
+    mask_bits: int
+    factor_bits: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series(Instruction):
+    """out = [bit *] sum a_j cos(j t) + b_j sin(j t), t = 2 pi x / 2^bits, for an opened wire x."""
+
+    out: int
+    x: int
+    bit: int | None
+    bits: int
+    frequencies: tuple[int, ...]
+    cosines: tuple[int, ...]
+    sines: tuple[int, ...]
+    constant: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refresh(Instruction):
+    """out = x under fresh shares (a zero sharing is added)."""
+
+    out: int
+    x: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reveal(Instruction):
+    """The parties send their re-randomised shares of x to the receiver."""
+
+    x: int
+    receiver: str
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Free(Instruction):
+    """The wires are not needed any more."""
+
+    xs: tuple[int, ...]

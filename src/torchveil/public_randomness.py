@@ -1,0 +1,14 @@
+"""Randomness that is public by design: dropout masks. Drawn from torch's own generator, never used to hide anything.
+
+The controller draws the mask and every party learns it, so ``torch.manual_seed`` reproduces it as in plain torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def bernoulli(shape: tuple[int, ...], p: float) -> Tensor:
+    """A public 0/1 mask with probability ``p`` of a one."""
+    return torch.bernoulli(torch.full(shape, float(p), dtype=torch.float32))

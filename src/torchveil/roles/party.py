@@ -1,0 +1,164 @@
+"""A party: computes on shares, reads its pieces of masks and dealt values, never sees a key of anybody else."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from torchveil.errors import Desynchronised, ProtocolError
+from torchveil.kernels import reduce_ring
+from torchveil.randomness import Bits, Words
+from torchveil.roles.ledger import Ledger
+from torchveil.roles.wires import BitWire, Wire
+
+
+class RandomSource(Protocol):
+    """What a role reads randomness from: ``randomness.Stream``, or an enumeration in tests."""
+
+    def ring(self, number: int, slot: int, shape: tuple[int, ...], width: int) -> Tensor: ...
+
+    def bits(self, number: int, slot: int, shape: tuple[int, ...]) -> Bits: ...
+
+    def words(self, number: int, slot: int, shape: tuple[int, ...], valid: int) -> Words: ...
+
+
+class Party:
+    """One party's memory and streams.
+
+    ``mask``/``mask_bits`` return fresh pieces under which a value may be sent, once per label; ``dealt``/``dealt_bits``
+    return this party's piece of a value that the provider deals: keystream, or the correction if this party is the
+    receiver of the instruction.
+    """
+
+    __slots__ = (
+        "_corrections",
+        "_streams",
+        "_zero",
+        "bits",
+        "ledger",
+        "n_parties",
+        "name",
+        "rank",
+        "receiver",
+        "width",
+        "wires",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        rank: int,
+        n_parties: int,
+        streams: dict[str, RandomSource],
+        zero: dict[int, RandomSource],
+        width: int = 64,
+    ) -> None:
+        self.name = name
+        self.rank = rank
+        self.n_parties = n_parties
+        self.width = width
+        self._streams = streams
+        self._zero = zero
+        self._corrections: dict[tuple[str, int], Tensor | Bits | Words] = {}
+        self.wires: dict[int, Wire] = {}
+        self.bits: dict[int, BitWire] = {}
+        self.ledger = Ledger()
+        self.receiver = False
+
+    @property
+    def first(self) -> bool:
+        """Whether this party adds public constants to its share."""
+        return self.rank == 0
+
+    def begin(self, number: int) -> None:
+        """Start the next instruction; this party receives corrections if ``number`` says so."""
+        if self._corrections:
+            raise Desynchronised("corrections of the last instruction were never read")
+        self.ledger.begin(number)
+        self.receiver = number % self.n_parties == self.rank
+
+    def deliver(self, corrections: dict[tuple[str, int], Tensor | Bits | Words]) -> None:
+        """Take the provider's corrections for this instruction."""
+        if not self.receiver:
+            raise Desynchronised("corrections went to the wrong party")
+        self._corrections.update(corrections)
+
+    def mask(self, slot: int, shape: tuple[int, ...]) -> Tensor:
+        self.ledger.use("mask", slot)
+        return self._streams["mask"].ring(self.ledger.number, slot, shape, self.width)
+
+    def mask_bits(self, slot: int, shape: tuple[int, ...]) -> Bits:
+        self.ledger.use("mask-bits", slot)
+        return self._streams["mask-bits"].bits(self.ledger.number, slot, shape)
+
+    def dealt(self, slot: int, shape: tuple[int, ...]) -> Tensor:
+        self.ledger.use("dealt", slot)
+        if self.receiver:
+            piece = self._take("dealt", slot)
+            if not isinstance(piece, Tensor) or tuple(piece.shape) != shape:
+                raise Desynchronised("a correction has another shape than the gate expects")
+            return piece
+        return self._streams["dealt"].ring(self.ledger.number, slot, shape, self.width)
+
+    def dealt_bits(self, slot: int, shape: tuple[int, ...]) -> Bits:
+        self.ledger.use("dealt-bits", slot)
+        if self.receiver:
+            piece = self._take("dealt-bits", slot)
+            if isinstance(piece, Tensor) or piece.shape != shape:
+                raise Desynchronised("a correction has another shape than the gate expects")
+            return piece
+        return self._streams["dealt-bits"].bits(self.ledger.number, slot, shape)
+
+    def dealt_words(self, slot: int, shape: tuple[int, ...], valid: int) -> Words:
+        self.ledger.use("dealt-bits", slot)
+        if self.receiver:
+            piece = self._take("dealt-bits", slot)
+            if isinstance(piece, Tensor) or piece.shape != shape:
+                raise Desynchronised("a correction has another shape than the gate expects")
+            return piece
+        return self._streams["dealt-bits"].words(self.ledger.number, slot, shape, valid)
+
+    def input_piece(self, shape: tuple[int, ...]) -> Tensor:
+        """This party's piece of an owner's input (all but the receiver)."""
+        self.ledger.use("input", 0)
+        return self._streams["input"].ring(self.ledger.number, 0, shape, self.width)
+
+    def input_correction(self, shape: tuple[int, ...]) -> Tensor:
+        """The receiver's piece of an owner's input, as it was sent."""
+        self.ledger.use("input", 0)
+        piece = self._take("input", 0)
+        if not isinstance(piece, Tensor) or tuple(piece.shape) != shape:
+            raise Desynchronised("an input has another shape than its instruction says")
+        return piece
+
+    def zero_share(self, slot: int, shape: tuple[int, ...]) -> Tensor | int:
+        """This party's piece of a fresh sharing of zero: + the stream of each later party, - of each earlier one."""
+        self.ledger.use("zero", slot)
+        total: Tensor | int = 0
+        for peer, stream in sorted(self._zero.items()):
+            piece = stream.ring(self.ledger.number, slot, shape, self.width)
+            total = total + piece if peer > self.rank else total - piece
+        return total
+
+    def reduce(self, x: Tensor) -> Tensor:
+        return reduce_ring(x, self.width)
+
+    def _take(self, purpose: str, slot: int) -> Tensor | Bits | Words:
+        piece = self._corrections.pop((purpose, slot), None)
+        if piece is None:
+            raise ProtocolError(f"the provider dealt nothing for {purpose}/{slot}")
+        return piece
+
+    def abandon(self, outs: tuple[int, ...]) -> None:
+        """Forget everything about an instruction that failed."""
+        self._corrections.clear()
+        self.free(outs)
+
+    def free(self, xs: tuple[int, ...]) -> None:
+        for x in xs:
+            self.wires.pop(x, None)
+            self.bits.pop(x, None)
+
+    def __repr__(self) -> str:
+        return f"<Party {self.name} rank={self.rank} of {self.n_parties}, {len(self.wires)} wires>"

@@ -1,0 +1,58 @@
+"""Session: what a user holds. Shares tensors and modules, reveals results, tells costs."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from torchveil import modules
+from torchveil.engine import Engine
+from torchveil.errors import InvalidArgument
+from torchveil.fixedpoint import FixedPoint
+from torchveil.tensor import EncryptedTensor, wrap
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Session(Engine):
+    """One controller, two or more parties, a provider, in one process (lockstep).
+
+    >>> session = Session(parties=("alice", "bob"), provider="james")
+    >>> x = session.share(torch.tensor([1.0, 2.0]))
+    >>> (x * x).reveal()
+    tensor([1., 4.])
+    """
+
+    def share(
+        self, x: Tensor, *, requires_grad: bool = False, fixed_point: FixedPoint | None = None
+    ) -> EncryptedTensor:
+        """Split a clear tensor between the parties.
+
+        x: any shape, float, integer or bool. Floats are encoded with ``fixed_point`` (default: the session's), whole
+        numbers (labels) exactly, with scale 1. 0 rounds between parties, 8 bytes per element from the owner. Raises
+        ``EncodingError`` for nan, infinities and values of 2**61 / scale and more.
+        """
+        if not isinstance(x, Tensor) or isinstance(x, EncryptedTensor):
+            raise InvalidArgument("only a plain tensor can be shared", op="share", remedy="pass a torch.Tensor")
+        clear = x.detach()
+        if clear.dtype.is_floating_point:
+            handle = self.input(clear, fixed_point)
+        elif clear.dtype.is_complex:
+            raise InvalidArgument("complex numbers have no fixed-point form", op="share", remedy="share real and imaginary parts")
+        else:
+            handle = self.input(clear.to(torch.int64), fixed_point or FixedPoint(2, 0))
+        out = wrap(handle)
+        return out.requires_grad_() if requires_grad else out
+
+    def encrypt(self, module: M, *, fixed_point: FixedPoint | None = None) -> M:
+        """Share every parameter and float buffer of a module, in place; returns the module.
+
+        Ties stay ties, ``requires_grad`` stays. Costs are accounted per module path from here on.
+        """
+        return modules.encrypt(module, lambda x: self.share(x, fixed_point=fixed_point), self)
+
+    def decrypt(self, module: M, to: str = "controller") -> M:
+        """Reveal every parameter and buffer of a module to ``to``, in place: an explicit reveal of the whole model."""
+        return modules.decrypt(module, to)

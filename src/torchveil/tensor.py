@@ -1,0 +1,354 @@
+"""EncryptedTensor: what torch sees of a secret. A wrapper subclass below torch's autograd engine.
+
+Theory of operation. torch keeps a facade (shape, strides, dtype, no storage); behind it a ``Cell`` holds the current
+handle. Views share their base's cell and carry the path of maps that leads to them, so a write through a view gives the
+base, and every other view of it, a new value. Handles are immutable and may be shared by cells: ``clone`` costs nothing.
+Caches (openings, signs, probabilities) live on handles, never on tensors, because torch replaces tensor objects when it
+saves them for backward.
+
+``__torch_dispatch__`` looks the aten op up in ``lowering.table``; an op without an entry raises
+``UnsupportedOperation``. Plain tensors may not meet a secret unless declared public, and a secret is never written into
+a plain tensor.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import return_and_correct_aliasing
+
+from torchveil.engine import Engine
+from torchveil.errors import (
+    InvalidArgument,
+    PlainWrite,
+    RevealRequired,
+    SessionStateError,
+    UnsupportedOperation,
+    WouldBePublished,
+)
+from torchveil.functions import structure
+from torchveil.handle import Deferred, Handle, Public, Secret, facade_dtype, facade_strides
+from torchveil.kernels.linear_maps import LinearMap
+from torchveil.lowering import TABLE, Kind, Rule
+from torchveil.public import PublicTensor
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class Cell:
+    """The storage of a secret tensor: its current handle, and how often it was replaced."""
+
+    __slots__ = ("generation", "handle")
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.generation = 0
+
+
+class EncryptedTensor(torch.Tensor):
+    """A tensor that nobody can read. Use it wherever torch expects a float tensor; ``reveal()`` opens it."""
+
+    _cell: Cell
+    _path: tuple[LinearMap, ...]
+    _cached: Handle
+    _generation: int
+
+    @staticmethod
+    def __new__(
+        cls, cell: Cell, path: tuple[LinearMap, ...], handle: Handle, dtype: torch.dtype | None = None
+    ) -> EncryptedTensor:
+        out = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            handle.shape,
+            strides=facade_strides(handle),
+            dtype=dtype or facade_dtype(handle),
+            device="cpu",
+        )
+        out._cell = cell
+        out._path = path
+        out._cached = handle
+        out._generation = cell.generation
+        return out  # type: ignore[no-any-return]
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        """Everything happens in ``__new__``."""
+
+    @property
+    def handle(self) -> Handle:
+        """The current handle: the cell's, taken along this view's path when the base was written to."""
+        cell = self._cell
+        if self._generation != cell.generation:
+            handle = cell.handle
+            for step in self._path:
+                handle = structure.apply_map(handle, step)
+            self._cached = handle
+            self._generation = cell.generation
+        return self._cached
+
+    @property
+    def session(self) -> Engine:
+        """The session that holds the shares."""
+        return self._cell.handle.session
+
+    def reveal(self, to: str = "controller", dtype: torch.dtype | None = None) -> Tensor:
+        """The clear value, sent to ``to`` and counted by the session: 1 round, 8 bytes per element and party.
+
+        float32 for numbers (``dtype=torch.float64`` for all digits), int64 for indices, bool for bits.
+        """
+        clear = self.session.reveal(self.handle, to)
+        return clear.to(dtype or self.dtype)
+
+    def assign(self, handle: Handle) -> None:
+        """Give this tensor (and its base and all views) a new value."""
+        cell = self._cell
+        if handle.shape != tuple(self.shape):
+            from torchveil.functions.arithmetic import expand_to
+
+            handle = expand_to(handle, tuple(self.shape))
+        cell.handle = structure.write(cell.handle, handle, self._path) if self._path else handle
+        cell.generation += 1
+        self._cached = handle
+        self._generation = cell.generation
+
+    # --- what would read a secret --------------------------------------------------------------------------------
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        names = ", ".join(self.session.parties)
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"EncryptedTensor(shape={tuple(self.shape)}, dtype={self.dtype}, parties=[{names}]{grad})"
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            refuse_reading("format")
+        return repr(self)
+
+    def __bool__(self) -> bool:
+        refuse_reading("bool()")
+
+    def __float__(self) -> float:
+        refuse_reading("float()")
+
+    def __int__(self) -> int:
+        refuse_reading("int()")
+
+    def __index__(self) -> int:
+        refuse_reading("as an index")
+
+    def __contains__(self, _item: Any) -> bool:
+        refuse_reading("in")
+
+    def item(self) -> Any:
+        refuse_reading(".item()")
+
+    def tolist(self) -> Any:
+        refuse_reading(".tolist()")
+
+    def numpy(self, *_args: Any, **_kwargs: Any) -> Any:
+        refuse_reading(".numpy()")
+
+    def __array__(self, *_args: Any, **_kwargs: Any) -> Any:
+        refuse_reading("numpy conversion")
+
+    def __dlpack__(self, *_args: Any, **_kwargs: Any) -> Any:
+        refuse_reading("DLPack")
+
+    def __dlpack_device__(self) -> Any:
+        refuse_reading("DLPack")
+
+    def share_memory_(self) -> Any:
+        raise SessionStateError(
+            "a secret cannot be moved to shared memory", remedy="use DataLoader(num_workers=0) and one process"
+        )
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise SessionStateError(
+            "a secret tensor cannot be pickled or saved: this process holds no clear value",
+            remedy="reveal it first: torch.save(x.reveal()), or model = session.decrypt(model)",
+        )
+
+    @property
+    def data(self) -> Tensor:
+        """An alias without gradient, as in torch."""
+        return self.detach()
+
+    @data.setter
+    def data(self, _value: Any) -> None:
+        raise InvalidArgument(
+            "assigning .data would change what torch sees and not the secret",
+            op=".data = ...",
+            remedy="use torch.no_grad() and x.copy_(value)",
+        )
+
+    # --- the way down ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        rule = TABLE.get(func)
+        if rule is None:
+            return _without_rule(func, args, kwargs or {})
+        if rule.kind is Kind.VIEW:
+            return _view(func, rule, args, kwargs or {})
+        return _run(func, rule, args, kwargs or {})
+
+
+def refuse_reading(how: str) -> NoReturn:
+    """Raise ``RevealRequired`` with the remedy."""
+    raise RevealRequired(
+        "the program would read a secret",
+        op=how,
+        remedy="call .reveal() where the value may be known, or keep the decision on shares (torch.where)",
+    )
+
+
+def wrap(handle: Handle, dtype: torch.dtype | None = None) -> EncryptedTensor:
+    """A new tensor (a new cell) for a handle."""
+    return EncryptedTensor(Cell(handle), (), handle, dtype)
+
+
+def _wrap_result(out: Any) -> Any:
+    if isinstance(out, (Secret, Deferred, Public)) or type(out).__name__ == "Bit":
+        return wrap(out)
+    if isinstance(out, tuple):
+        return tuple(_wrap_result(x) for x in out)
+    if isinstance(out, list):
+        return [_wrap_result(x) for x in out]
+    return out
+
+
+class _Unwrap:
+    """Tensors to handles, noting the session and whether something is deferred; plain tensors by the op's policy."""
+
+    __slots__ = ("deferred", "func", "indices", "session")
+
+    def __init__(self, func: Any, indices: bool) -> None:
+        self.func = func
+        self.indices = indices
+        self.session: Engine | None = None
+        self.deferred = False
+
+    def all(self, args: Any) -> list[Any]:
+        return [self.one(x) for x in args]
+
+    def one(self, x: Any) -> Any:
+        if isinstance(x, EncryptedTensor):
+            handle = x.handle
+            if self.session is None:
+                self.session = handle.session
+                self.session.operation = str(self.func)
+            elif handle.session is not self.session:
+                self.session.own(handle)
+            if isinstance(handle, Deferred):
+                self.deferred = True
+            return handle
+        if isinstance(x, Tensor):
+            return self.plain(x)
+        if isinstance(x, (list, tuple)):
+            return type(x)(self.one(y) for y in x) if isinstance(x, tuple) else [self.one(y) for y in x]
+        return x
+
+    def plain(self, x: Tensor) -> Any:
+        if isinstance(x, PublicTensor):
+            return x
+        if self.indices and x.dtype not in _FLOATS:
+            return x
+        raise WouldBePublished(
+            f"a plain tensor of shape {tuple(x.shape)} meets a secret: every party would learn it",
+            op=str(self.func),
+            remedy="wrap it in torchveil.public(...) if it may be known, or share it with session.share(...)",
+        )
+
+
+def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
+    target = None
+    if rule.kind is Kind.INPLACE:
+        target = args[0]
+    elif "out" in kwargs:
+        kwargs = dict(kwargs)
+        target = kwargs.pop("out")
+    if target is not None and not isinstance(target, EncryptedTensor):
+        raise PlainWrite(
+            "a secret would be written into a plain tensor",
+            op=str(func),
+            remedy="encrypt the model or the buffer as well, or reveal the value first",
+        )
+    unwrap = _Unwrap(func, rule.indices)
+    values = unwrap.all(args)
+    named = {key: unwrap.one(value) for key, value in kwargs.items()} if kwargs else kwargs
+    session = unwrap.session
+    if session is None:
+        raise UnsupportedOperation("an operation on no secret", op=str(func))
+    values = [Public(session, tuple(v.shape), tensor=v.as_subclass(Tensor)) if isinstance(v, PublicTensor) else v for v in values]
+    if unwrap.deferred and rule.deferrable:
+        out: Any = _defer(func, rule, args, kwargs, values, named, session)
+    else:
+        out = rule.function(*values, **named)
+    if target is not None:
+        target.assign(out)
+        return target
+    return _wrap_result(out)
+
+
+def _defer(
+    func: Any, rule: Rule, args: Any, kwargs: dict[str, Any], values: list[Any], named: dict[str, Any], session: Engine
+) -> Deferred:
+    """A result that is computed when somebody asks; its shape comes from torch's meta device."""
+
+    def meta(x: Any) -> Any:
+        return torch.empty(x.shape, dtype=x.dtype, device="meta") if isinstance(x, Tensor) else x
+
+    shape = tuple(func(*[meta(x) for x in args], **{key: meta(x) for key, x in kwargs.items()}).shape)
+    operation = session.operation
+
+    def make() -> Handle:
+        before, session.operation = session.operation, operation
+        try:
+            result: Handle = rule.function(*values, **named)
+            return result
+        finally:
+            session.operation = before
+
+    return Deferred(session, shape, make)
+
+
+def _view(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
+    base = args[0]
+    if not isinstance(base, EncryptedTensor):
+        raise WouldBePublished("a plain tensor would be indexed by a secret", op=str(func), remedy="share it first")
+    handle = base.handle
+    handle.session.operation = str(func)
+    if rule.function is _alias:
+        out = EncryptedTensor(base._cell, base._path, handle, base.dtype)
+        return return_and_correct_aliasing(func, args, kwargs, out)
+    steps = rule.function(handle, *args[1:], **kwargs)
+    many = isinstance(steps, list)
+    outs = []
+    for step in steps if many else [steps]:
+        image = structure.apply_map(handle, step)
+        outs.append(EncryptedTensor(base._cell, (*base._path, step), image, base.dtype))
+    return return_and_correct_aliasing(func, args, kwargs, outs if many else outs[0])
+
+
+def _alias(_handle: Handle) -> None:
+    """Marks the ops whose result is the same value in the same storage."""
+
+
+def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Composite ops (they reach dispatch in inference mode) are taken apart; everything else is refused by name."""
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        out = func.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
+    if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default):
+        refuse_reading(str(func))
+    shapes = [tuple(x.shape) for x in args if isinstance(x, Tensor)]
+    raise UnsupportedOperation(
+        f"no encrypted form of {func} is known (operands of shape {shapes})",
+        op=str(func),
+        remedy="express it by supported operations, or compute this part in the clear on values that may be known",
+    )
+
+
+TABLE[torch.ops.aten.detach.default] = Rule(Kind.VIEW, _alias)
+TABLE[torch.ops.aten.alias.default] = Rule(Kind.VIEW, _alias)

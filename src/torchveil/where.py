@@ -1,0 +1,45 @@
+"""Where in the user's program are we? Found by walking the stack, formatted only when asked."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from types import CodeType
+
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_SYFT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "syft") + os.sep
+_TORCH = f"{os.sep}torch{os.sep}"
+_foreign: dict[str, bool] = {}
+
+
+def _is_users(filename: str) -> bool:
+    known = _foreign.get(filename)
+    if known is None:
+        known = not (
+            filename.startswith((_OURS, _SYFT))
+            or f"site-packages{_TORCH}" in filename
+            or filename.startswith("<frozen")
+        )
+        _foreign[filename] = known
+    return known
+
+
+def user_frame() -> tuple[CodeType, int] | None:
+    """The innermost (code, line number) outside torch and this library; about a microsecond."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if _is_users(frame.f_code.co_filename):
+            return frame.f_code, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def user_line() -> str:
+    """``file:line: source`` of the user's program, or an empty string."""
+    found = user_frame()
+    if found is None:
+        return ""
+    code, number = found
+    source = linecache.getline(code.co_filename, number).strip()
+    return f"{code.co_filename}:{number}: {source}" if source else f"{code.co_filename}:{number}"
