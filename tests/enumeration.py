@@ -35,8 +35,11 @@ from torchveil.roles.provider import Provider
 
 _BLOCK_BITS = 15
 _LEARNING_SIZE = 64
-#: Above this many bits a coalition's own variables are sampled.
-_FULL_BITS = 22
+#: Above this many bits a coalition's own variables are fixed to sampled assignments.
+_FULL_BITS = 16
+#: How many worlds are run for one coalition and one tuple of secrets, over all samples, if one sample allows.
+_WORLDS = 1 << 17
+_MAX_SAMPLES = 32
 
 Key = tuple[Hashable, ...]
 
@@ -278,6 +281,21 @@ def _driver(world: World, n: int, width: int, factory: StreamFactory) -> Recordi
     return recording_driver(n, width, lambda identity, reader: factory(world, identity, reader))
 
 
+def _assignments(world: World, coalition: Coalition) -> list[dict[Key, int]]:
+    """What the coalition's own variables are fixed to: nothing, or zeros, then ones, then random values."""
+    total = sum(v.bits for v in world.variables.values())
+    own = {key: v.bits for key, v in world.variables.items() if v.readers & set(coalition.ranks)}
+    if total <= _FULL_BITS or not own:
+        return [{}]
+    rest = 1 << (total - sum(own.values()))
+    rng = np.random.default_rng(total)
+    samples = [dict.fromkeys(own, 0), {key: (1 << bits) - 1 for key, bits in own.items()}]
+    samples += [{key: int(rng.integers(0, 1 << bits)) for key, bits in own.items()} for _ in range(_MAX_SAMPLES - 2)]
+    # One sample of a large enumeration: a random one says more than zeros.
+    count = max(1, min(_MAX_SAMPLES, _WORLDS // rest))
+    return samples[:count] if count > 2 else samples[-count:]
+
+
 def leaks(
     program: Program,
     secrets: Sequence[tuple[int, ...]],
@@ -286,38 +304,39 @@ def leaks(
     width: int = 3,
     among: Iterable[Coalition] | None = None,
     factory: StreamFactory = EnumeratedStream,
-    samples: int = 3,
-    full_bits: int = _FULL_BITS,
 ) -> list[tuple[Coalition, tuple[int, ...]]]:
     """The (coalition, secrets) whose view differs in distribution from that of the first secrets."""
     world = World()
     program(Bench(world, _driver(world, n, width, factory)), secrets[0])
     out = []
-    rng = np.random.default_rng(1)
     for coalition in coalitions(n) if among is None else among:
-        own = [key for key, v in world.variables.items() if v.readers & set(coalition.ranks)]
-        assignments: list[dict[Key, int]] = [{}]
-        if sum(v.bits for v in world.variables.values()) > full_bits:
-            sizes = [(key, (1 << world.variables[key].bits) - 1) for key in own]
-            assignments = [dict.fromkeys(own, 0), dict(sizes)][: max(0, samples - 1)]
-            while len(assignments) < samples:
-                assignments.append({key: int(rng.integers(0, top + 1)) for key, top in sizes})
         differing: dict[tuple[int, ...], None] = {}
-        for fixed in assignments:
-            total_bits = world.enumerate(fixed)
-            wanted: int | None = None
-            for secret in secrets:
-                found = 0
-                step = 1 << min(total_bits, _BLOCK_BITS)
-                for start in range(0, 1 << total_bits, step):
-                    world.block(start, step)
-                    driver = _driver(world, n, width, factory)
-                    program(Bench(world, driver), secret)
-                    found += _view(world, driver, coalition)
-                found %= 2**64
-                if wanted is None:
-                    wanted = found
-                elif found != wanted:
+        for fixed in _assignments(world, coalition):
+            bits = world.enumerate(fixed)
+            wanted = _views(program, secrets[0], world, bits, coalition, n, width, factory)
+            for secret in secrets[1:]:
+                if _views(program, secret, world, bits, coalition, n, width, factory) != wanted:
                     differing[secret] = None
         out += [(coalition, secret) for secret in differing]
     return out
+
+
+def _views(
+    program: Program,
+    secret: tuple[int, ...],
+    world: World,
+    bits: int,
+    coalition: Coalition,
+    n: int,
+    width: int,
+    factory: StreamFactory,
+) -> int:
+    """The multiset of the coalition's views over 2^bits worlds, hashed."""
+    total = 0
+    step = 1 << min(bits, _BLOCK_BITS)
+    for start in range(0, 1 << bits, step):
+        world.block(start, step)
+        driver = _driver(world, n, width, factory)
+        program(Bench(world, driver), secret)
+        total += _view(world, driver, coalition)
+    return total % 2**64

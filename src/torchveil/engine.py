@@ -30,7 +30,7 @@ from torchveil.handle import Bit, Deferred, Handle, Public, Secret, Shape, conti
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
 from torchveil.roles.plain import Plain
-from torchveil.where import user_line
+from torchveil.where import backward_module_path, user_line
 
 
 
@@ -114,7 +114,7 @@ class Engine:
             raise ShapeMismatch(
                 f"the operands do not fit together: {error}", op=self.operation or gate.name, remedy="check the shapes"
             ) from error
-        module = self.module_path[-1] if self.module_path else ""
+        module = self.module_path[-1] if self.module_path else backward_module_path()
         self._account.add(self.operation, module, gate.name, self._driver.measured)
         return revealed
 
@@ -221,7 +221,8 @@ class Engine:
             self.submit(ins.BitToArithmetic(identifier, bit.id))
             known = self.wire(identifier, 1, FixedPoint(2, 0), shape=bit.shape, nonnegative=True)
             bit.memo["arithmetic"] = known
-        return known  # type: ignore[no-any-return]
+        out: Secret = known
+        return out
 
     def own(self, *handles: Handle) -> None:
         """Raise ``SessionMismatch`` unless every handle belongs to this session."""
@@ -304,9 +305,7 @@ class Engine:
     def close(self) -> None:
         """Forget all shares and masks; using the session afterwards raises."""
         self._closed = True
-        for role in (*self._driver.parties, self._driver.provider):
-            role.wires.clear()
-            role.bits.clear()
+        self._driver.clear()
 
     def __enter__(self) -> Engine:
         return self

@@ -6,16 +6,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from torchveil.engine import Engine
 from torchveil.tensor import EncryptedTensor
+from torchveil.where import MODULE_KEY
 
 M = TypeVar("M", bound=nn.Module)
 
 _tracked: weakref.WeakKeyDictionary[nn.Module, tuple[Engine, str]] = weakref.WeakKeyDictionary()
-_PATH = "torchveil.module"
 
 
 def replace_tensors(module: nn.Module, convert: Callable[[Tensor], Tensor | None]) -> None:
@@ -96,13 +95,7 @@ def _stamp(node: Any, path: str) -> None:
     todo = [node]
     while todo:
         current = todo.pop()
-        if current is None or _PATH in current.metadata or "AccumulateGrad" in current.name():
+        if current is None or MODULE_KEY in current.metadata or "AccumulateGrad" in current.name():
             continue
-        current.metadata[_PATH] = path
+        current.metadata[MODULE_KEY] = path
         todo.extend(following for following, _ in current.next_functions)
-
-
-def backward_path() -> str:
-    """The module path of the autograd node that runs now, or an empty string."""
-    node = torch._C._current_autograd_node()
-    return "" if node is None else str(node.metadata.get(_PATH, ""))

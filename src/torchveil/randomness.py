@@ -65,21 +65,21 @@ class Stream:
         """Uniform elements of Z_2^width, as a contiguous int64 tensor of ``shape``."""
         out = torch.empty(shape, dtype=torch.int64)
         if out.numel():
-            self._fill(number, slot, memoryview(out.view(-1).numpy()).cast("B"))
+            self._fill(number, slot, out.view(-1).numpy().data.cast("B"))
         return out if width == 64 else out.bitwise_and_((1 << width) - 1)
 
     def bits(self, number: int, slot: int, shape: tuple[int, ...]) -> Bits:
         """Uniform bytes (eight packed bits each) as an array of ``shape``."""
         out = np.empty(shape, dtype=np.uint8)
         if out.size:
-            self._fill(number, slot, memoryview(out.reshape(-1)))
+            self._fill(number, slot, out.reshape(-1).data.cast("B"))
         return out
 
     def words(self, number: int, slot: int, shape: tuple[int, ...], valid: int) -> Words:
         """Uniform 16-bit words of which only the low ``valid`` bits are kept."""
         out = np.empty(shape, dtype=np.uint16)
         if out.size:
-            self._fill(number, slot, memoryview(out.reshape(-1)).cast("B"))
+            self._fill(number, slot, out.reshape(-1).data.cast("B"))
         return out if valid == 16 else np.bitwise_and(out, np.uint16((1 << valid) - 1), out=out)
 
     def __repr__(self) -> str:

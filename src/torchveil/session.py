@@ -40,11 +40,15 @@ class Session(Engine):
         if clear.dtype.is_floating_point:
             handle = self.input(clear, fixed_point)
         elif clear.dtype.is_complex:
-            raise InvalidArgument("complex numbers have no fixed-point form", op="share", remedy="share real and imaginary parts")
+            raise InvalidArgument(
+                "complex numbers have no fixed-point form", op="share", remedy="share real and imaginary parts"
+            )
         else:
             handle = self.input(clear.to(torch.int64), fixed_point or FixedPoint(2, 0))
         out = wrap(handle)
-        return out.requires_grad_() if requires_grad else out
+        if requires_grad:
+            out.requires_grad_()
+        return out
 
     def encrypt(self, module: M, *, fixed_point: FixedPoint | None = None) -> M:
         """Share every parameter and float buffer of a module, in place; returns the module.

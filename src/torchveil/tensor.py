@@ -59,18 +59,18 @@ class EncryptedTensor(torch.Tensor):
     def __new__(
         cls, cell: Cell, path: tuple[LinearMap, ...], handle: Handle, dtype: torch.dtype | None = None
     ) -> EncryptedTensor:
-        out = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        out: EncryptedTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             handle.shape,
             strides=facade_strides(handle),
             dtype=dtype or facade_dtype(handle),
-            device="cpu",
+            device=torch.device("cpu"),
         )
         out._cell = cell
         out._path = path
         out._cached = handle
         out._generation = cell.generation
-        return out  # type: ignore[no-any-return]
+        return out
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         """Everything happens in ``__new__``."""
@@ -114,7 +114,7 @@ class EncryptedTensor(torch.Tensor):
 
     # --- what would read a secret --------------------------------------------------------------------------------
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         names = ", ".join(self.session.parties)
         grad = ", requires_grad=True" if self.requires_grad else ""
         return f"EncryptedTensor(shape={tuple(self.shape)}, dtype={self.dtype}, parties=[{names}]{grad})"

@@ -6,6 +6,9 @@ import linecache
 import os
 import sys
 from types import CodeType
+from typing import Any
+
+import torch
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _SYFT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "syft") + os.sep
@@ -43,3 +46,13 @@ def user_line() -> str:
     code, number = found
     source = linecache.getline(code.co_filename, number).strip()
     return f"{code.co_filename}:{number}: {source}" if source else f"{code.co_filename}:{number}"
+
+
+#: The key under which a module's path is noted on the nodes of its autograd graph.
+MODULE_KEY = "torchveil.module"
+
+
+def backward_module_path() -> str:
+    """The path of the module whose gradient is being computed, or an empty string."""
+    node: Any = torch._C._current_autograd_node()
+    return "" if node is None else str(node.metadata.get(MODULE_KEY, ""))

@@ -99,6 +99,8 @@ class Lockstep:
         except BaseException:
             for role in [*roles, *([self.plain] if self.plain is not None else [])]:
                 role.abandon(outputs(i))
+            if isinstance(i, ins.Open):
+                self._forget_half_openings(i)
             raise
         return revealed
 
@@ -130,6 +132,22 @@ class Lockstep:
         """One party's share: its shape and strides are those of the value; its elements are uniform."""
         return self.parties[rank].wires[wire].value()
 
+    def _forget_half_openings(self, i: ins.Open) -> None:
+        """An opening that failed half-way never happened; the next one has a new label, hence new masks."""
+        for x in i.xs:
+            wires = [role.wires[x] for role in (self.provider, *self.parties) if x in role.wires]
+            if any(wire.mask is None for wire in wires):
+                for wire in wires:
+                    wire.mask = wire.opening = None
+
+    def clear(self) -> None:
+        """Forget all shares and masks."""
+        for party in self.parties:
+            party.wires.clear()
+            party.bits.clear()
+        self.provider.wires.clear()
+        self.provider.bits.clear()
+
     def _free(self, xs: tuple[int, ...]) -> None:
         for party in self.parties:
             party.free(xs)
@@ -152,7 +170,7 @@ class Lockstep:
         messages: list[Exchange] = [next(generator) for generator in running]
         while True:
             first = messages[0]
-            if any(m.kind != first.kind or len(m.pieces) != len(first.pieces) for m in messages):
+            if any(m.kind != first.kind or len(m.pieces) != len(first.pieces) for m in messages[1:]):
                 raise Desynchronised("parties are at different exchanges")
             rounds += 1
             size = sum(n_bytes(piece) for piece in first.pieces)
@@ -168,7 +186,8 @@ class Lockstep:
             following: list[Exchange] = []
             for generator in running:
                 try:
-                    following.append(generator.send(totals))
+                    # what is revealed goes to the receiver alone
+                    following.append(generator.send(() if first.kind == "reveal" else totals))
                 except StopIteration:
                     continue
             if not following:

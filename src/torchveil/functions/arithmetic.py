@@ -77,7 +77,7 @@ def narrow(x: Secret) -> Secret:
     if known is None:
         known = rescale(x, Fraction(x.format.scale, x.scale), x.format.scale)
         x.memo["narrow"] = known
-    return known  # type: ignore[no-any-return]
+    return known
 
 
 def to_scale(x: Secret, scale: int) -> Secret:

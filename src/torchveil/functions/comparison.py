@@ -43,7 +43,7 @@ def positive(x: Secret) -> Bit:
     if known is None:
         (known,) = bits(x, (0,), (BELOW,), negate=True)
         x.memo["positive"] = known
-    return known  # type: ignore[no-any-return]
+    return known
 
 
 def negative(x: Secret) -> Bit:
@@ -52,7 +52,7 @@ def negative(x: Secret) -> Bit:
     if known is None:
         (known,) = bits(x, (0,), (BELOW,))
         x.memo["negative"] = known
-    return known  # type: ignore[no-any-return]
+    return known
 
 
 def _difference(x: Handle, y: Handle) -> Secret:

@@ -17,6 +17,7 @@ from torchveil.handle import Bit, Handle, Secret
 from torchveil.program import instructions as ins
 
 _MAX_UNIT = 2**32
+_WASTE = 1.04
 
 
 def _gate(x: Secret, bit: Bit, unit: int, n_bits: int) -> Secret:
@@ -28,13 +29,30 @@ def _gate(x: Secret, bit: Bit, unit: int, n_bits: int) -> Secret:
     return session.wire(out, 1 << RESULT_BITS, x.format, shape=x.shape, nonnegative=True)
 
 
+def _filling(scale: int, reach: float) -> tuple[int, int]:
+    """(factor, bits), the factor as small as possible: ``factor * scale * reach`` is just below ``2**bits``.
+
+    The gate reaches down to ``-2**bits / unit`` and loses a bit of precision for each ln 4 that nobody needs.
+    """
+    factor = 0
+    while True:
+        factor += 1
+        needed = factor * scale * reach
+        n_bits = math.ceil(math.log2(needed))
+        if 2**n_bits <= _WASTE * needed:
+            return factor, n_bits
+
+
 def exp_nonpositive(x: Secret, scale: int) -> Secret:
     """exp(x) for x <= 0, at ``scale``. 4 rounds after the opening of x; pending x is used as it is."""
-    if x.scale > _MAX_UNIT:
+    reach = math.log(2 * scale)
+    if _filling(x.scale, reach)[0] * x.scale > _MAX_UNIT:
         x = narrow(x)
-    n_bits = math.ceil(math.log2(x.scale * math.log(2 * scale)))
-    (inside,) = bits(x, (1 - (1 << n_bits),), (NOT_BELOW,))
-    return to_scale(_gate(x, inside, x.scale, n_bits), scale)
+    factor, n_bits = _filling(x.scale, reach)
+    lowest = ((1 << n_bits) - 1) // factor
+    (inside,) = bits(x, (-lowest,), (NOT_BELOW,))
+    finer = x if factor == 1 else combine([(x, factor)], scale=factor * x.scale)
+    return to_scale(_gate(finer, inside, factor * x.scale, n_bits), scale)
 
 
 def exp(x: Handle) -> Secret:

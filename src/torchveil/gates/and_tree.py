@@ -112,8 +112,8 @@ def _product(term: frozenset[int], opened: Bits, masks: Bits, dealt: Bits, plan:
             last = opened[subset[-1]]
             public[frozenset(subset)] = last if rest is None else rest & last
     out = np.zeros(opened.shape[1:], dtype=np.uint8)
-    for subset, factor in public.items():
-        inside = term - subset
+    for outside, factor in public.items():
+        inside = term - outside
         if not inside:
             if first and factor is not None:
                 out ^= factor

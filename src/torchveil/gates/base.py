@@ -15,12 +15,12 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from torchveil.randomness import Bits
+from torchveil.errors import ProtocolError
+from torchveil.randomness import Bits, Words
 
-Piece = Tensor | Bits
+Piece = Tensor | Bits | Words
 Interaction = Generator["Exchange", tuple[Any, ...], None]
 
 
@@ -79,6 +79,12 @@ def local(_instruction: Any, _n_parties: int) -> Cost:
     return FREE
 
 
+def require_shape(share: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ``ProtocolError`` unless a share has the shape that its instruction states."""
+    if tuple(share.shape) != tuple(shape):
+        raise ProtocolError(f"an instruction states the shape {shape}, the share has {tuple(share.shape)}")
+
+
 def n_bytes(piece: Piece) -> int:
     """Bytes of a message piece on the wire."""
-    return piece.numel() * 8 if isinstance(piece, Tensor) else int(np.asarray(piece).nbytes)
+    return piece.numel() * 8 if isinstance(piece, Tensor) else int(piece.nbytes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
-from torchveil.gates.base import Gate, local
+from torchveil.gates.base import Gate, local, require_shape
 from torchveil.program.instructions import BitToArithmetic, MapBit, WeighBits
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -63,8 +63,11 @@ def _deal_weigh(provider: Provider, i: WeighBits) -> None:
 
 def _evaluate_weigh(party: Party, i: WeighBits) -> None:
     total: Tensor | int = i.constant if party.first else 0
+    shape = tuple(party.bits[i.bits[0]].public_flip().shape)
     for bit, weight in zip(i.bits, i.weights, strict=True):
-        total = arithmetic_share(party, party.bits[bit]) * weight + total
+        share = arithmetic_share(party, party.bits[bit])
+        require_shape(share, shape)
+        total = share * weight + total
     party.wires[i.out] = Wire(party.reduce(_tensor(total)))
 
 

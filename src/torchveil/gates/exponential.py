@@ -7,7 +7,8 @@ e^(-phi/u), and the overflow is known: with low = v^ mod 2^b, E_neg = e^((low - 
     r_top = 0:  factor A0 = E_pos if v^_top else E_neg;      r_top = 1:  factor A1 = E_neg if v^_top else E_pos.
 
 So [e^(x/u)] = A0 [M0] + A1 [M1], M0 = (1 - r_top) e^(-phi/u), M1 = r_top e^(-phi/u) dealt at scale 2^mask_bits, the
-factors public at 2^factor_bits; both together at most 61 bits. With a gating bit c = c^ ^ r the provider deals r M0 and r M1 too, and c^ E + (1 - 2c^) rE is returned.
+factors public at 2^factor_bits; both together at most 61 bits. With a gating bit (``gates.gating``) the
+result is bit * e^(x/u).
 
 Error: with R = 2^b / u, 2^-(factor_bits + 1) + e^R 2^-(mask_bits + 1) absolute; ``split`` balances the two: 2^-19 for
 R = 16, 2^-24 for R = 8; and 2^-28 relative from the tables.
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from torchveil.gates.base import Cost, Gate
+from torchveil.gates.gating import deal_gated, gated_share
 from torchveil.kernels.tables import exponential
 from torchveil.program.instructions import Exponential
 from torchveil.roles.party import Party
@@ -66,23 +68,16 @@ def _public_factors(opened: Tensor, i: Exponential) -> tuple[Tensor, Tensor]:
 
 def deal(provider: Provider, i: Exponential) -> None:
     zero, one = _masked_factors(provider.wires[i.x].total_mask(), i)
-    provider.deal(0, zero)
-    provider.deal(1, one)
-    if i.bit is not None:
-        r = provider.bits[i.bit].secret()
-        provider.deal(2, r * zero)
-        provider.deal(3, r * one)
+    deal_gated(provider, 0, zero, i.bit)
+    deal_gated(provider, 2, one, i.bit)
     provider.wires[i.out] = Wire(None)
 
 
 def evaluate(party: Party, i: Exponential) -> None:
     opened, _ = party.wires[i.x].faces()
     zero, one = _public_factors(opened, i)
-    out = zero * party.dealt(0, i.shape) + one * party.dealt(1, i.shape)
-    if i.bit is not None:
-        flip = party.bits[i.bit].public_flip()
-        chosen = zero * party.dealt(2, i.shape) + one * party.dealt(3, i.shape)
-        out = flip * out + (1 - 2 * flip) * chosen
+    out = zero * gated_share(party, 0, i.shape, i.bit)
+    out += one * gated_share(party, 2, i.shape, i.bit)
     party.wires[i.out] = Wire(out)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from torchveil.errors import ProtocolError
-from torchveil.gates.base import Cost, Exchange, Gate, Interaction
+from torchveil.gates.base import Cost, Exchange, Gate, Interaction, require_shape
 from torchveil.program.instructions import Open
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -40,6 +40,8 @@ def evaluate(party: Party, i: Open) -> Interaction:
     pieces = []
     for slot, (x, shape) in enumerate(zip(i.xs, i.shapes, strict=True)):
         wire = party.wires[x]
+        # A mask of another shape would be broadcast, and one element of it would hide two values.
+        require_shape(wire.value(), shape)
         mask = party.mask(slot, shape)
         masks.append(mask)
         pieces.append(party.reduce(wire.value() + mask))

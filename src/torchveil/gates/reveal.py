@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from torchveil.errors import ProtocolError
-from torchveil.gates.base import Cost, Exchange, Gate, Interaction, local
+from torchveil.gates.base import Cost, Exchange, Gate, Interaction, local, require_shape
 from torchveil.program.instructions import Refresh, Reveal
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -25,7 +25,9 @@ def _deal_refresh(provider: Provider, i: Refresh) -> None:
 
 
 def _evaluate_refresh(party: Party, i: Refresh) -> None:
-    party.wires[i.out] = Wire(party.reduce(party.wires[i.x].value() + party.zero_share(0, i.shape)))
+    share = party.wires[i.x].value()
+    require_shape(share, i.shape)
+    party.wires[i.out] = Wire(party.reduce(share + party.zero_share(0, i.shape)))
 
 
 def _clear_refresh(plain: Plain, i: Refresh) -> None:
@@ -41,7 +43,9 @@ def _deal_reveal(provider: Provider, i: Reveal) -> None:
 
 
 def _evaluate_reveal(party: Party, i: Reveal) -> Interaction:
-    piece = party.reduce(party.wires[i.x].value() + party.zero_share(0, i.shape))
+    share = party.wires[i.x].value()
+    require_shape(share, i.shape)
+    piece = party.reduce(share + party.zero_share(0, i.shape))
     yield Exchange("reveal", (piece,))
 
 

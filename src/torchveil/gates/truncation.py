@@ -13,11 +13,11 @@ and taking floors of both terms on the right is off by less than one unit:
 The first floor is Q0 = floor(v^/d) for o = 0 and Q1 = floor((v^ + 2^w)/d) for o = 1: both public, so the choice is
 Q0 + [r_top] (1 - v^_top)(Q1 - Q0). The last term is an integer. Nothing here assumes a power of two.
 
-With a gating bit b = b^ ^ s the provider also deals [s q_r] and [s r_top], and b * out costs neither an opening of the
-quotient nor a round: relu and its gradient are truncations gated by the sign.
+With a gating bit (``gates.gating``) b * out costs neither an opening of the quotient nor a round: relu and its gradient
+are truncations gated by the sign.
 
-Error: |out - z/d| < 1 for every |z| < 2^(w-2); the rounding is floor or floor + 1 with the public coin v^ mod d, mean
-error 0 up to d / 2^w. It does not depend on n.
+Error: |out - z/d| < 1 for every |z| < 2^(w-2); the rounding is floor or floor + 1, a function of z and of the public opening
+(for d a power of two the coin is v^ mod d); mean error 0 up to d / 2^w. It does not depend on n.
 Views. party: two uniform pieces (or corrections), nothing sent. provider: nothing. Cost: 0 rounds after the opening,
 16 bytes dealt per element, 32 with a bit. Floors: one opening, and one dealt element (8 bytes) if the wrap bit were folded away, which
 only smaller rings allow; twice that floor.
@@ -33,6 +33,8 @@ import torch
 from torch import Tensor
 
 from torchveil.gates.base import Cost, Gate
+from torchveil.gates.bits import arithmetic_share
+from torchveil.gates.gating import deal_gated, gated_share
 from torchveil.kernels import divide_unsigned, is_negative, reduce_ring, signed, top_bit
 from torchveil.program.instructions import Truncate
 from torchveil.roles.party import Party
@@ -71,12 +73,8 @@ def _base(divisor: int, width: int) -> int:
 def deal(provider: Provider, i: Truncate) -> None:
     r = provider.wires[i.x].total_mask()
     quotient, top = _mask_quotient(r, i.divisor, provider.width), top_bit(r, provider.width)
-    provider.deal(0, quotient)
-    provider.deal(1, top)
-    if i.bit is not None:
-        flip = provider.bits[i.bit].secret()
-        provider.deal(2, flip * quotient)
-        provider.deal(3, flip * top)
+    deal_gated(provider, 0, quotient, i.bit)
+    deal_gated(provider, 2, top, i.bit)
     provider.wires[i.out] = Wire(None)
 
 
@@ -85,14 +83,11 @@ def evaluate(party: Party, i: Truncate) -> None:
     v = party.reduce(opened + (1 << (party.width - 2)))
     quotient, jump = _quotients(v, i.divisor, party.width)
     quotient -= _base(i.divisor, party.width)
-    out = (jump * party.dealt(1, i.shape)).sub_(party.dealt(0, i.shape))
-    if party.first:
-        out += quotient
+    out = (jump * gated_share(party, 2, i.shape, i.bit)).sub_(gated_share(party, 0, i.shape, i.bit))
     if i.bit is not None:
-        bit = party.bits[i.bit]
-        flip = bit.public_flip()
-        chosen = (jump * party.dealt(3, i.shape)).sub_(party.dealt(2, i.shape)).add_(quotient * bit.secret())
-        out = out.mul_(flip).add_(chosen.mul_(1 - 2 * flip))
+        out += quotient * arithmetic_share(party, party.bits[i.bit])
+    elif party.first:
+        out += quotient
     party.wires[i.out] = Wire(party.reduce(out))
 
 

@@ -46,7 +46,8 @@ def _sum(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
 
 
 def _index(x: Tensor, indices: tuple[Tensor | None, ...]) -> Tensor:
-    return aten.index.Tensor(x, indices)
+    out: Tensor = aten.index.Tensor(x, indices)
+    return out
 
 
 def _windows2d(

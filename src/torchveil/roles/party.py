@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from torchveil.errors import Desynchronised, ProtocolError
@@ -104,19 +105,13 @@ class Party:
     def dealt_bits(self, slot: int, shape: tuple[int, ...]) -> Bits:
         self.ledger.use("dealt-bits", slot)
         if self.receiver:
-            piece = self._take("dealt-bits", slot)
-            if isinstance(piece, Tensor) or piece.shape != shape:
-                raise Desynchronised("a correction has another shape than the gate expects")
-            return piece
+            return self._take_array("dealt-bits", slot, shape).view(np.uint8)
         return self._streams["dealt-bits"].bits(self.ledger.number, slot, shape)
 
     def dealt_words(self, slot: int, shape: tuple[int, ...], valid: int) -> Words:
         self.ledger.use("dealt-bits", slot)
         if self.receiver:
-            piece = self._take("dealt-bits", slot)
-            if isinstance(piece, Tensor) or piece.shape != shape:
-                raise Desynchronised("a correction has another shape than the gate expects")
-            return piece
+            return self._take_array("dealt-bits", slot, shape).view(np.uint16)
         return self._streams["dealt-bits"].words(self.ledger.number, slot, shape, valid)
 
     def input_piece(self, shape: tuple[int, ...]) -> Tensor:
@@ -148,6 +143,12 @@ class Party:
         piece = self._corrections.pop((purpose, slot), None)
         if piece is None:
             raise ProtocolError(f"the provider dealt nothing for {purpose}/{slot}")
+        return piece
+
+    def _take_array(self, purpose: str, slot: int, shape: tuple[int, ...]) -> Bits | Words:
+        piece = self._take(purpose, slot)
+        if isinstance(piece, Tensor) or piece.shape != shape:
+            raise Desynchronised("a correction has another shape than the gate expects")
         return piece
 
     def abandon(self, outs: tuple[int, ...]) -> None:
