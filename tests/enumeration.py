@@ -41,6 +41,9 @@ _FULL_BITS = 16
 _WORLDS = 1 << 17
 _MAX_SAMPLES = 32
 
+#: Readers of streams that are no party; a party is its rank.
+PROVIDER, OWNER = -1, -2
+
 Key = tuple[Hashable, ...]
 
 
@@ -93,9 +96,9 @@ class World:
 
 
 class EnumeratedStream:
-    """A random source whose every element is a variable of a world. ``reader`` is a party's rank, or None."""
+    """A random source whose every element is a variable of a world. ``reader`` is a rank, ``PROVIDER`` or ``OWNER``."""
 
-    def __init__(self, world: World, identity: Hashable, reader: int | None) -> None:
+    def __init__(self, world: World, identity: Hashable, reader: int) -> None:
         self.world, self.identity, self.reader = world, identity, reader
 
     def key(self, number: int, slot: int, row: int) -> Key:
@@ -149,10 +152,10 @@ class RecordingLockstep(Lockstep):
 
 
 PURPOSES = ("mask", "mask-bits", "dealt", "dealt-bits")
-StreamFactory = Callable[[World, Hashable, int | None], Any]
+StreamFactory = Callable[[World, Hashable, int], Any]
 
 
-def recording_driver(n: int, width: int, make: Callable[[Hashable, int | None], Any]) -> RecordingLockstep:
+def recording_driver(n: int, width: int, make: Callable[[Hashable, int], Any]) -> RecordingLockstep:
     """Parties 0..n-1, provider and owner on the sources ``make(identity, reader)``."""
     parties = []
     for rank in range(n):
@@ -162,9 +165,9 @@ def recording_driver(n: int, width: int, make: Callable[[Hashable, int | None], 
         party = RecordingParty(f"p{rank}", rank, n, streams, zero, width)
         party.received = []
         parties.append(party)
-    dealer = [{purpose: make((purpose, rank), None) for purpose in PURPOSES} for rank in range(n)]
+    dealer = [{purpose: make((purpose, rank), PROVIDER) for purpose in PURPOSES} for rank in range(n)]
     driver = RecordingLockstep(
-        parties, Provider("crypto", dealer, width), [make(("input", rank), None) for rank in range(n)]
+        parties, Provider("crypto", dealer, width), [make(("input", rank), OWNER) for rank in range(n)]
     )
     driver.messages = []
     return driver
@@ -248,10 +251,14 @@ class Bench(Machine):
 
 @dataclass(frozen=True)
 class Coalition:
-    """Party ranks, and whether the receiver of reveals is one of them."""
+    """Party ranks, and whether the receiver of reveals and the provider or the owner (their streams) take part."""
 
     ranks: tuple[int, ...]
     receiver: bool = False
+    others: tuple[int, ...] = ()
+
+    def reads(self, variable: Variable) -> bool:
+        return not variable.readers.isdisjoint((*self.ranks, *self.others))
 
 
 def coalitions(n: int) -> list[Coalition]:
@@ -262,7 +269,7 @@ def coalitions(n: int) -> list[Coalition]:
 def _view(world: World, driver: RecordingLockstep, coalition: Coalition) -> int:
     digest = _Digest(world.size)
     for key, variable in world.variables.items():
-        if variable.offset is not None and variable.readers & set(coalition.ranks):
+        if variable.offset is not None and coalition.reads(variable):
             digest.feed(world.column(key, variable.bits, None).numpy())
     for rank in coalition.ranks:
         party = driver.parties[rank]
@@ -284,7 +291,7 @@ def _driver(world: World, n: int, width: int, factory: StreamFactory) -> Recordi
 def _assignments(world: World, coalition: Coalition) -> list[dict[Key, int]]:
     """What the coalition's own variables are fixed to: nothing, or zeros, then ones, then random values."""
     total = sum(v.bits for v in world.variables.values())
-    own = {key: v.bits for key, v in world.variables.items() if v.readers & set(coalition.ranks)}
+    own = {key: v.bits for key, v in world.variables.items() if coalition.reads(v)}
     if total <= _FULL_BITS or not own:
         return [{}]
     rest = 1 << (total - sum(own.values()))

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -41,6 +41,19 @@ class RevealRecord:
     receiver: str
     shape: Shape
     line: str
+
+
+class Surface(Protocol):
+    """What a front end of other words (the ``syft`` package) decides for its sessions; without one the core decides."""
+
+    #: What ``if secret:`` says.
+    boolean_text: str
+
+    def show(self, x: Any) -> str:
+        """How an encrypted tensor prints; never a value."""
+
+    def adopt(self, x: Tensor, like: Any) -> Any:
+        """A plain tensor that met the encrypted tensor ``like``, as an encrypted tensor of the same session."""
 
 
 class Engine:
@@ -91,6 +104,7 @@ class Engine:
         self.operation = ""
         self.module_path: list[str] = []
         self.names: dict[str, str] = {}
+        self.surface: Surface | None = None
 
     # --- running instructions ----------------------------------------------------------------------------------------
 

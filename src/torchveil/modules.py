@@ -71,19 +71,23 @@ def track(module: nn.Module, session: Engine) -> None:
     """Account operations inside a module's forward, and their gradients, under the module's path."""
     for name, part in module.named_modules():
         path = f"{type(module).__name__}.{name}" if name else type(module).__name__
-        if part not in _tracked:
+        if _enter not in part._forward_pre_hooks.values():
             part.register_forward_pre_hook(_enter)
             part.register_forward_hook(_leave, always_call=True)
         _tracked[part] = (session, path)
 
 
 def _enter(module: nn.Module, _args: Any) -> None:
-    session, path = _tracked[module]
-    session.module_path.append(path)
+    known = _tracked.get(module)  # a copy of a module has its hooks, not its entry
+    if known is not None:
+        known[0].module_path.append(known[1])
 
 
 def _leave(module: nn.Module, _args: Any, output: Any) -> None:
-    session, path = _tracked[module]
+    known = _tracked.get(module)
+    if known is None:
+        return
+    session, path = known
     if session.module_path and session.module_path[-1] == path:
         session.module_path.pop()
     if isinstance(output, Tensor) and output.grad_fn is not None:

@@ -11,4 +11,4 @@ from torch import Tensor
 
 def bernoulli(shape: tuple[int, ...], p: float) -> Tensor:
     """A public 0/1 mask with probability ``p`` of a one."""
-    return torch.bernoulli(torch.full(shape, float(p), dtype=torch.float32))
+    return torch.empty(shape, dtype=torch.float32).bernoulli_(p)

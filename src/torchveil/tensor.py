@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves
 
 from torchveil.engine import Engine
 from torchveil.errors import (
@@ -28,10 +29,11 @@ from torchveil.errors import (
     UnsupportedOperation,
     WouldBePublished,
 )
+from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import structure
 from torchveil.handle import Deferred, Handle, Public, Secret, facade_dtype, facade_strides
 from torchveil.kernels.linear_maps import LinearMap
-from torchveil.lowering import TABLE, Kind, Rule
+from torchveil.lowering import TABLE, Kind, Rule, Updated
 from torchveil.public import PublicTensor
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -92,6 +94,15 @@ class EncryptedTensor(torch.Tensor):
         """The session that holds the shares."""
         return self._cell.handle.session
 
+    @property
+    def fixed_point(self) -> FixedPoint:
+        """The number format of the value; 0 digits for whole numbers and bits. Evaluates a deferred value."""
+        handle = self.handle
+        handle = handle.force() if isinstance(handle, Deferred) else handle
+        if isinstance(handle, Secret):
+            return handle.format
+        return self.session.fixed_point if isinstance(handle, Public) else FixedPoint(2, 0)
+
     def reveal(self, to: str = "controller", dtype: torch.dtype | None = None) -> Tensor:
         """The clear value, sent to ``to`` and counted by the session: 1 round, 8 bytes per element and party.
 
@@ -125,7 +136,8 @@ class EncryptedTensor(torch.Tensor):
         return repr(self)
 
     def __bool__(self) -> bool:
-        refuse_reading("bool()")
+        surface = self.session.surface
+        refuse_reading("bool()", "" if surface is None else surface.boolean_text)
 
     def __float__(self) -> float:
         refuse_reading("float()")
@@ -193,10 +205,10 @@ class EncryptedTensor(torch.Tensor):
         return _run(func, rule, args, kwargs or {})
 
 
-def refuse_reading(how: str) -> NoReturn:
+def refuse_reading(how: str, text: str = "") -> NoReturn:
     """Raise ``RevealRequired`` with the remedy."""
     raise RevealRequired(
-        "the program would read a secret",
+        text or "the program would read a secret",
         op=how,
         remedy="call .reveal() where the value may be known, or keep the decision on shares (torch.where)",
     )
@@ -220,9 +232,10 @@ def _wrap_result(out: Any) -> Any:
 class _Unwrap:
     """Tensors to handles, noting the session and whether something is deferred; plain tensors by the op's policy."""
 
-    __slots__ = ("deferred", "func", "indices", "session")
+    __slots__ = ("args", "deferred", "func", "indices", "session")
 
-    def __init__(self, func: Any, indices: bool) -> None:
+    def __init__(self, func: Any, indices: bool, args: Any) -> None:
+        self.args = args
         self.func = func
         self.indices = indices
         self.session: Engine | None = None
@@ -253,6 +266,10 @@ class _Unwrap:
             return x
         if self.indices and x.dtype not in _FLOATS:
             return x
+        like = next(y for y in tree_leaves(self.args) if isinstance(y, EncryptedTensor))
+        surface = like.session.surface
+        if surface is not None:
+            return self.one(surface.adopt(x, like))
         raise WouldBePublished(
             f"a plain tensor of shape {tuple(x.shape)} meets a secret: every party would learn it",
             op=str(self.func),
@@ -267,13 +284,9 @@ def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
     elif "out" in kwargs:
         kwargs = dict(kwargs)
         target = kwargs.pop("out")
-    if target is not None and not isinstance(target, EncryptedTensor):
-        raise PlainWrite(
-            "a secret would be written into a plain tensor",
-            op=str(func),
-            remedy="encrypt the model or the buffer as well, or reveal the value first",
-        )
-    unwrap = _Unwrap(func, rule.indices)
+    if target is not None:
+        target = _require_secret(target, func)
+    unwrap = _Unwrap(func, rule.indices, (args, kwargs))
     values = unwrap.all(args)
     named = {key: unwrap.one(value) for key, value in kwargs.items()} if kwargs else kwargs
     session = unwrap.session
@@ -284,10 +297,25 @@ def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
         out: Any = _defer(func, rule, args, kwargs, values, named, session)
     else:
         out = rule.function(*values, **named)
+    if isinstance(out, Updated):
+        for position, handle in out.writes.items():
+            _require_secret(args[position], func).assign(handle)
+        out = out.result
     if target is not None:
         target.assign(out)
         return target
     return _wrap_result(out)
+
+
+def _require_secret(target: Any, func: Any) -> EncryptedTensor:
+    """A written argument must be secret (rule R1: a secret is never written into a plain tensor)."""
+    if isinstance(target, EncryptedTensor):
+        return target
+    raise PlainWrite(
+        "a secret would be written into a plain tensor",
+        op=str(func),
+        remedy="encrypt the model or the buffer as well, or reveal the value first",
+    )
 
 
 def _defer(

@@ -135,7 +135,8 @@ class Lockstep:
     def _forget_half_openings(self, i: ins.Open) -> None:
         """An opening that failed half-way never happened; the next one has a new label, hence new masks."""
         for x in i.xs:
-            wires = [role.wires[x] for role in (self.provider, *self.parties) if x in role.wires]
+            tables = [self.provider.wires, *(party.wires for party in self.parties)]
+            wires = [table[x] for table in tables if x in table]
             if any(wire.mask is None for wire in wires):
                 for wire in wires:
                     wire.mask = wire.opening = None

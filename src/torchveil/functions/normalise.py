@@ -177,7 +177,9 @@ def divide(a: Handle, b: Handle) -> Secret:
 
     Both are multiplied by the same power of four first, so that a large quotient and a large divisor lose no digits.
     """
-    numerator, divisor = narrow(secret(a)), secret(b)
+    numerator, divisor = secret(a), secret(b)
+    # a wide dividend (a first moment) keeps ten more digits
+    numerator = to_scale(numerator, numerator.format.scale << 10) if numerator.wide else narrow(numerator)
     if divisor.pending and not divisor.wide:
         divisor = narrow(divisor)
     numerator.session.own(numerator, divisor)
@@ -201,7 +203,7 @@ def divide(a: Handle, b: Handle) -> Secret:
 
 
 def sqrt(x: Handle) -> Secret:
-    """sqrt(x) for 0 <= x < 2^28; 0 for x <= 0. A wide x (a second moment) keeps its scale. Error < 2**-20 relative
+    """sqrt(x) for 0 <= x < 2^28; 0 for x <= 0. A wide x (a second moment) gives a wide root. Error < 2**-20 relative
     plus one unit."""
     wire = _narrow_unless_wide(secret(x))
     m = mantissa(wire, 0, _reach(wire.scale, 28), signed=False)
@@ -209,7 +211,7 @@ def sqrt(x: Handle) -> Secret:
     weights = [2**k for k in range(len(m.buckets.positive))]
     power = weigh(m.buckets.positive, weights, 0, 1, _WHOLE)
     out = raw_product(power, root)
-    target = wire.scale if wire.wide else wire.format.scale
+    target = wire.format.scale**2 if wire.wide else wire.format.scale
     factor = Fraction(target) / (Fraction(math.sqrt(wire.scale)) * root.scale)
     result = rescale(out, factor, target, wide=wire.wide)
     result = _like(result, wire)

@@ -15,6 +15,6 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     reductions,
     structural,
 )
-from torchveil.lowering.table import TABLE, Kind, Rule
+from torchveil.lowering.table import TABLE, Kind, Rule, Updated
 
-__all__ = ["TABLE", "Kind", "Rule"]
+__all__ = ["TABLE", "Kind", "Rule", "Updated"]

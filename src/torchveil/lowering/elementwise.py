@@ -8,7 +8,7 @@ from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exponential, normalise
-from torchveil.handle import Deferred, Handle, Public
+from torchveil.handle import Deferred, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand
 
 
@@ -157,7 +157,12 @@ def _addcdiv(x: Handle, a: Handle, b: Handle, *, value: float = 1) -> Handle:
 
 @lowers(aten.lerp.Scalar)
 def _lerp(x: Handle, end: Handle, weight: float) -> Handle:
-    return ar.add(x, ar.add(end, x, -1), weight)
+    """x + weight (end - x): an average of gradients, kept wide so that small ones are not rounded away."""
+    difference = ar.add(end, x, -1)
+    if isinstance(difference, Secret) and difference.pending:
+        difference = ar.combine([(difference, 1)], scale=difference.scale)
+        difference.wide = True
+    return ar.add(x, difference, weight)
 
 
 @lowers(aten.lerp.Tensor)

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
+from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import normalise
 from torchveil.functions.structure import apply
 from torchveil.handle import Handle, Public
 from torchveil.lowering.reductions import mean, total, variance
-from torchveil.lowering.table import aten, lowers
+from torchveil.lowering.table import Updated, aten, lowers
 
 
 @lowers(aten.native_layer_norm.default)
@@ -64,16 +65,61 @@ def _flat(x: Handle) -> Handle:
     return apply(x, "reshape", (-1,))
 
 
-def batch_statistics(x: Handle, eps: float) -> tuple[Handle, Handle, Handle]:
-    """(mean, variance, 1/sqrt(variance + eps)) per channel, with kept dimensions."""
-    dims = [0, *range(2, len(x.shape))]
-    centre = mean(x, dims, True)
-    spread = variance(x, dims, 0, True)
-    return centre, spread, normalise.rsqrt(ar.add(spread, Public(x.session, (), fill=eps)))
-
-
-def normalised(x: Handle, centre: Handle, inverse: Handle, weight: Any, bias: Any) -> Handle:
-    """(x - centre) * inverse * weight + bias per channel."""
+def _normalised(x: Handle, centre: Handle, inverse: Handle, weight: Handle | None, bias: Handle | None) -> Handle:
     scale = inverse if weight is None else ar.multiply(inverse, _channels(weight, x))
     out = ar.multiply(ar.add(x, centre, -1), scale)
     return out if bias is None else ar.add(out, _channels(bias, x))
+
+
+@lowers(aten.native_batch_norm.default)
+def _batch_norm(
+    x: Handle, weight: Handle | None, bias: Handle | None, running_mean: Handle | None, running_var: Handle | None,
+    training: bool, momentum: float, eps: float,
+) -> Any:  # fmt: skip
+    dims = [0, *range(2, len(x.shape))]
+    small = Public(x.session, (), fill=eps)
+    if not training and running_mean is not None and running_var is not None:
+        inverse = normalise.rsqrt(ar.add(running_var, small))
+        out = _normalised(x, _channels(running_mean, x), _channels(inverse, x), weight, bias)
+        nothing = Public(x.session, (0,), fill=0.0)
+        return out, nothing, nothing
+    centre = mean(x, dims, True)
+    spread = variance(x, dims, 0, True)
+    inverse = normalise.rsqrt(ar.add(spread, small))
+    result = (_normalised(x, centre, inverse, weight, bias), _flat(centre), _flat(inverse))
+    writes: dict[int, Handle] = {}
+    if running_mean is not None and running_var is not None:
+        count = _count(x.shape, dims)
+        unbiased = ar.multiply_scalar(ar.secret(_flat(spread)), count / max(1, count - 1))
+        writes[3] = ar.add(running_mean, ar.add(_flat(centre), running_mean, -1), momentum)
+        writes[4] = ar.add(running_var, ar.add(ar.narrow(unbiased), running_var, -1), momentum)
+    return Updated(result, writes)
+
+
+@lowers(aten.native_batch_norm_backward.default)
+def _batch_norm_backward(
+    grad: Handle, x: Handle, weight: Handle | None, running_mean: Handle | None, running_var: Handle | None,
+    saved_mean: Handle | None, saved_inverse: Handle | None, training: bool, eps: float, output_mask: list[bool],
+) -> tuple[Handle | None, Handle | None, Handle | None]:  # fmt: skip
+    dims = [0, *range(2, len(x.shape))]
+    if training or running_mean is None or running_var is None:
+        if saved_mean is None or saved_inverse is None:
+            raise UnsupportedOperation("a batch norm gradient without saved statistics", op="native_batch_norm_backward")
+        centre, inverse = _channels(saved_mean, x), _channels(saved_inverse, x)
+    else:
+        small = Public(x.session, (), fill=eps)
+        centre = _channels(running_mean, x)
+        inverse = _channels(normalise.rsqrt(ar.add(running_var, small)), x)
+    normal = ar.multiply(ar.add(x, centre, -1), inverse)
+    weighted = ar.multiply(grad, normal)
+    x_grad: Handle | None = None
+    if output_mask[0]:
+        scale = inverse if weight is None else ar.multiply(inverse, _channels(weight, x))
+        inner = grad
+        if training:
+            inner = ar.add(grad, mean(grad, dims, True), -1)
+            inner = ar.add(inner, ar.multiply(normal, mean(weighted, dims, True)), -1)
+        x_grad = ar.multiply(inner, scale)
+    w_grad = total(weighted, dims, False) if output_mask[1] else None
+    b_grad = total(grad, dims, False) if output_mask[2] else None
+    return x_grad, w_grad, b_grad

@@ -33,6 +33,14 @@ class Rule:
     deferrable: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """A result together with what the op writes into its arguments (position -> new value), unseen by its schema."""
+
+    result: Any
+    writes: dict[int, Handle]
+
+
 TABLE: dict[Any, Rule] = {}
 
 

@@ -1,0 +1,128 @@
+"""A 64-32-10 network learns to read handwritten digits that nobody can see.
+
+scikit-learn's digits (1,797 images of 8 by 8) are shared by their owner; cross-entropy and SGD with momentum train on
+the shares, as in plain torch. Revealed are:
+
+    the mean training loss of each epoch, to the controller (not with --no-loss)
+    how many test images were recognised, one number, to the controller
+    the trained parameters, to the owner of the model alone
+
+The labels are shared one-hot, ten numbers instead of one: cross-entropy on secret whole numbers would compare each
+label of each batch with all ten classes. Sharing one-hot costs 80 bytes per label once and no comparison at all.
+All roles share this process (lockstep), which shows what it costs and hides nothing from whoever runs it.
+
+    python examples/digits.py [--epochs N] [--seed N] [--plain] [--json] [--no-loss] [--parties N]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from common import (
+    FIXED_POINT,
+    OWNER,
+    PARTIES,
+    PROVIDER,
+    Clear,
+    Meter,
+    Options,
+    Run,
+    check_reveals,
+    close_account,
+    fit,
+    report,
+    reveal,
+    warm_up,
+)
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchveil import Session
+
+EPOCHS = 20
+BATCH_SIZE = 32
+LEARNING_RATE = 0.1
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Digits:
+    """Images scaled to 0..1 and one-hot labels, to train with and held back."""
+
+    x: Tensor
+    y: Tensor
+    x_test: Tensor
+    y_test: Tensor
+
+
+def digits(seed: int) -> Digits:
+    """A public random split, 70 % to train with. Grey levels are 0..16 by the format of the images, not by the data."""
+    data = load_digits()
+    x = torch.tensor(data.data, dtype=torch.float32) / 16
+    y = F.one_hot(torch.tensor(data.target)).float()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    test, train = order.split([3 * len(x) // 10, len(x) - 3 * len(x) // 10])
+    return Digits(x[train], y[train], x[test], y[test])
+
+
+def network(seed: int) -> nn.Module:
+    """64-32-10 with ReLU. Initial weights are public: they say nothing about the data."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def recognised(logits: Tensor, y: Tensor) -> Tensor:
+    """How many rows have their largest logit where the one-hot label is: on shares, argmax and equality."""
+    return (logits.argmax(1) == y.argmax(1)).float().sum()
+
+
+def program(session: Session | Clear, data: Digits, model: nn.Module, options: Options) -> Run:
+    """Share, train, test. The same lines for secrets and for plain tensors."""
+    run = Run()
+    started = time.perf_counter()
+    x, y = session.share(data.x), session.share(data.y)
+    x_test, y_test = session.share(data.x_test), session.share(data.y_test)
+    model = session.encrypt(model)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    loss = nn.CrossEntropyLoss()
+    name = "clear" if isinstance(session, Clear) else "encrypted"
+    with Meter(name, options.epochs, len(x), session, quiet=options.json) as meter:
+        run.losses = fit(model, optimizer, loss, x, y, options, meter, BATCH_SIZE)
+
+    with torch.no_grad():
+        count = round(float(reveal(recognised(model(x_test), y_test))))
+    run.counts = {"recognised": count, "not recognised": len(x_test) - count}
+    run.accuracy = count / len(x_test)
+    run.seconds = time.perf_counter() - started
+    close_account(run, session, meter)
+    return run
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, object]:
+    """Run both columns and report; returns the summary that ``--json`` prints."""
+    options = Options.parse(__doc__.splitlines()[0], argv, epochs=EPOCHS)
+    data = digits(options.seed)
+    warm_up()
+    clear = program(Clear(), data, network(options.seed), options)
+    encrypted, told = None, ""
+    if not options.plain:
+        session = Session(PARTIES[: options.parties], PROVIDER, fixed_point=FIXED_POINT)
+        model = network(options.seed)
+        encrypted = program(session, data, model, options)
+        session.decrypt(model, to=OWNER)
+        n_losses, n_parameters = len(encrypted.losses), len(list(model.parameters()))
+        encrypted.reveals = check_reveals(session, {"controller": n_losses + 1, OWNER: n_parameters})
+        told = (
+            f"{len(session.reveals)} reveals, all declared: {n_losses} epoch losses and 1 count to the controller, "
+            f"{n_parameters} parameter tensors to the {OWNER}."
+        )
+    return report("digits", f"Digits, {len(data.x)} images to train with", options, clear, encrypted, told)
+
+
+if __name__ == "__main__":
+    main()
