@@ -139,7 +139,7 @@ class Lockstep:
             wires = [table[x] for table in tables if x in table]
             if any(wire.mask is None for wire in wires):
                 for wire in wires:
-                    wire.mask = wire.opening = None
+                    wire.mask = wire.opening = wire.parent = wire.via = None
 
     def clear(self) -> None:
         """Forget all shares and masks."""
@@ -230,7 +230,7 @@ class Lockstep:
 
 def outputs(i: ins.Instruction) -> tuple[int, ...]:
     """The identifiers that an instruction defines."""
-    if isinstance(i, ins.Compare):
+    if isinstance(i, (ins.Compare, ins.Equal)):
         return i.outs
     out = getattr(i, "out", None)
     return () if out is None else (out,)

@@ -15,6 +15,7 @@ from torchveil.functions.arithmetic import (
     combine,
     expand_bit,
     expand_to,
+    map_bit,
     narrow,
     secret,
     select,
@@ -34,6 +35,15 @@ def bits(x: Secret, thresholds: Sequence[int], outputs: Sequence[Output], *, neg
     session.open(x)
     outs = tuple(session.new_id() for _ in outputs)
     session.submit(ins.Compare(outs, x.id, negate, tuple(thresholds), tuple(outputs), x.shape))
+    return [Bit(session, out, x.shape) for out in outs]
+
+
+def equal_bits(x: Secret, values: Sequence[int]) -> list[Bit]:
+    """Bits [x = value] for integers at x's scale, all from one table; 3 rounds after the opening of x."""
+    session = x.session
+    session.open(x)
+    outs = tuple(session.new_id() for _ in values)
+    session.submit(ins.Equal(outs, x.id, tuple(values), x.shape))
     return [Bit(session, out, x.shape) for out in outs]
 
 
@@ -80,13 +90,14 @@ def compare_scalar(x: Secret, value: float, relation: str) -> Bit:
         return positive(x)
     if raw == 0 and relation == "lt":
         return negative(x)
+    if relation in ("eq", "ne"):
+        (bit,) = equal_bits(x, (raw,))
+        return bit if relation == "eq" else map_bit(bit, flip=True)
     table: dict[str, tuple[tuple[int, ...], Output]] = {
         "lt": ((raw,), BELOW),
         "ge": ((raw,), NOT_BELOW),
         "le": ((raw + 1,), BELOW),
         "gt": ((raw + 1,), NOT_BELOW),
-        "eq": ((raw, raw + 1), ((0, 1), False)),
-        "ne": ((raw, raw + 1), ((0, 1), True)),
     }
     thresholds, output = table[relation]
     return bits(x, thresholds, (output,))[0]

@@ -144,3 +144,32 @@ def bits_per_comparison(chunks: int, fan_in: int) -> tuple[int, int, int]:
             opened += len(group.plan.variables) * len(group.chunks)
             dealt += len(group.plan.monomials) * len(group.chunks)
     return len(plan_levels), opened, dealt
+
+
+# --- products alone (equality) -----------------------------------------------------------------------------------------
+
+
+@cache
+def product_node(size: int) -> Node:
+    """The plan for the product of ``size`` bits."""
+    variables: tuple[Variable, ...] = tuple(("e", k) for k in range(size))
+    needed = tuple(
+        frozenset(subset) for count in range(2, size + 1) for subset in combinations(range(size), count)
+    )
+    return Node(size, variables, needed, (), frozenset(range(size)))
+
+
+@cache
+def product_levels(chunks: int, fan_in: int) -> tuple[tuple[int, ...], ...]:
+    """The sizes of the groups on each level of a tree of products."""
+    out = []
+    while chunks > 1:
+        sizes = tuple(min(fan_in, chunks - start) for start in range(0, chunks, fan_in))
+        out.append(sizes)
+        chunks = len(sizes)
+    return tuple(out)
+
+
+def evaluate_product(plan: Node, opened: Bits, masks: Bits, dealt: Bits, first: bool) -> Bits:
+    """A party's share of the product of all variables of a plan of ``product_node``."""
+    return _product(frozenset(range(plan.size)), opened, masks, dealt, plan, first)

@@ -14,11 +14,11 @@ Words = npt.NDArray[np.uint16]
 
 def digits(v: Tensor, width: int, chunk: int) -> Iterator[npt.NDArray[Any]]:
     """The digits of the low ``width - 1`` bits of v, least significant first, each an array of uint16."""
-    if width == 64 and chunk == 4:
+    if width >= 64 and chunk == 4:
         lanes = np.ascontiguousarray(v.numpy().view(np.uint16).reshape(-1, 4).T)
         for k in range(16):
             digit = lanes[k // 4] >> np.uint16(4 * (k % 4))
-            yield digit & np.uint16(15 if k < 15 else 7)
+            yield digit & np.uint16(15 if k < 15 or width > 64 else 7)
         return
     low = v.numpy() & ((1 << (width - 1)) - 1)
     for start in range(0, width - 1, chunk):

@@ -11,7 +11,7 @@ from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import maximum as tournament
-from torchveil.functions.structure import apply
+from torchveil.functions.structure import apply, concatenate
 from torchveil.handle import Deferred, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, session_of
 
@@ -101,9 +101,11 @@ def _scatter_value(x: Handle, dim: int, index: Any, value: float) -> Handle:
 
 def one_hot(indices: Handle, count: int) -> Secret:
     """[index == c] for c < count as numbers 0 and 1 along a new last dimension; 3 rounds after one opening."""
-    wire = ar.secret(apply(indices, "unsqueeze", len(indices.shape)))
-    difference = ar.add_tensor(wire, -torch.arange(count))
-    return ar.secret(cmp.compare_scalar(difference, 0, "eq"))
+    wire = ar.narrow(ar.secret(indices))
+    bits = cmp.equal_bits(wire, [c * wire.scale for c in range(count)])
+    last = len(wire.shape)
+    columns = [apply(ar.secret(bit), "unsqueeze", last) for bit in bits]
+    return ar.secret(concatenate(columns, last))
 
 
 @lowers(aten.embedding.default, indices=True)

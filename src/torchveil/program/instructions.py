@@ -146,6 +146,16 @@ class Compare(Instruction):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Equal(Instruction):
+    """Bits [x = value] of an opened wire, one bit wire per public value."""
+
+    outs: tuple[int, ...]
+    x: int
+    values: tuple[int, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MapBit(Instruction):
     """out = map(bit): structure only. With ``flip`` the complement."""
 
