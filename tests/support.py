@@ -173,6 +173,11 @@ class Machine:
         """[x < 0]."""
         return self.compare(x)[0]
 
+    def equal(self, x: int, *values: int) -> tuple[int, ...]:
+        outs = tuple(self.new() for _ in values)
+        self.run(ins.Equal(outs, x, values, self.shape(x)))
+        return outs
+
     def map_bit(self, bit: int, name: str, *args: Any, flip: bool = False) -> int:
         out = self.new()
         self.run(ins.MapBit(out, bit, LinearMap(name, args), flip))

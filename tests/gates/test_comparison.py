@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.enumeration import small_ring_driver
 from tests.support import PARTIES, SHAPES, Machine, ring, same
 from torchveil.errors import RangeExceeded
 from torchveil.kernels import signed
@@ -83,10 +84,8 @@ def test_an_interval_in_one_instruction(n: int) -> None:
 
 @pytest.mark.parametrize("width", [3, 4, 5, 8])
 @pytest.mark.parametrize("n", [2, 3])
-# needs tests.enumeration
-def test_small_rings_are_exact_for_every_value(width: int, n: int) -> None:
-    from tests.enumeration import small_ring_driver
 
+def test_small_rings_are_exact_for_every_value(width: int, n: int) -> None:
     size = 1 << width
     m = Machine(driver=small_ring_driver(n, width))
     values = torch.arange(size)

@@ -85,6 +85,25 @@ def compare(m: Bench, s: tuple[int, ...]) -> None:
     m.sign(x)
 
 
+def equal(m: Bench, s: tuple[int, ...]) -> None:
+    x = m.secret(s[0])
+    m.open(x)
+    m.equal(x, 5)
+
+
+def equal_to_two_values(m: Bench, s: tuple[int, ...]) -> None:
+    x = m.secret(s[0])
+    m.open(x)
+    m.equal(x, 0, 6)
+
+
+def equal_and_compare(m: Bench, s: tuple[int, ...]) -> None:
+    x = m.secret(s[0])
+    m.open(x)
+    m.equal(x, 2)
+    m.sign(x)
+
+
 def compare_with_two_thresholds(m: Bench, s: tuple[int, ...]) -> None:
     x = m.secret(s[0])
     m.open(x)
@@ -179,6 +198,9 @@ ONE_SECRET: list[Program] = [
     series,
     series_and_truncate,
     compare,
+    equal,
+    equal_to_two_values,
+    equal_and_compare,
     compare_with_two_thresholds,
     compare_with_two_results,
     compare_twice,

@@ -82,6 +82,7 @@ def everything(m: Machine) -> None:
     m.open(x, y)
     bit = m.sign(x)
     first, second = m.compare(y, (0, 5), [((0, 1), False), ((1,), True)], negate=True)
+    m.equal(x, 3, 4)
     z = m.product(x, y)
     m.product(x, y)
     m.open(z)

@@ -1,0 +1,442 @@
+"""One or more calls for every row of the lowering table.
+
+``SAMPLES[op]`` are calls of ``torch.ops.aten.<op>``: float64 tensors among the arguments are shared, ``Plain`` ones stay
+what they are (indices, masks), ``Label`` and ``Mask`` become secret whole numbers and secret bits. ``BY_GRADIENT`` names
+rows that only autograd can call, since they reuse what a forward left behind; ``ELSEWHERE`` says where the rest is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_generator = torch.Generator().manual_seed(7)
+
+
+@dataclass(frozen=True, eq=False)
+class Plain:
+    value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """``units`` in the last place and ``relative`` bound the error of the result; ``gradient_units`` of the gradients."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    units: float = 3.0
+    relative: float = 2.0**-12
+    gradient: bool = True
+    gradient_units: float = 12.0
+
+
+def call(*args: Any, units: float = 3.0, gradient: bool = True, gradient_units: float = 12.0, **kwargs: Any) -> Call:
+    return Call(args, kwargs, units=units, gradient=gradient, gradient_units=gradient_units)
+
+
+def x(*shape: int, low: float = -3.0, high: float = 3.0) -> Tensor:
+    """Numbers between low and high, always the same ones."""
+    return torch.rand(shape, generator=_generator, dtype=torch.float64) * (high - low) + low
+
+
+def positive(*shape: int) -> Tensor:
+    return x(*shape, low=0.25, high=4.0)
+
+
+def indices(high: int, *shape: int) -> Tensor:
+    return torch.randint(0, high, shape, generator=_generator)
+
+
+def bits(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=_generator) < 0.5
+
+
+def strided(*shape: int) -> Tensor:
+    """Every second column of a transposed tensor."""
+    return x(2 * shape[-1], *shape[:-1]).movedim(0, -1)[..., ::2]
+
+
+def unary(*, gradient: bool = True, units: float = 3.0, low: float = -3.0, high: float = 3.0) -> list[Call]:
+    """Scalar, empty, matrix, non-contiguous and large operands."""
+    tensors = [x(low=low, high=high), x(0, 3, low=low, high=high), x(3, 4, low=low, high=high)]
+    tensors += [x(4, 3, low=low, high=high).t()[:, ::2], x(1009, low=low, high=high)]
+    return [call(t, gradient=gradient, units=units) for t in tensors]
+
+
+def binary(*, gradient: bool = True, units: float = 3.0) -> list[Call]:
+    """Same shapes, broadcasting both ways, scalars, empty and non-contiguous operands."""
+    pairs = [
+        (x(3, 4), x(3, 4)),
+        (x(3, 1), x(4)),
+        (x(), x(2, 3)),
+        (x(0, 3), x(3)),
+        (strided(3, 4), x(4, 3).t()),
+    ]
+    return [call(a, b, gradient=gradient, units=units) for a, b in pairs]
+
+
+#: torch's reduction codes
+NONE, MEAN, SUM = 0, 1, 2
+
+SAMPLES: dict[str, list[Call]] = {
+    # --- elementwise ---------------------------------------------------------------------------------------------
+    "add.Tensor": [*binary(), call(x(3), x(3), alpha=0.37), call(x(3), x(3), alpha=-2), call(x(2, 2), 1.5)],
+    "add.Scalar": [call(x(2, 3), 0.1), call(x(3), 2, 3), call(x(3), 1e-4)],
+    "sub.Tensor": [*binary(), call(x(3), x(3), alpha=0.5), call(x(3), 0.25)],
+    "sub.Scalar": [call(x(2, 3), 0.1), call(x(3), 5)],
+    "rsub.Scalar": [call(x(2, 3), 1), call(x(3), 0.3)],
+    "rsub.Tensor": binary(),
+    "neg.default": unary(),
+    "mul.Tensor": [*binary(), call(x(3), 0.1), call(x(3), -3), call(x(3), 0.0), call(x(3), 1 / 3), call(x(3), 1e-3)],
+    "mul.Scalar": [call(x(2, 3), 0.1), call(x(3), -7), call(x(3), 2.0**-10), call(x(3), 1.0)],
+    "div.Tensor": [
+        call(x(3, 4), positive(3, 4)),
+        call(x(3, 4), -positive(4)),
+        call(x(3, 1), positive(4)),
+        call(x(3), 3),
+        call(x(3), 0.7),
+        call(2.0, positive(3), units=5),
+    ],
+    "div.Scalar": [call(x(2, 3), 3), call(x(3), -0.3), call(x(3), 128), call(x(3), 1)],
+    "div.Tensor_mode": [call(x(3), positive(3), rounding_mode=None)],
+    "div.Scalar_mode": [call(x(3), 3.0, rounding_mode=None)],
+    "reciprocal.default": [call(positive(3, 4)), call(-positive(5)), call(positive()), call(positive(0, 2))],
+    "sqrt.default": [call(positive(3, 4)), call(positive()), call(positive(500), gradient=False)],
+    "rsqrt.default": [call(positive(3, 4)), call(positive(0, 2)), call(positive())],
+    "exp.default": [call(x(3, 4)), call(x()), call(x(4, 3).t())],
+    "log.default": [call(positive(3, 4)), call(positive()), call(positive(3, 2).t())],
+    "pow.Tensor_Scalar": [
+        call(x(3), 2),
+        call(x(3), 3, gradient_units=30),
+        call(x(3), 4, units=12, gradient_units=60),
+        call(x(3), 1),
+        call(x(3), 0),
+        call(positive(3), 0.5),
+        call(positive(3), -0.5),
+        call(positive(3), -1),
+        call(positive(3), -2, gradient=False, units=20),
+    ],
+    "abs.default": unary(),
+    "sgn.default": unary(),
+    "sign.default": unary(),
+    "addcmul.default": [call(x(2, 3), x(2, 3), x(3), value=0.4), call(x(3), x(3), x(3))],
+    "addcdiv.default": [call(x(2, 3), x(2, 3), positive(2, 3), value=-0.1), call(x(3), x(3), positive(3))],
+    "lerp.Scalar": [call(x(2, 3), x(2, 3), 0.1), call(x(3), x(3), 0.75)],
+    "lerp.Tensor": [call(x(2, 3), x(2, 3), x(3, low=0, high=1))],
+    "clamp.default": [call(x(3, 4), -1, 1.5), call(x(5), None, 0.5), call(x(5), -0.25, None), call(x(5), 0, 6)],
+    "clamp_min.default": [call(x(3, 4), -0.25), call(x(5), 0)],
+    "clamp_max.default": [call(x(3, 4), 0.25), call(x(5), 0)],
+    "maximum.default": binary(),
+    "minimum.default": binary(),
+    # --- activations ---------------------------------------------------------------------------------------------
+    "relu.default": unary(),
+    "threshold_backward.default": [call(x(3, 4), x(3, 4), 0), call(x(3), x(3), 0.5)],
+    "leaky_relu.default": [call(x(3, 4)), call(x(5), 0.2)],
+    "leaky_relu_backward.default": [call(x(3, 4), x(3, 4), 0.1, False, gradient=False)],
+    "hardtanh.default": [call(x(3, 4)), call(x(5), 0, 2)],
+    "hardtanh_backward.default": [call(x(3, 4), x(3, 4), -1, 1)],
+    "sigmoid.default": unary(low=-20, high=20),
+    "sigmoid_backward.default": [call(x(3, 4), x(3, 4, low=0, high=1))],
+    "tanh.default": unary(low=-12, high=12),
+    "tanh_backward.default": [call(x(3, 4), x(3, 4, low=-1, high=1), gradient_units=24)],
+    "silu.default": [call(x(3, 4), units=6), call(x(), units=6)],
+    "silu_backward.default": [call(x(3, 4), x(3, 4), gradient=False, units=12)],
+    "softplus.default": [call(x(3, 4, low=-30, high=30)), call(x(3), 2.0), call(x(3), 0.5)],
+    "softplus_backward.default": [
+        call(x(3), x(3), 1, 20, gradient=False, units=5),
+        call(x(3), x(3), 2, 20, gradient=False, units=5),
+    ],
+    "log_sigmoid_forward.default": [call(x(3, 4, low=-30, high=30))],
+    "log_sigmoid_backward.default": [call(x(3), x(3), Plain(torch.zeros(0)), gradient=False, units=5)],
+    # --- comparisons ---------------------------------------------------------------------------------------------
+    **{f"{name}.Tensor": binary(gradient=False) for name in ("lt", "le", "gt", "ge", "eq", "ne")},
+    **{
+        f"{name}.Scalar": [call(torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0]).double(), value) for value in (0, 0.5, -1)]
+        for name in ("lt", "le", "gt", "ge", "eq", "ne")
+    },
+    "isnan.default": [call(x(3))],
+    "isinf.default": [call(x(3))],
+    "logical_not.default": [call(Mask(bits(3, 4))), call(torch.tensor([0.0, 1.0, -2.0]).double())],
+    "bitwise_not.default": [call(Mask(bits(3, 4)))],
+    **{
+        name: [call(Mask(bits(3, 4)), Mask(bits(3, 4))), call(Mask(bits(3, 1)), Mask(bits(4)))]
+        for name in (
+            "logical_and.default",
+            "logical_or.default",
+            "logical_xor.default",
+            "bitwise_and.Tensor",
+            "bitwise_or.Tensor",
+            "bitwise_xor.Tensor",
+        )
+    },  # fmt: skip
+    "where.self": [
+        call(Mask(bits(3, 4)), x(3, 4), x(3, 4)),
+        call(Mask(bits(3, 1)), x(3, 4), x(4)),
+        call(Plain(bits(3, 4)), x(3, 4), x(4)),
+    ],
+    "masked_fill.Scalar": [
+        call(x(3, 4), Mask(bits(3, 4)), 0.5),
+        call(x(3, 4), Plain(bits(4)), -2),
+        call(x(3), Mask(bits(3)), 0),
+    ],
+    "masked_fill.Tensor": [call(x(3, 4), Mask(bits(3, 4)), x()), call(x(3, 4), Plain(bits(4)), x())],
+    "any.default": [call(Mask(bits(5))), call(Mask(torch.zeros(4, dtype=torch.bool))), call(torch.zeros(3).double())],
+    "all.default": [call(Mask(bits(5))), call(Mask(torch.ones(4, dtype=torch.bool)))],
+    # --- convolution and pooling -----------------------------------------------------------------------------------
+    "convolution.default": [
+        call(x(2, 3, 5, 6), x(4, 3, 3, 2), x(4), [1, 1], [0, 0], [1, 1], False, [0, 0], 1, gradient_units=20),
+        call(x(2, 4, 7, 6), x(4, 2, 3, 3), None, [2, 1], [1, 2], [1, 1], False, [0, 0], 2, gradient_units=20),
+        call(x(1, 2, 7, 7), x(2, 1, 3, 3), x(2), [1, 1], [1, 1], [2, 2], False, [0, 0], 2, gradient_units=20),
+        call(x(2, 3, 8), x(4, 3, 3), x(4), [2], [1], [1], False, [0], 1, gradient_units=20),
+    ],
+    "convolution_backward.default": [
+        call(
+            x(1, 2, 3, 3),
+            x(1, 2, 5, 5),
+            x(2, 2, 3, 3),
+            [2],
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [True] * 3,
+            gradient=False,
+        )
+    ],
+    "max_pool2d_with_indices.default": [
+        call(x(2, 3, 6, 6), [2, 2]),
+        call(x(1, 2, 7, 6), [3, 2], [2, 2]),
+        call(x(1, 2, 6, 6), [3, 3], [2, 2], [1, 1]),
+        call(x(2, 6, 6), [2, 2]),
+        call(x(1, 1, 7, 7), [2, 2], [1, 1], [0, 0], [2, 2]),
+    ],
+    "avg_pool2d.default": [
+        call(x(2, 3, 6, 6), [2, 2]),
+        call(x(1, 2, 7, 6), [3, 2], [2, 2], [1, 1]),
+        call(x(2, 6, 6), [3, 3], [1, 1], [0, 0], False, True, 5),
+    ],
+    "avg_pool2d_backward.default": [call(x(1, 2, 3, 3), x(1, 2, 6, 6), [2, 2], [2, 2], [0, 0], False, True, None)],
+    "_adaptive_avg_pool2d.default": [call(x(2, 3, 6, 4), [3, 2]), call(x(2, 3, 6, 4), [1, 1])],
+    "_adaptive_avg_pool2d_backward.default": [call(x(2, 3, 3, 2), x(2, 3, 6, 4), gradient=False)],
+    # --- factories -----------------------------------------------------------------------------------------------
+    "zeros_like.default": [call(x(2, 3))],
+    "ones_like.default": [call(x(2, 3))],
+    "full_like.default": [call(x(2, 3), 0.75), call(x(2), -3)],
+    "new_zeros.default": [call(x(2), [3, 2])],
+    "new_ones.default": [call(x(2), [3, 2])],
+    "new_full.default": [call(x(2), [3, 2], 0.5)],
+    "zero_.default": [call(x(2, 3))],
+    "fill_.Scalar": [call(x(2, 3), 0.5)],
+    "fill_.Tensor": [call(x(2, 3), x())],
+    # --- indexing ------------------------------------------------------------------------------------------------
+    "index.Tensor": [
+        call(x(5, 4), [Plain(indices(5, 3))]),
+        call(x(5, 4), [None, Plain(indices(4, 2, 2))]),
+        call(x(5, 4), [Plain(indices(5, 6)), Plain(indices(4, 6))]),
+        call(x(5, 4), [Plain(torch.tensor([True, False, True, True, False]))]),
+        call(x(5, 4), [Plain(torch.zeros(0, dtype=torch.int64))]),
+    ],
+    "index_select.default": [call(x(5, 4), 0, Plain(indices(5, 3))), call(x(5, 4), 1, Plain(indices(4, 6)))],
+    "gather.default": [call(x(5, 4), 1, Plain(indices(4, 5, 2))), call(x(5, 4), 0, Plain(indices(5, 3, 4)))],
+    "index_put.default": [
+        call(x(5, 4), [Plain(torch.tensor([3, 0]))], x(2, 4)),
+        call(x(5, 4), [Plain(torch.tensor([3, 3, 0]))], x(3, 4), True),
+        call(x(5, 4), [None, Plain(torch.tensor([1]))], x()),
+        call(x(5, 4), [Plain(bits(5, 4))], x()),
+    ],
+    "scatter_add.default": [call(x(5, 4), 0, Plain(indices(5, 3, 4)), x(3, 4))],
+    "scatter.src": [call(x(5, 4), 1, Plain(torch.tensor([[0, 2], [1, 3]])), x(2, 2))],
+    "scatter.value": [call(x(5, 4), 1, Plain(torch.tensor([[0, 2], [1, 3]])), 1.5)],
+    "embedding.default": [
+        call(x(6, 3), Plain(indices(6, 4))),
+        call(x(6, 3), Plain(indices(6, 2, 4)), 2),
+        call(x(6, 3), Label(indices(6, 2, 4))),
+    ],
+    "embedding_dense_backward.default": [
+        call(x(4, 3), Plain(indices(6, 4)), 6, -1, False, gradient=False),
+        call(x(4, 3), Plain(indices(6, 4)), 6, 2, False, gradient=False),
+        call(x(4, 3), Label(indices(6, 4)), 6, -1, False, gradient=False),
+        call(x(4, 3), Label(torch.tensor([2, 1, 2, 0])), 6, 2, False, gradient=False),
+    ],
+    # --- losses --------------------------------------------------------------------------------------------------
+    "_softmax.default": [
+        call(x(3, 4), 1, False),
+        call(x(3, 4), 0, False),
+        call(x(6), -1, False),
+        call(x(2, 9, 2), 1, False),
+    ],
+    "_safe_softmax.default": [call(x(3, 4), 1)],
+    "_softmax_backward_data.default": [call(x(3, 4), torch.softmax(x(3, 4), 1), 1, torch.float64, gradient=False)],
+    "_log_softmax.default": [call(x(3, 4), 1, False), call(x(3, 6), 0, False), call(x(6), -1, False)],
+    "nll_loss_forward.default": [
+        call(x(5, 3), target, None, reduction, -100)
+        for target in (Plain(torch.tensor([0, 2, 1, 1, 0])), Label(torch.tensor([0, 2, 1, 1, 0])))
+        for reduction in (NONE, MEAN, SUM)
+    ]
+    + [call(x(3), Plain(torch.tensor(2)), None, MEAN, -100), call(x(3), Label(torch.tensor(2)), None, MEAN, -100)],
+    "mse_loss.default": [call(x(3, 4), x(3, 4), reduction) for reduction in (NONE, MEAN, SUM)],
+    "mse_loss_backward.default": [
+        call(x(), x(3, 4), x(3, 4), MEAN, gradient=False),
+        call(x(3), x(3), x(3), NONE, gradient=False, units=6),
+    ],
+    "binary_cross_entropy_with_logits.default": [
+        *[call(x(3, 4), x(3, 4, low=0, high=1), None, None, reduction, units=6) for reduction in (NONE, MEAN, SUM)],
+        call(x(3, 4), x(3, 4, low=0, high=1), positive(4), positive(4), NONE, units=12, gradient_units=40),
+    ],
+    "binary_cross_entropy.default": [
+        call(x(3, 4, low=0.1, high=0.9), x(3, 4, low=0, high=1), None, reduction, units=12, gradient_units=30)
+        for reduction in (NONE, MEAN, SUM)
+    ],
+    "binary_cross_entropy_backward.default": [
+        call(x(), x(3, 4, low=0.1, high=0.9), x(3, 4, low=0, high=1), None, MEAN, gradient=False, units=12),
+        call(x(4), x(4, low=0.1, high=0.9), x(4, low=0, high=1), positive(4), NONE, gradient=False, units=40),
+    ],
+    # --- normalisation -------------------------------------------------------------------------------------------
+    "native_layer_norm.default": [
+        call(x(3, 6), [6], x(6), x(6), 1e-5, units=6, gradient_units=30),
+        call(x(2, 3, 4), [3, 4], None, None, 1e-5, units=6, gradient_units=30),
+    ],
+    # --- products ------------------------------------------------------------------------------------------------
+    "mm.default": [
+        call(x(3, 4), x(4, 2)),
+        call(x(4, 3).t(), strided(4, 2)),
+        call(x(0, 4), x(4, 2)),
+        call(x(3, 0), x(0, 2)),
+    ],
+    "bmm.default": [call(x(2, 3, 4), x(2, 4, 2)), call(x(2, 4, 3).transpose(1, 2), x(2, 4, 2))],
+    "addmm.default": [
+        call(x(2), x(3, 4), x(4, 2)),
+        call(x(3, 2), x(3, 4), x(4, 2), beta=0.5, alpha=-0.3),
+        call(x(2), x(3, 4), x(4, 2), beta=0),
+    ],
+    "baddbmm.default": [
+        call(x(2, 3, 2), x(2, 3, 4), x(2, 4, 2), beta=0.5, alpha=2),
+        call(x(2), x(2, 3, 4), x(2, 4, 2)),
+    ],
+    "mv.default": [call(x(3, 4), x(4))],
+    "addmv.default": [call(x(3), x(3, 4), x(4), beta=2, alpha=0.25)],
+    "dot.default": [call(x(5), x(5)), call(x(0), x(0))],
+    "vdot.default": [call(x(5), x(5))],
+    # --- reductions ----------------------------------------------------------------------------------------------
+    "sum.default": unary(),
+    "sum.dim_IntList": [
+        call(x(3, 4, 2), [1]),
+        call(x(3, 4), [0, 1], True),
+        call(x(3, 4), [-1]),
+        call(x(0, 4), [0]),
+        call(x(), [0]),
+    ],
+    "mean.default": [call(x(3, 4)), call(x()), call(x(7))],
+    "mean.dim": [call(x(3, 4, 2), [1]), call(x(3, 4), [0, 1], True), call(x(3, 4), [-1])],
+    "cumsum.default": [call(x(3, 4), 1), call(x(5), 0)],
+    "var.correction": [call(x(3, 4), [1]), call(x(7)), call(x(3, 4), [0], correction=0, keepdim=True)],
+    "std.correction": [call(x(3, 4), [1], units=6, gradient_units=30), call(x(7)), call(x(3, 4), None, correction=0)],
+    "linalg_vector_norm.default": [call(x(3, 4)), call(x(3, 4), 2, [1]), call(x(3, 4), 2, [0], True)],
+    **{
+        name: [call(x(3, 4), 1), call(x(3, 7), 0, True), call(x(5), 0), call(x(3, 1), 1), call(x(2, 3, 5), -1)]
+        for name in ("max.dim", "min.dim")
+    },
+    "max.default": [call(x(3, 4)), call(x()), call(x(1))],
+    "min.default": [call(x(3, 4)), call(x(13))],
+    **{
+        name: [call(x(3, 4), [1]), call(x(3, 4), [0, 1]), call(x(3, 5), [0], True), call(x(3))]
+        for name in ("amax.default", "amin.default")
+    },
+    **{
+        name: [
+            call(x(3, 4)),
+            call(x(3, 7), 1),
+            call(x(3, 4), 0, True),
+            call(torch.ones(2, 5).double(), 1),
+            call(x(1, 1), 1),
+        ]
+        for name in ("argmax.default", "argmin.default")
+    },
+    # --- structure -----------------------------------------------------------------------------------------------
+    "view.default": [call(x(3, 4), [2, 6]), call(x(3, 4), [-1]), call(x(), [1, 1]), call(x(0, 4), [0, 2, 2])],
+    "_unsafe_view.default": [call(x(3, 4), [12])],
+    "_reshape_alias.default": [call(x(3, 4), [6, 2], [2, 1], gradient=False)],
+    "permute.default": [call(x(2, 3, 4), [2, 0, 1])],
+    "transpose.int": [call(x(2, 3, 4), 0, -1)],
+    "t.default": [call(x(3, 4)), call(x(3))],
+    "expand.default": [call(x(3, 1), [2, 3, 4]), call(x(), [3]), call(x(3, 1), [-1, 5])],
+    "select.int": [call(x(3, 4), 1, 2), call(x(3, 4), 0, -1)],
+    "slice.Tensor": [
+        call(x(5, 4), 0, 1, 4),
+        call(x(5, 4), 1, 0, 4, 2),
+        call(x(5), 0, -3, 9223372036854775807),
+        call(x(5), 0, 3, 1),
+    ],
+    "unsqueeze.default": [call(x(3), 0), call(x(3), -1), call(x(), 0)],
+    "squeeze.default": [call(x(1, 3, 1))],
+    "squeeze.dim": [call(x(1, 3, 1), 0), call(x(1, 3), 1)],
+    "squeeze.dims": [call(x(1, 3, 1), [0, 2])],
+    "diagonal.default": [call(x(3, 4)), call(x(3, 4), 1), call(x(2, 3, 3), 0, 1, 2)],
+    "unfold.default": [call(x(7), 0, 3, 2), call(x(2, 5), 1, 2, 1)],
+    "unfold_backward.default": [call(x(3, 3), [7], 0, 3, 2)],
+    "unbind.int": [call(x(3, 4)), call(x(3, 4), 1)],
+    "split.Tensor": [call(x(5, 4), 2), call(x(5, 4), 3, 1)],
+    "split_with_sizes.default": [call(x(5, 4), [2, 3]), call(x(5, 4), [1, 3], 1)],
+    "unsafe_split.Tensor": [call(x(5, 4), 2)],
+    "unsafe_split_with_sizes.default": [call(x(5, 4), [2, 3])],
+    "flip.default": [call(x(3, 4), [0]), call(x(3, 4), [0, 1])],
+    "roll.default": [call(x(3, 4), [1], [1]), call(x(5), [2])],
+    "repeat.default": [call(x(3), [2, 2]), call(x(2, 1), [1, 3])],
+    "tril.default": [call(x(3, 4)), call(x(3, 4), 1)],
+    "triu.default": [call(x(3, 4)), call(x(3, 4), -1)],
+    "constant_pad_nd.default": [call(x(2, 3), [1, 2]), call(x(2, 3), [1, 0, 0, 1], 0.5), call(x(3), [-1, 1])],
+    "clone.default": [call(x(3, 4)), call(x(4, 3).t(), memory_format=torch.contiguous_format)],
+    "detach.default": [call(x(3), gradient=False)],
+    "alias.default": [call(x(3), gradient=False)],
+    "lift_fresh.default": [call(x(3))],
+    "lift_fresh_copy.default": [call(x(3))],
+    "cat.default": [
+        call([x(3, 4), x(2, 4)]),
+        call([x(3, 1), x(3, 2), x(3, 4)], 1),
+        call([x(3), x(0)]),
+        call([x(2, 3), x(2, 3)], -1),
+    ],
+    "stack.default": [call([x(3), x(3)]), call([x(3), x(3)], 1), call([x(3), x(3)], -1)],
+    "_to_copy.default": [call(x(3), dtype=torch.float32)],
+    "copy_.default": [call(x(3, 4), x(3, 4)), call(x(3, 4), x(4))],
+    "select_backward.default": [call(x(3), [3, 4], 1, 2)],
+    "slice_backward.default": [call(x(2, 4), [5, 4], 0, 1, 5, 2)],
+}
+
+#: Rows that reuse what their forward left behind: (the sample whose gradient calls them).
+BY_GRADIENT: dict[str, str] = {
+    "max_pool2d_with_indices_backward.default": "max_pool2d_with_indices.default",
+    "_log_softmax_backward_data.default": "_log_softmax.default",
+    "nll_loss_backward.default": "nll_loss_forward.default",
+    "native_layer_norm_backward.default": "native_layer_norm.default",
+    "value_selecting_reduction_backward.default": "max.dim",
+}
+
+#: Rows without a value to compare: where they are tested.
+ELSEWHERE: dict[str, str] = {
+    "empty_like.default": "contents are undefined",
+    "new_empty.default": "contents are undefined",
+    "new_empty_strided.default": "contents are undefined",
+    "bernoulli_.float": "random: test_lowering.py, dropout",
+    "rand_like.default": "refused: test_lowering.py",
+    "randn_like.default": "refused: test_lowering.py",
+    "bernoulli.default": "refused: test_lowering.py",
+    "normal_.default": "refused: test_lowering.py",
+    "uniform_.default": "refused: test_lowering.py",
+    "random_.default": "refused: test_lowering.py",
+}
