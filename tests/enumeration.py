@@ -1,13 +1,13 @@
 """All joint assignments of a program's random variables at once: the tool of the tests that can see a leak.
 
-Theory of operation. Roles run on random sources that belong to a ``World``. The last axis of every tensor of the program
-is the *world axis*: element i of it is what happens in world i, and the worlds are all joint assignments of the random
-variables, in mixed radix. A variable is one element that some role reads from one stream under one label and row.
-A first pass learns which variables there are and which parties read them; then the worlds are run in blocks.
+Theory of operation. Roles run on random sources that belong to a ``World``. The last axis of every tensor of the
+program is the *world axis*: element i of it is what happens in world i, and the worlds are all joint assignments of the
+random variables, in mixed radix. A variable is one element that some role reads from one stream under one label and
+row. A first pass learns which variables there are and which parties read them; then the worlds are run in blocks.
 
 A coalition's view is: the variables its members read, the corrections they received, every message of another party,
-and, if the receiver takes part, the revealed pieces. The view of a whole world is hashed to 64 bits, and the multiset of
-the views to the sum of their hashes modulo 2^64: equal sums mean equal distributions but for odds of 2^-64.
+and, if the receiver takes part, the revealed pieces. The view of a whole world is hashed to 64 bits, and the multiset
+of the views to the sum of their hashes modulo 2^64: equal sums mean equal distributions but for odds of 2^-64.
 
 If there are too many variables, those that the coalition itself reads are fixed to several assignments instead. They
 are independent of everything else, so for each assignment the rest of the view must have the same distribution for
@@ -184,10 +184,10 @@ class _Seeded:
 
     def _draw(self, number: int, slot: int, shape: tuple[int, ...], high: int) -> npt.NDArray[np.int64]:
         rng = np.random.default_rng([self.seed, number, slot])
-        return rng.integers(0, high, shape, dtype=np.int64)
+        return np.asarray(rng.integers(0, high, shape, dtype=np.uint64)).view(np.int64)
 
     def ring(self, number: int, slot: int, shape: tuple[int, ...], width: int) -> Tensor:
-        return torch.from_numpy(np.asarray(self._draw(number, slot, shape, 1 << width)))
+        return torch.from_numpy(self._draw(number, slot, shape, 1 << width))
 
     def bits(self, number: int, slot: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         return self._draw(number, slot, shape, 256).astype(np.uint8)

@@ -43,9 +43,7 @@ def test_a_node_over_all_patterns(size: int, with_equal: bool, n: int) -> None:
         for rank in range(n)
     ]
     found_less = np.bitwise_xor.reduce([out[0] for out in outs])[0]
-    wanted = [
-        _reference(tuple(c[0] for c in p), tuple(c[1] for c in p)) for p in patterns
-    ]
+    wanted = [_reference(tuple(c[0] for c in p), tuple(c[1] for c in p)) for p in patterns]
     assert found_less.tolist() == [lt for lt, _ in wanted]
     if with_equal:
         found_equal = np.bitwise_xor.reduce([out[1] for out in outs if out[1] is not None])[0]

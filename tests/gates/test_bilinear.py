@@ -13,7 +13,15 @@ from torch.nn import functional
 from tests.support import PARTIES, Machine, between, ring, same
 from torchveil.kernels import BILINEAR, conv2d_output_shape
 
-BROADCASTS = [((), ()), ((), (3,)), ((0,), (0,)), ((0, 3), (1,)), ((4, 1), (5,)), ((2, 3, 5), (3, 1)), ((1009,), (1009,))]
+BROADCASTS = [
+    ((), ()),
+    ((), (3,)),
+    ((0,), (0,)),
+    ((0, 3), (1,)),
+    ((4, 1), (5,)),
+    ((2, 3, 5), (3, 1)),
+    ((1009,), (1009,)),
+]
 
 
 @pytest.mark.smoke

@@ -84,7 +84,6 @@ def test_an_interval_in_one_instruction(n: int) -> None:
 
 @pytest.mark.parametrize("width", [3, 4, 5, 8])
 @pytest.mark.parametrize("n", [2, 3])
-
 def test_small_rings_are_exact_for_every_value(width: int, n: int) -> None:
     size = 1 << width
     m = Machine(driver=small_ring_driver(n, width))

@@ -33,6 +33,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[Any, ...]]] = {
     "unfold": ((4, 6), (1, 3, 2)),
     "alias": ((4, 6), ()),
     "clone": ((4, 6), ()),
+    "contiguous": ((4, 6), ()),
     "flip": ((4, 6), ([0],)),
     "roll": ((4, 6), ([2], [1])),
     "repeat": ((4, 6), ([2, 1],)),

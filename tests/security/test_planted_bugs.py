@@ -127,9 +127,7 @@ def test_bits_that_serve_two_comparisons(purpose: str) -> None:
 
 def plant(monkeypatch: pytest.MonkeyPatch, kind: type[ins.Instruction], evaluate: Any) -> None:
     gate = GATES[kind]
-    monkeypatch.setitem(
-        GATES, kind, Gate(gate.name, gate.interactive, gate.deal, evaluate, gate.clear, gate.cost)
-    )
+    monkeypatch.setitem(GATES, kind, Gate(gate.name, gate.interactive, gate.deal, evaluate, gate.clear, gate.cost))
 
 
 def add_in_place(m: Bench, s: tuple[int, ...]) -> None:

@@ -92,7 +92,12 @@ KNOWN = [
     ("2y + 2a", [[0, 2]], [[2, 0]], True),
     ("4y + 2a", [[0, 4]], [[2, 0]], True),
     ("2y + 4a", [[0, 2]], [[4, 0]], False),
-    ("x + a, y + b, third value under a + b", [[1, 0], [0, 1], [0, 0], [1, 0]], [[1, 0], [0, 1], [0, 0], [1, 1]], False),
+    (
+        "x + a, y + b, third value under a + b",
+        [[1, 0], [0, 1], [0, 0], [1, 0]],
+        [[1, 0], [0, 1], [0, 0], [1, 1]],
+        False,
+    ),
     ("x", [[1, 0]], [[0, 0]], False),
     ("2^63 x + 2^63 a", [[2**63, 0]], [[2**63, 0]], True),
     ("2^62 x + 2^63 a", [[2**62, 0]], [[2**63, 0]], False),
@@ -116,7 +121,10 @@ def test_the_criterion_against_all_rows_in_z8(rows: list[tuple[int, int, int, in
 
     safe = all(any(times(u, L)) or not any(times(u, M)) for u in product(range(8), repeat=len(rows)))
     lifted = 2**61
-    assert hides(_matrix([[lifted * v for v in row] for row in M]), _matrix([[lifted * v for v in row] for row in L])) == safe
+    assert (
+        hides(_matrix([[lifted * v for v in row] for row in M]), _matrix([[lifted * v for v in row] for row in L]))
+        == safe
+    )
 
 
 # --- probing ---------------------------------------------------------------------------------------------------------

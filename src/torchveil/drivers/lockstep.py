@@ -86,12 +86,12 @@ class Lockstep:
         gate = GATES[type(i)]
         number = self.number
         self.number = number + 1
-        if isinstance(i, ins.Free):
-            self._free(i.xs)
-            return None
         roles: list[Any] = [self.provider, *self.parties]
         for role in roles:
             role.begin(number)
+        if isinstance(i, ins.Free):
+            self._free(i.xs)
+            return None
         try:
             revealed = self._execute(gate, i, number, clear)
             if self.plain is not None:

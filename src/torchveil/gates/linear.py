@@ -68,12 +68,12 @@ CONSTANT = Gate("constant", False, _deal_constant, _evaluate_constant, _clear_co
 
 
 def _deal_map(provider: Provider, i: Map) -> None:
-    provider.wires[i.out] = Wire(None, parent=provider.wires[i.x], via=i.map)
+    provider.wires[i.out] = Wire(None, parent=provider.wires[i.x], via=i.map, width=provider.width)
 
 
 def _evaluate_map(party: Party, i: Map) -> None:
     source = party.wires[i.x]
-    party.wires[i.out] = Wire(party.reduce(i.map(source.value())), parent=source, via=i.map)
+    party.wires[i.out] = Wire(party.reduce(i.map(source.value())), parent=source, via=i.map, width=party.width)
 
 
 def _clear_map(plain: Plain, i: Map) -> None:

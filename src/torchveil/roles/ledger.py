@@ -1,6 +1,6 @@
 """One-time use: a label that is sent or dealt twice raises, in every run and not only in tests.
 
-Instruction numbers only grow, so remembering the labels of the current instruction is enough and memory stays flat.
+A role counts the instructions that it executes; the number is never taken from a message. It only grows, so remembering the labels of the current instruction is enough and memory stays flat.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ class Ledger:
         self._used: set[tuple[str, int]] = set()
 
     def begin(self, number: int) -> None:
-        """Start instruction ``number``, which must be larger than every one before."""
-        if number <= self.number:
-            raise Desynchronised("an instruction number came twice", remedy="open a new session")
+        """Start the next instruction. The role counts itself; ``number`` is what the sender believes it to be."""
+        if number != self.number + 1:
+            raise Desynchronised(
+                f"instruction {number} came where {self.number + 1} was due", remedy="open a new session"
+            )
         self.number = number
         self._used.clear()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
+from torchveil.kernels import reduce_ring
 from torchveil.kernels.linear_maps import LinearMap
 
 
@@ -22,7 +23,7 @@ class Wire:
     plain:    ``share`` is x; ``mask`` is l when masks are followed
     """
 
-    __slots__ = ("mask", "opening", "parent", "share", "via")
+    __slots__ = ("mask", "opening", "parent", "share", "via", "width")
 
     def __init__(
         self,
@@ -31,12 +32,14 @@ class Wire:
         mask: Tensor | None = None,
         parent: Wire | None = None,
         via: LinearMap | None = None,
+        width: int = 64,
     ) -> None:
         self.share = share
         self.opening = opening
         self.mask = mask
         self.parent = parent
         self.via = via
+        self.width = width
 
     def resolve(self) -> bool:
         """Take opening and mask over from the parent if it has them; whether there is a mask now."""
@@ -45,9 +48,9 @@ class Wire:
         parent, via = self.parent, self.via
         if parent is None or via is None or not parent.resolve() or parent.mask is None:
             return False
-        self.mask = via(parent.mask)
+        self.mask = reduce_ring(via(parent.mask), self.width)
         if parent.opening is not None:
-            self.opening = via(parent.opening)
+            self.opening = reduce_ring(via(parent.opening), self.width)
         self.parent = self.via = None
         return True
 
