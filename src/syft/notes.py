@@ -21,7 +21,6 @@ class Share:
     worker: str
     id_at_location: int
     shape: tuple[int, ...]
-    tags: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<one share of a secret tensor of shape {self.shape}, held by {self.worker}>"

@@ -1,9 +1,9 @@
 """Fixed precision in the clear: ``fix_precision`` and ``float_precision``.
 
-A ``FixedPrecisionTensor`` holds round(x * base**digits) as int64. Operations on it are computed in the clear: the values
-are decoded to float64, torch does the work, the result is rounded again, so every operation carries the error of its own
-rounding and nothing else. Views share memory with their base as in torch. It is the step before ``share`` and what
-``get`` returns.
+A ``FixedPrecisionTensor`` holds round(x * base**digits) as int64. Operations on it are computed in the clear: the
+values are decoded to float64, torch does the work, the result is rounded again, so every operation carries the error of
+its own rounding and nothing else. Views share memory with their base as in torch. It is the step before ``share`` and
+what ``get`` returns.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class FixedPrecisionTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, raw: Tensor, fixed_point: FixedPoint) -> FixedPrecisionTensor:
-        out = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        out = torch.Tensor._make_wrapper_subclass(
             cls, raw.shape, strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=torch.float32
         )
         out.raw = raw
         out.fixed_point = fixed_point
-        return out  # type: ignore[no-any-return]
+        return out
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         """Everything happens in ``__new__``."""
@@ -50,7 +50,7 @@ class FixedPrecisionTensor(torch.Tensor):
         """The numbers as float64."""
         return decode(self.raw, self.fixed_point.scale)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         is_parameter = isinstance(self, nn.Parameter)
         start = "Parameter containing:\nParameter" if is_parameter else "(Wrapper)"
         return f"{start}>FixedPrecisionTensor>{self.raw!r}"
@@ -136,7 +136,7 @@ def number_format(
     field: int | None = None,
     kappa: int | None = None,
 ) -> FixedPoint:
-    """The format that PySyft's arguments name. ``dtype``, ``field`` and ``kappa`` choose nothing: see ``fix_precision``."""
+    """The format that PySyft's arguments name. ``dtype``, ``field`` and ``kappa`` choose nothing; the ring is 2**64."""
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError("Unsupported arg value for dtype. Use dtype='long' or dtype='int'.")
     if dtype == "int" or field is not None or kappa is not None:

@@ -21,7 +21,7 @@ from syft.registry import registry
 from torchveil import EncryptedTensor
 
 
-def pointer_line(pointer_id: int, worker: object, id_at_location: int) -> str:
+def pointer_line(pointer_id: object, worker: object, id_at_location: object) -> str:
     """``[PointerTensor | me:1 -> bob:2]``"""
     return f"[PointerTensor | {registry.me().id}:{pointer_id} -> {worker}:{id_at_location}]"
 
@@ -31,7 +31,7 @@ def label(x: EncryptedTensor, workers: Sequence[str], provider: str) -> Note:
     note = note_of(x)
     shape = tuple(x.shape)
     draw = registry.ids.draw
-    note.shares = [Share(draw(), name, draw(), shape, note.tags) for name in workers]
+    note.shares = [Share(draw(), name, draw(), shape) for name in workers]
     note.provider = provider
     for share in note.shares:
         holder = next((w for w in registry.workers.values() if str(w.id) == share.worker), None)
@@ -57,7 +57,7 @@ def chain(x: EncryptedTensor) -> str:
     return "".join(parts)
 
 
-def annotations(x: Tensor) -> str:
+def remarks(x: Tensor) -> str:
     """What follows a pointer when it has tags or a description."""
     note = note_of(x)
     out = ""
