@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+
+from torchveil.randomness import os_bytes
 
 _ID_LIMIT = 10**11
 
@@ -25,7 +26,7 @@ class IdProvider:
     def draw(self) -> int:
         """A fresh id."""
         if self._seed is None:
-            return secrets.randbelow(_ID_LIMIT)
+            return int.from_bytes(os_bytes(16), "big") % _ID_LIMIT
         self._drawn += 1
         digest = hashlib.blake2b(f"{self._seed}/{self._drawn}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % _ID_LIMIT

@@ -1,0 +1,62 @@
+"""The cost of whole programs: what crossed the driver equals the sum of the gates' formulas, and stays in its budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import torchveil
+from torchveil.gates import GATES
+from torchveil.gates.base import Cost
+from torchveil.program import instructions as ins
+
+
+class Predicting(torchveil.Session):
+    """A session that adds up every instruction's formula before it runs."""
+
+    predicted = Cost()
+
+    def submit(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
+        self.predicted += GATES[type(i)].cost(i, len(self.parties))
+        return super().submit(i, clear)
+
+
+def _step(session: torchveil.Session) -> None:
+    model = session.encrypt(
+        nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = session.share(torch.rand(128, 784))
+    y = session.share(functional.one_hot(torch.arange(128) % 10, 10).float())
+    functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_training_step_costs_what_its_formulas_say(n: int) -> None:
+    session = Predicting([f"party{i}" for i in range(n)], "provider")
+    _step(session)
+    assert session.cost().total == session.predicted
+
+
+def test_a_training_step_stays_in_its_budget() -> None:
+    session = torchveil.Session()
+    _step(session)
+    cost = session.cost()
+    assert cost.rounds <= 70
+    assert cost.sent_bytes <= 6_000_000
+    assert cost.dealt_bytes <= 12_000_000
+    assert not session.reveals
+
+
+def test_costs_are_attributed_to_operations_and_modules() -> None:
+    session = torchveil.Session()
+    _step(session)
+    cost = session.cost()
+    for table in (cost.operations, cost.modules, cost.gates):
+        assert sum(table.values(), Cost()) == cost.total
+    assert cost.modules["Sequential.1"].rounds == 5  # opening, two rounds of ANDs, the bit; the gradient's opening
+    assert cost.modules["Sequential.0"].sent > 0
+    assert "aten.relu.default" in cost.operations
