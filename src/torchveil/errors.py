@@ -20,7 +20,8 @@
         └── PlainDiverged        TV404   debug mode: shares and clear values differ
 
 Every message says what happened, at which operation and line of the user's program, and what to do instead.
-No message ever contains a value, a share, a mask or a key.
+No message ever contains a value, a share, a mask or a key. What an operation raises is never a TypeError: Python would
+take it for "try the other operand" and print a message of its own.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class SessionMismatch(CallerError):
     code = "TV103"
 
 
-class WouldBePublished(CallerError, TypeError):
+class WouldBePublished(CallerError, RuntimeError):
     """A plain tensor met a secret: every role would learn the plain tensor."""
 
     code = "TV104"
@@ -99,7 +100,7 @@ class InvalidArgument(CallerError, ValueError):
     code = "TV108"
 
 
-class PlainWrite(CallerError, TypeError):
+class PlainWrite(CallerError, RuntimeError):
     """A secret would have been written into a plain tensor."""
 
     code = "TV109"

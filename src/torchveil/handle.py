@@ -199,6 +199,8 @@ def facade_dtype(handle: Handle) -> torch.dtype:
     """The dtype that torch sees: bool for bits, int64 for whole numbers, float32 otherwise."""
     if isinstance(handle, Bit):
         return torch.bool
+    if isinstance(handle, Public) and handle.tensor is not None and handle.tensor.dtype is torch.bool:
+        return torch.bool
     if isinstance(handle, Secret) and handle.scale == 1 and handle.format.scale == 1:
         return torch.int64
     if isinstance(handle, Deferred) and handle.whole:

@@ -11,6 +11,7 @@ from torchveil import modules
 from torchveil.engine import Engine
 from torchveil.errors import InvalidArgument
 from torchveil.fixedpoint import FixedPoint
+from torchveil.public import PublicTensor
 from torchveil.tensor import EncryptedTensor, wrap
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,7 +37,7 @@ class Session(Engine):
         """
         if not isinstance(x, Tensor) or isinstance(x, EncryptedTensor):
             raise InvalidArgument("only a plain tensor can be shared", op="share", remedy="pass a torch.Tensor")
-        clear = x.detach()
+        clear = x.plain if isinstance(x, PublicTensor) else x.detach()
         if clear.dtype.is_floating_point:
             handle = self.input(clear, fixed_point)
         elif clear.dtype.is_complex:

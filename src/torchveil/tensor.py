@@ -13,6 +13,7 @@ a plain tensor.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NoReturn
 
 import torch
@@ -31,7 +32,7 @@ from torchveil.errors import (
 )
 from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import structure
-from torchveil.handle import Deferred, Handle, Public, Secret, facade_dtype, facade_strides
+from torchveil.handle import Bit, Deferred, Handle, Public, Secret, facade_dtype, facade_strides
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering import TABLE, Kind, Rule, Updated
 from torchveil.public import PublicTensor
@@ -126,6 +127,9 @@ class EncryptedTensor(torch.Tensor):
     # --- what would read a secret --------------------------------------------------------------------------------
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        surface = self.session.surface
+        if surface is not None:
+            return surface.show(self)
         names = ", ".join(self.session.parties)
         grad = ", requires_grad=True" if self.requires_grad else ""
         return f"EncryptedTensor(shape={tuple(self.shape)}, dtype={self.dtype}, parties=[{names}]{grad})"
@@ -180,6 +184,24 @@ class EncryptedTensor(torch.Tensor):
             remedy="reveal it first: torch.save(x.reveal()), or model = session.decrypt(model)",
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A tensor of its own with the same value and gradient; the shares are not copied, handles are immutable."""
+        if id(self) in memo:
+            return memo[id(self)]
+        if not self.is_leaf:
+            raise InvalidArgument(
+                "only leaves can be copied with their gradients", op="deepcopy", remedy="use x.detach().clone()"
+            )
+        out: Tensor = wrap(self.handle, self.dtype)
+        if isinstance(self, torch.nn.Parameter):
+            out = torch.nn.Parameter(out, requires_grad=self.requires_grad)
+        else:
+            out.requires_grad_(self.requires_grad)
+        memo[id(self)] = out
+        if self.grad is not None:
+            out.grad = copy.deepcopy(self.grad, memo)
+        return out
+
     @property
     def data(self) -> Tensor:
         """An alias without gradient, as in torch."""
@@ -202,6 +224,8 @@ class EncryptedTensor(torch.Tensor):
             return _without_rule(func, args, kwargs or {})
         if rule.kind is Kind.VIEW:
             return _view(func, rule, args, kwargs or {})
+        if rule.kind is Kind.RESHAPE:
+            return _reshape_in_place(func, rule, args, kwargs or {})
         return _run(func, rule, args, kwargs or {})
 
 
@@ -220,7 +244,7 @@ def wrap(handle: Handle, dtype: torch.dtype | None = None) -> EncryptedTensor:
 
 
 def _wrap_result(out: Any) -> Any:
-    if isinstance(out, (Secret, Deferred, Public)) or type(out).__name__ == "Bit":
+    if isinstance(out, (Secret, Bit, Deferred, Public)):
         return wrap(out)
     if isinstance(out, tuple):
         return tuple(_wrap_result(x) for x in out)
@@ -262,11 +286,13 @@ class _Unwrap:
         return x
 
     def plain(self, x: Tensor) -> Any:
-        if isinstance(x, PublicTensor):
-            return x
+        like = next(y for y in tree_leaves(self.args) if isinstance(y, EncryptedTensor))
+        declared = isinstance(x, PublicTensor)
+        x = x.plain if isinstance(x, PublicTensor) else x
         if self.indices and x.dtype not in _FLOATS:
             return x
-        like = next(y for y in tree_leaves(self.args) if isinstance(y, EncryptedTensor))
+        if declared or _from_torch(self.func, x):
+            return Public(like.session, tuple(x.shape), tensor=x)
         surface = like.session.surface
         if surface is not None:
             return self.one(surface.adopt(x, like))
@@ -275,6 +301,28 @@ class _Unwrap:
             op=str(self.func),
             remedy="wrap it in torchveil.public(...) if it may be known, or share it with session.share(...)",
         )
+
+
+_aten = torch.ops.aten
+#: Ops to which torch gives a Python number as a plain tensor without dimensions: t[0] = 5.0, torch.where(b, x, 0.0).
+_TAKE_NUMBERS = (
+    _aten.fill_.Tensor,
+    _aten.index_put_.default,
+    _aten.index_put.default,
+    _aten.where.self,
+)
+
+
+def _from_torch(func: Any, x: Tensor) -> bool:
+    """Whether torch made this plain tensor, not the user: it says nothing that the program does not say."""
+    if x.dim() == 0:
+        # cross_entropy divides by how many plain targets it was given
+        return func in _TAKE_NUMBERS or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
+    if func is _aten.eq.Tensor:
+        # one_hot compares with 0, 1, 2, ...
+        return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
+    # the zeros of a derivative: grad.index_put(places, zeros)
+    return torch._C._current_autograd_node() is not None and not bool(x.any())
 
 
 def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -292,7 +340,6 @@ def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
     session = unwrap.session
     if session is None:
         raise UnsupportedOperation("an operation on no secret", op=str(func))
-    values = [Public(session, tuple(v.shape), tensor=v.as_subclass(Tensor)) if isinstance(v, PublicTensor) else v for v in values]
     if unwrap.deferred and rule.deferrable:
         out: Any = _defer(func, rule, args, kwargs, values, named, session)
     else:
@@ -316,6 +363,14 @@ def _require_secret(target: Any, func: Any) -> EncryptedTensor:
         op=str(func),
         remedy="encrypt the model or the buffer as well, or reveal the value first",
     )
+
+
+def _refuse_plain_writes(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """Every argument that the schema says is written must be secret, also of an op without a row."""
+    arguments = func._schema.arguments
+    for argument, value in [*zip(arguments, args, strict=False), *((a, kwargs.get(a.name)) for a in arguments)]:
+        if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
+            _require_secret(value, func)
 
 
 def _defer(
@@ -358,6 +413,17 @@ def _view(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(func, args, kwargs, outs if many else outs[0])
 
 
+def _reshape_in_place(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
+    """squeeze_, t_ and the like: the same storage seen another way, by this tensor object alone."""
+    base = _require_secret(args[0], func)
+    handle = base.handle
+    handle.session.operation = str(func)
+    step = rule.function(handle, *args[1:], **kwargs)
+    base._cached = structure.apply_map(handle, step)
+    base._path = (*base._path, step)
+    return return_and_correct_aliasing(func, args, kwargs, base)
+
+
 def _alias(_handle: Handle) -> None:
     """Marks the ops whose result is the same value in the same storage."""
 
@@ -368,7 +434,8 @@ def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:
             return out
-    if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default):
+    _refuse_plain_writes(func, args, kwargs)
+    if func in (_aten._local_scalar_dense.default, _aten.equal.default, _aten.allclose.default):
         refuse_reading(str(func))
     shapes = [tuple(x.shape) for x in args if isinstance(x, Tensor)]
     raise UnsupportedOperation(

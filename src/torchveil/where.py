@@ -12,6 +12,7 @@ import torch
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _SYFT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "syft") + os.sep
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _TORCH = f"{os.sep}torch{os.sep}"
 _foreign: dict[str, bool] = {}
 
@@ -23,6 +24,7 @@ def _is_users(filename: str) -> bool:
             filename.startswith((_OURS, _SYFT))
             or f"site-packages{_TORCH}" in filename
             or filename.startswith("<frozen")
+            or (filename.startswith(_STDLIB) and "site-packages" not in filename)
         )
         _foreign[filename] = known
     return known
@@ -32,7 +34,9 @@ def user_frame() -> tuple[CodeType, int] | None:
     """The innermost (code, line number) outside torch and this library; about a microsecond."""
     frame = sys._getframe(1)
     while frame is not None:
-        if _is_users(frame.f_code.co_filename):
+        code = frame.f_code
+        # a dataclass's own __init__ comes from "<string>", and so does the program of `python -c`
+        if _is_users(code.co_filename) and (code.co_name != "__init__" or code.co_filename != "<string>"):
             return frame.f_code, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
     return None

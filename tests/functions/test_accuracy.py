@@ -1,7 +1,7 @@
 """Functions of secrets against float64 of the decoded input: the declared error over the stated ranges.
 
-At 16 bits the promise is max(2**-10 absolute, 2**-10 relative); what is measured is about one unit, so a tighter bound
-is tested: ``UNITS`` units in the last place plus a relative part. Formats with coarser units are held to the same count.
+At 16 bits the promise is max(2**-10 absolute, 2**-10 relative); what is measured is about one unit, so a tighter
+bound is tested: some units in the last place plus a relative part. Coarser formats are held to the same count.
 """
 
 from __future__ import annotations

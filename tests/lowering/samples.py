@@ -1,8 +1,8 @@
 """One or more calls for every row of the lowering table.
 
-``SAMPLES[op]`` are calls of ``torch.ops.aten.<op>``: float64 tensors among the arguments are shared, ``Plain`` ones stay
-what they are (indices, masks), ``Label`` and ``Mask`` become secret whole numbers and secret bits. ``BY_GRADIENT`` names
-rows that only autograd can call, since they reuse what a forward left behind; ``ELSEWHERE`` says where the rest is.
+``SAMPLES[op]`` are calls of ``torch.ops.aten.<op>``: float64 tensors among the arguments are shared, ``Plain`` ones
+stay what they are (indices, masks), ``Label`` and ``Mask`` become secret whole numbers and secret bits. ``BY_GRADIENT``
+names rows that only autograd can call, since they reuse what a forward left; ``ELSEWHERE`` says where the rest is.
 """
 
 from __future__ import annotations
@@ -32,8 +32,15 @@ class Mask:
 
 
 @dataclass(frozen=True, eq=False)
+class Fixed:
+    """Secret, but no gradient is asked for."""
+
+    value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Call:
-    """``units`` in the last place and ``relative`` bound the error of the result; ``gradient_units`` of the gradients."""
+    """``units`` in the last place and ``relative`` bound the error of the result, ``gradient_units`` the gradients'."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -126,6 +133,8 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(3), 0),
         call(positive(3), 0.5),
         call(positive(3), -0.5),
+        call(positive(3), 1.5, units=20, gradient_units=40),
+        call(positive(3), -2.5, gradient=False, units=30),
         call(positive(3), -1),
         call(positive(3), -2, gradient=False, units=20),
     ],
@@ -160,7 +169,8 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(3), x(3), 2, 20, gradient=False, units=5),
     ],
     "log_sigmoid_forward.default": [call(x(3, 4, low=-30, high=30))],
-    "log_sigmoid_backward.default": [call(x(3), x(3), Plain(torch.zeros(0)), gradient=False, units=5)],
+    "logit_backward.default": [call(x(4), x(4, low=0.1, high=0.9), gradient=False, units=20)],
+    "logit.default": [call(x(3, 4, low=0.1, high=0.9), units=5), call(x(5, low=0, high=1), 0.1, units=5)],
     # --- comparisons ---------------------------------------------------------------------------------------------
     **{f"{name}.Tensor": binary(gradient=False) for name in ("lt", "le", "gt", "ge", "eq", "ne")},
     **{
@@ -181,7 +191,7 @@ SAMPLES: dict[str, list[Call]] = {
             "bitwise_or.Tensor",
             "bitwise_xor.Tensor",
         )
-    },  # fmt: skip
+    },
     "where.self": [
         call(Mask(bits(3, 4)), x(3, 4), x(3, 4)),
         call(Mask(bits(3, 1)), x(3, 4), x(4)),
@@ -259,6 +269,10 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(5, 4), [None, Plain(torch.tensor([1]))], x()),
         call(x(5, 4), [Plain(bits(5, 4))], x()),
     ],
+    "index_add.default": [
+        call(x(5, 4), 1, Plain(torch.tensor([3, 3, 0])), x(5, 3), alpha=0.5),
+        call(x(5), -1, Plain(torch.tensor([1, 1])), x(2)),
+    ],
     "scatter_add.default": [call(x(5, 4), 0, Plain(indices(5, 3, 4)), x(3, 4))],
     "scatter.src": [call(x(5, 4), 1, Plain(torch.tensor([[0, 2], [1, 3]])), x(2, 2))],
     "scatter.value": [call(x(5, 4), 1, Plain(torch.tensor([[0, 2], [1, 3]])), 1.5)],
@@ -296,7 +310,9 @@ SAMPLES: dict[str, list[Call]] = {
     ],
     "binary_cross_entropy_with_logits.default": [
         *[call(x(3, 4), x(3, 4, low=0, high=1), None, None, reduction, units=6) for reduction in (NONE, MEAN, SUM)],
-        call(x(3, 4), x(3, 4, low=0, high=1), positive(4), positive(4), NONE, units=12, gradient_units=40),
+        call(
+            x(3, 4), x(3, 4, low=0, high=1), Fixed(positive(4)), Fixed(positive(4)), NONE, units=12, gradient_units=40
+        ),
     ],
     "binary_cross_entropy.default": [
         call(x(3, 4, low=0.1, high=0.9), x(3, 4, low=0, high=1), None, reduction, units=12, gradient_units=30)
@@ -310,6 +326,11 @@ SAMPLES: dict[str, list[Call]] = {
     "native_layer_norm.default": [
         call(x(3, 6), [6], x(6), x(6), 1e-5, units=6, gradient_units=30),
         call(x(2, 3, 4), [3, 4], None, None, 1e-5, units=6, gradient_units=30),
+    ],
+    "native_batch_norm.default": [
+        call(x(6, 3), x(3), x(3), Fixed(x(3)), Fixed(positive(3)), True, 0.1, 1e-5, units=8, gradient_units=40),
+        call(x(4, 2, 3, 3), x(2), x(2), Fixed(x(2)), Fixed(positive(2)), False, 0.1, 1e-5, units=8, gradient_units=40),
+        call(x(4, 2, 5), None, None, None, None, True, 0.1, 1e-5, units=8, gradient_units=40),
     ],
     # --- products ------------------------------------------------------------------------------------------------
     "mm.default": [
@@ -372,6 +393,7 @@ SAMPLES: dict[str, list[Call]] = {
     "_unsafe_view.default": [call(x(3, 4), [12])],
     "_reshape_alias.default": [call(x(3, 4), [6, 2], [2, 1], gradient=False)],
     "permute.default": [call(x(2, 3, 4), [2, 0, 1])],
+    "transpose_.default": [call(x(2, 3), 0, 1)],
     "transpose.int": [call(x(2, 3, 4), 0, -1)],
     "t.default": [call(x(3, 4)), call(x(3))],
     "expand.default": [call(x(3, 1), [2, 3, 4]), call(x(), [3]), call(x(3, 1), [-1, 5])],
@@ -401,6 +423,7 @@ SAMPLES: dict[str, list[Call]] = {
     "triu.default": [call(x(3, 4)), call(x(3, 4), -1)],
     "constant_pad_nd.default": [call(x(2, 3), [1, 2]), call(x(2, 3), [1, 0, 0, 1], 0.5), call(x(3), [-1, 1])],
     "clone.default": [call(x(3, 4)), call(x(4, 3).t(), memory_format=torch.contiguous_format)],
+    "diagonal_backward.default": [call(x(3), [3, 4], 1, 0, 1)],
     "detach.default": [call(x(3), gradient=False)],
     "alias.default": [call(x(3), gradient=False)],
     "lift_fresh.default": [call(x(3))],
@@ -420,15 +443,17 @@ SAMPLES: dict[str, list[Call]] = {
 
 #: Rows that reuse what their forward left behind: (the sample whose gradient calls them).
 BY_GRADIENT: dict[str, str] = {
+    "log_sigmoid_backward.default": "log_sigmoid_forward.default",
+    "native_batch_norm_backward.default": "native_batch_norm.default",
     "max_pool2d_with_indices_backward.default": "max_pool2d_with_indices.default",
     "_log_softmax_backward_data.default": "_log_softmax.default",
     "nll_loss_backward.default": "nll_loss_forward.default",
     "native_layer_norm_backward.default": "native_layer_norm.default",
-    "value_selecting_reduction_backward.default": "max.dim",
 }
 
 #: Rows without a value to compare: where they are tested.
 ELSEWHERE: dict[str, str] = {
+    "maximum.out": "tests/tensor/test_training.py, amsgrad",
     "empty_like.default": "contents are undefined",
     "new_empty.default": "contents are undefined",
     "new_empty_strided.default": "contents are undefined",

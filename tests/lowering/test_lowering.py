@@ -1,4 +1,4 @@
-"""Every row of the lowering table against float64 torch, forward and backward, on shares checked at each instruction."""
+"""Every row of the lowering table against float64 torch, forward and backward, checked at each instruction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.lowering.samples import BY_GRADIENT, ELSEWHERE, SAMPLES, Call, Label, Mask, Plain
+from tests.lowering.samples import BY_GRADIENT, ELSEWHERE, SAMPLES, Call, Fixed, Label, Mask, Plain
 from torchveil import EncryptedTensor, FixedPoint, Session, UnsupportedOperation
 from torchveil.lowering import TABLE, Kind
 
@@ -29,7 +29,7 @@ def operator(name: str) -> Any:
 
 
 def convert(value: Any, on_tensor: Callable[[Any], Any]) -> Any:
-    if isinstance(value, (Tensor, Plain, Label, Mask)):
+    if isinstance(value, (Tensor, Plain, Label, Mask, Fixed)):
         return on_tensor(value)
     if isinstance(value, (list, tuple)):
         return type(value)(convert(item, on_tensor) for item in value)
@@ -52,6 +52,8 @@ class Run:
         return torch.round(x * scale) / scale
 
     def _clear(self, x: Any) -> Tensor:
+        if isinstance(x, Fixed):
+            return self._grid(x.value)
         if not isinstance(x, Tensor):
             return x.value
         leaf = self._grid(x).requires_grad_(self.gradient)
@@ -61,12 +63,14 @@ class Run:
     def _secret(self, x: Any) -> Any:
         if isinstance(x, Plain):
             return x.value
+        if isinstance(x, Fixed):
+            return self.session.share(self._grid(x.value))
         if isinstance(x, Label):
             return self.session.share(x.value)
         if isinstance(x, Mask):
             return self.session.share(x.value.double()) > 0.5
-        contiguous = self.session.share(self._grid(x).permute(*_memory_order(x)))
-        leaf = contiguous.permute(*_inverse(_memory_order(x))) if x.dim() > 1 else contiguous
+        order = _memory_order(x)
+        leaf = self.session.share(self._grid(x).permute(order)).permute([order.index(d) for d in range(x.dim())])
         leaf = leaf.detach().requires_grad_(self.gradient)
         self.secret_leaves.append(leaf)
         return leaf
@@ -83,10 +87,6 @@ def _clear_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _memory_order(x: Tensor) -> list[int]:
     return sorted(range(x.dim()), key=lambda d: -x.stride(d))
-
-
-def _inverse(order: list[int]) -> list[int]:
-    return [order.index(d) for d in range(len(order))]
 
 
 def _flat(out: Any) -> list[Tensor]:
@@ -108,10 +108,9 @@ def close(found: Tensor, wanted: Tensor, units: float, call: Call, session: Sess
 
 def forward(name: str, call: Call, session: Session, op: Any = None) -> None:
     wanted, found = Run(call, session).forward(op or operator(name))
-    for a, b in zip(wanted, found, strict=True):
-        if isinstance(b, EncryptedTensor) and name not in INDEX_RESULTS:
-            assert b.dtype.is_floating_point == a.dtype.is_floating_point
-            close(b, a, call.units, call, session)
+    for a, b in list(zip(wanted, found, strict=True))[: 1 if name in SECONDARY else None]:
+        assert b.dtype.is_floating_point == a.dtype.is_floating_point
+        close(b, a, call.units, call, session)
 
 
 def backward(name: str, call: Call, session: Session) -> None:
@@ -133,17 +132,17 @@ def backward(name: str, call: Call, session: Session) -> None:
             close(b, a, call.gradient_units, call, session)
 
 
-#: Second results that are indices whose value is refused or checked elsewhere.
-INDEX_RESULTS = {"max_pool2d_with_indices.default"}
+#: Rows whose second result is torch's own business: indices that nobody may read, a buffer.
+SECONDARY = {"max_pool2d_with_indices.default", "log_sigmoid_forward.default", "native_batch_norm.default"}
 
+IN_PLACE = [op for op, rule in TABLE.items() if rule.kind in (Kind.INPLACE, Kind.RESHAPE)]
 CALLS = [pytest.param(name, call, id=f"{name}-{k}") for name, calls in SAMPLES.items() for k, call in enumerate(calls)]
 DIFFERENTIABLE = [
     pytest.param(name, call, id=f"{name}-{k}")
     for name, calls in SAMPLES.items()
     for k, call in enumerate(calls)
-    if call.gradient and TABLE[operator(name)].kind is not Kind.INPLACE
+    if call.gradient and operator(name) not in IN_PLACE
 ]
-IN_PLACE = [op for op, rule in TABLE.items() if rule.kind is Kind.INPLACE]
 
 
 @pytest.mark.parametrize(("name", "call"), CALLS)
@@ -187,7 +186,7 @@ def test_in_place_forms_write_the_result_into_the_first_operand(op: Any) -> None
         secret = run.secret_args[0].clone()
         alias = secret.detach()
         assert op(secret, *run.secret_args[1:], **call.kwargs) is secret
-        for tensor in (secret, alias):
+        for tensor in (secret,) if TABLE[op].kind is Kind.RESHAPE else (secret, alias):
             close(tensor, clear, call.units, call, TWO_PARTIES)
 
 
@@ -220,7 +219,7 @@ def test_rows_that_only_autograd_calls(row: str, sample: str, recorded: Recordin
 def test_every_row_has_a_sample() -> None:
     covered = {*SAMPLES, *BY_GRADIENT, *ELSEWHERE}
     names = {name_of(op) for op in TABLE}
-    missing = {name for name in names - covered if TABLE[operator(name)].kind is not Kind.INPLACE}
+    missing = {name for name in names - covered if operator(name) not in IN_PLACE}
     in_place = {name_of(op) for op in IN_PLACE} - covered
     assert missing == set(), "rows of the lowering table without a sample in samples.py"
     assert {name for name in in_place if functional_name(operator(name)) not in SAMPLES} == set()
@@ -241,6 +240,6 @@ def test_dropout_masks_are_public_and_scaled() -> None:
     out = torch.nn.functional.dropout(x, 0.25)
     out.sum().backward()
     values = out.reveal()
-    assert set(values.unique().tolist()) <= {0.0, pytest.approx(4 / 3, abs=1e-4)}
+    assert float(torch.minimum(values.abs(), (values - 4 / 3).abs()).max()) < 1e-4
     assert 0.7 < float((values != 0).float().mean()) < 0.8
     assert torch.allclose(x.grad.reveal(), values, atol=1e-4)

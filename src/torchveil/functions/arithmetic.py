@@ -44,6 +44,26 @@ def secret(x: Handle) -> Secret:
     return constant(x)
 
 
+def as_number(x: Handle) -> Handle:
+    """Bits and whole numbers in the session's format: the same integers, still at scale 1."""
+    x = x.force() if isinstance(x, Deferred) else x
+    if isinstance(x, Public):
+        return x
+    wire = secret(x)
+    if wire.format.scale > 1:
+        return wire
+    out = combine([(wire, 1)], scale=1)
+    fixed = wire.session.fixed_point
+    out.format = fixed if fixed.scale > 1 else FixedPoint()
+    return out
+
+
+def number(x: Handle) -> Secret:
+    """The handle as a wire with all digits of its format: what a fraction may be added to, or a function applied to."""
+    wire = secret(as_number(x))
+    return wire if wire.scale >= wire.format.scale else to_scale(wire, wire.format.scale)
+
+
 def constant(x: Public, scale: int | None = None, number_format: FixedPoint | None = None) -> Secret:
     """A public constant as a wire (all parties know it)."""
     session = x.session
@@ -66,7 +86,8 @@ def broadcast(*shapes: Shape) -> Shape:
     try:
         return tuple(torch.broadcast_shapes(*shapes))
     except RuntimeError as error:
-        raise ShapeMismatch(f"shapes {' and '.join(map(str, shapes))} do not broadcast", remedy="reshape one") from error
+        text = f"shapes {' and '.join(map(str, shapes))} do not broadcast"
+        raise ShapeMismatch(text, op="broadcast", remedy="reshape one") from error
 
 
 # --- scales --------------------------------------------------------------------------------------------------------
@@ -197,6 +218,10 @@ def add_scalar(x: Secret, value: float) -> Secret:
     """x + a public number. A number too small for the scale widens it first; ``PrecisionLoss`` if none has room."""
     if value == 0:
         return x
+    if not math.isfinite(value):
+        encode_scalar(value, x.scale, op=x.session.operation)
+    if x.scale < x.session.fixed_point.scale and not float(value).is_integer():
+        x = number(x)
     while abs(Fraction(value) * x.scale) < 8 and not float(value * x.scale).is_integer() and (
         x.scale * x.format.base <= _WIDEST
     ):
@@ -212,6 +237,8 @@ def add_scalar(x: Secret, value: float) -> Secret:
 def add_tensor(x: Secret, values: Tensor) -> Secret:
     """x + a public tensor."""
     session = x.session
+    if x.scale < session.fixed_point.scale and not bool((values == values.round()).all()):
+        x = number(x)
     raw = encode(values, x.scale, op=session.operation)
     out = session.new_id()
     session.submit(ins.AddPublic(out, x.id, raw))
@@ -271,6 +298,7 @@ def divide_scalar(x: Secret, value: float) -> Secret:
 def _multiply_fraction(x: Secret, fraction: Fraction) -> Secret:
     if fraction.denominator == 1 and abs(fraction) < 2**24:
         return combine([(x, int(fraction))], scale=x.scale)
+    x = secret(as_number(x))
     if not x.wide and x.scale != x.format.scale:
         target = x.format.scale
         return rescale(x, fraction * Fraction(target, x.scale), target, value=fraction)
@@ -347,9 +375,10 @@ def result_shape(function: str, a: Secret | Public, b: Secret | Public, options:
         if len(x) != 3 or len(y) != 3 or x[0] != y[0] or x[2] != y[1]:
             raise ShapeMismatch(f"batches of shape {x} and {y} cannot be multiplied", op="bmm", remedy="check the shapes")
         return (x[0], x[1], y[2])
-    meta = BILINEAR[function](
-        torch.empty(x, dtype=torch.int64, device="meta"), torch.empty(y, dtype=torch.int64, device="meta"), **options
-    )
+    try:
+        meta = BILINEAR[function](*(torch.empty(s, dtype=torch.int64, device="meta") for s in (x, y)), **options)
+    except RuntimeError as error:
+        raise ShapeMismatch(f"{function} of {x} and {y}: {error}", op=function, remedy="check the shapes") from error
     return tuple(meta.shape)
 
 
@@ -368,6 +397,7 @@ def _public_product(x: Secret, y: Public, function: str, options: dict[str, Any]
     values = y.dense()
     x = narrow(x)
     whole = not values.dtype.is_floating_point or bool((values == values.round()).all())
+    x = x if whole else secret(as_number(x))
     scale = 1 if whole else x.format.scale
     raw = encode(values, scale, op=session.operation)
     out = session.new_id()

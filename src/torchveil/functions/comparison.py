@@ -17,6 +17,7 @@ from torchveil.functions.arithmetic import (
     expand_to,
     map_bit,
     narrow,
+    number,
     secret,
     select,
 )
@@ -85,6 +86,8 @@ def compare(x: Handle, y: Handle, relation: str) -> Bit:
 
 def compare_scalar(x: Secret, value: float, relation: str) -> Bit:
     """x against a public number, which is rounded to x's scale."""
+    if x.scale < x.session.fixed_point.scale and not float(value).is_integer():
+        x = number(x)
     raw = encode_scalar(value, x.scale, op=x.session.operation) if value else 0
     if raw == 0 and relation == "gt":
         return positive(x)
@@ -139,7 +142,7 @@ def absolute(x: Handle) -> Secret:
 
 def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
     """x limited to [low, high]; both limits in one batch of comparisons."""
-    wire = narrow(secret(x))
+    wire = narrow(number(x))
     op = wire.session.operation
     raw_low = None if low is None else encode_scalar(low, wire.scale, op=op) if low else 0
     raw_high = None if high is None else encode_scalar(high, wire.scale, op=op) if high else 0

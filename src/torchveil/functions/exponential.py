@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from torchveil.functions.arithmetic import combine, narrow, raw_product, rescale, secret, to_scale
+from torchveil.functions.arithmetic import combine, narrow, number, raw_product, rescale, to_scale
 from torchveil.functions.comparison import NOT_BELOW, bits
 from torchveil.gates.exponential import RESULT_BITS, split
 from torchveil.handle import Bit, Handle, Secret
@@ -57,7 +57,7 @@ def exp_nonpositive(x: Secret, scale: int) -> Secret:
 
 def exp(x: Handle) -> Secret:
     """exp(x) by exp(x/4) squared twice. 3 + 1 + 2 + 2 rounds after the opening of x."""
-    wire = narrow(secret(x))
+    wire = narrow(number(x))
     unit, target = wire.scale, wire.format.scale
     top = round(math.log(2**16) * unit)
     bottom = math.log(2 * target) * unit

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from torchveil.fixedpoint import FixedPoint
-from torchveil.functions.arithmetic import combine, narrow, raw_product, rescale, secret, to_scale, weigh
+from torchveil.functions.arithmetic import combine, narrow, number, raw_product, rescale, to_scale, weigh
 from torchveil.functions.comparison import bits
 from torchveil.functions.series import TrigSeries, log_series, reciprocal_series, rsqrt_series, sqrt_series
 from torchveil.gates.series import COEFFICIENT_BITS
@@ -159,7 +159,7 @@ def _mantissa_series(m: Mantissa, fit: TrigSeries, scale: int) -> Secret:
 
 def reciprocal(x: Handle) -> Secret:
     """1/x. Relative error < 2**-18 plus one unit for 2^-20 < |x| < 2^20; 1/0 is 1/unit (largest), 0 beyond 2^20."""
-    wire = secret(x)
+    wire = number(x)
     if wire.pending and not wire.wide:
         wire = narrow(wire)
     m = mantissa(wire, _lowest(wire.scale), _reach(wire.scale, 20), signed=not wire.nonnegative, with_factor=True)
@@ -177,7 +177,7 @@ def divide(a: Handle, b: Handle) -> Secret:
 
     Both are multiplied by the same power of four first, so that a large quotient and a large divisor lose no digits.
     """
-    numerator, divisor = secret(a), secret(b)
+    numerator, divisor = number(a), number(b)
     # a wide dividend (a first moment) keeps ten more digits
     numerator = to_scale(numerator, numerator.format.scale << 10) if numerator.wide else narrow(numerator)
     if divisor.pending and not divisor.wide:
@@ -205,7 +205,7 @@ def divide(a: Handle, b: Handle) -> Secret:
 def sqrt(x: Handle) -> Secret:
     """sqrt(x) for 0 <= x < 2^28; 0 for x <= 0. A wide x (a second moment) gives a wide root. Error < 2**-20 relative
     plus one unit."""
-    wire = _narrow_unless_wide(secret(x))
+    wire = _narrow_unless_wide(number(x))
     m = mantissa(wire, 0, _reach(wire.scale, 28), signed=False)
     root = _mantissa_series(m, sqrt_series(), 1 << 24)
     weights = [2**k for k in range(len(m.buckets.positive))]
@@ -222,7 +222,7 @@ def sqrt(x: Handle) -> Secret:
 
 def rsqrt(x: Handle) -> Secret:
     """1/sqrt(x) for 0 < x < 2^28; zero and negative numbers count as one unit. Error < 2**-18 relative plus one unit."""
-    wire = _narrow_unless_wide(secret(x))
+    wire = _narrow_unless_wide(number(x))
     high = _reach(wire.scale, 28)
     m = mantissa(wire, 0, high, signed=False)
     inverse = _mantissa_series(m, rsqrt_series(), 1 << 24)
@@ -239,7 +239,7 @@ def rsqrt(x: Handle) -> Secret:
 
 def log(x: Handle) -> Secret:
     """log(x) for 0 < x < 2^28; zero and negative numbers count as one unit (the smallest logarithm)."""
-    wire = _narrow_unless_wide(secret(x))
+    wire = _narrow_unless_wide(number(x))
     high = _reach(wire.scale, 28)
     m = mantissa(wire, 0, high, signed=False)
     return _like(log_of_mantissa(m, wire.scale, wire.format.scale), wire)

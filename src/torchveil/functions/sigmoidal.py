@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from torchveil.functions.arithmetic import combine, narrow, secret, to_scale, weigh
+from torchveil.functions.arithmetic import combine, narrow, number, to_scale, weigh
 from torchveil.functions.comparison import inside_bits
 from torchveil.functions.normalise import series
 from torchveil.functions.series import TrigSeries, saturation, sigmoid_series, tanh_series
@@ -24,7 +24,7 @@ def _period_bits(scale: int, limit: float) -> int:
 
 def _saturating(x: Handle, limit: float, fit: TrigSeries, n_bits: int, *, low: int) -> Secret:
     """The series inside [-limit, limit), ``low`` (0 or -1) below and 1 above."""
-    wire = narrow(secret(x))
+    wire = narrow(number(x))
     edge = round(limit * wire.scale)
     below, inside, above = inside_bits(wire, -edge, edge)
     middle = series(wire, fit, n_bits, inside)
@@ -33,7 +33,7 @@ def _saturating(x: Handle, limit: float, fit: TrigSeries, n_bits: int, *, low: i
 
 
 def _format_scale(x: Handle) -> int:
-    return secret(x).format.scale
+    return number(x).format.scale
 
 
 def sigmoid(x: Handle) -> Secret:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torchveil.functions.arithmetic import combine, narrow, raw_product, secret, to_scale
+from torchveil.functions.arithmetic import combine, narrow, number, raw_product, secret, to_scale
 from torchveil.functions.exponential import exp_nonpositive
 from torchveil.functions.maximum import maximum
 from torchveil.functions.normalise import Buckets, Mantissa, log_of_mantissa, mantissa, series
@@ -50,7 +50,7 @@ class Softmax:
 
 def softmax(x: Handle, dim: int) -> Softmax:
     """The parts of a softmax along ``dim``."""
-    wire = secret(x)
+    wire = number(x)
     size = wire.shape[dim]
     largest, _ = maximum(wire, dim)
     if size > 1:

@@ -34,7 +34,12 @@ def apply_map(x: Handle, linear_map: LinearMap) -> Handle:
             return apply_map(secret(x), linear_map)
         return map_bit(x, linear_map)
     if isinstance(x, Deferred):
-        return Deferred(x.session, deferred_shape(x.shape, linear_map), lambda: apply_map(x.force(), linear_map))
+        shape = deferred_shape(x.shape, linear_map)
+        # torch unsqueezes a winner's index to scatter a gradient to it; the scatter checks what it is given
+        kept = x.attachments if linear_map.name == "unsqueeze" else None
+        image = Deferred(x.session, shape, lambda: apply_map(x.force(), linear_map), kept)
+        image.whole = x.whole
+        return image
     if x.fill is not None:
         shape = deferred_shape(x.shape, linear_map)
         if linear_map.name in _KEEP_FILL:

@@ -30,7 +30,7 @@ def _scatter_slice(x: Tensor, sizes: tuple[int, ...], dim: int, start: int, end:
 
 
 def _scatter_index(x: Tensor, sizes: tuple[int, ...], indices: tuple[Tensor | None, ...]) -> Tensor:
-    return x.new_zeros(sizes).index_put_(indices, x, accumulate=True)
+    return aten.index_put_.default(x.new_zeros(sizes), indices, x, True)  # type: ignore[no-any-return]
 
 
 def _gather(x: Tensor, dim: int, index: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def gate(bit: Bit, grad: Handle) -> Handle:
 
 @lowers(aten.leaky_relu.default)
 def _leaky_relu(x: Handle, negative_slope: float = 0.01) -> Handle:
-    wire = ar.narrow(ar.secret(x))
+    wire = ar.narrow(ar.number(x))
     kept = cmp.relu(wire)
     slope = ar.multiply_scalar(wire, negative_slope)
     return ar.add(ar.multiply_scalar(kept, 1 - negative_slope), slope)
@@ -90,7 +90,7 @@ def _silu(x: Handle) -> Handle:
 
 @lowers(aten.silu_backward.default)
 def _silu_backward(grad: Handle, x: Handle) -> Handle:
-    wire = ar.narrow(ar.secret(x))
+    wire = ar.narrow(ar.number(x))
     gate_value = sigmoidal.sigmoid(wire)
     rest = ar.add(Public(wire.session, wire.shape, fill=1.0), gate_value, -1)
     inner = ar.add(ar.multiply(wire, rest), Public(wire.session, wire.shape, fill=1.0))
@@ -113,14 +113,14 @@ def softplus(x: Secret) -> Secret:
 
 @lowers(aten.softplus.default)
 def _softplus(x: Handle, beta: float = 1, threshold: float = 20) -> Handle:
-    wire = ar.narrow(ar.secret(x))
+    wire = ar.narrow(ar.number(x))
     out = softplus(ar.multiply_scalar(wire, beta))
     return ar.divide_scalar(out, beta) if beta != 1 else out
 
 
 @lowers(aten.softplus_backward.default)
 def _softplus_backward(grad: Handle, x: Handle, beta: float, threshold: float) -> Handle:
-    return ar.multiply(grad, sigmoidal.sigmoid(ar.multiply_scalar(ar.narrow(ar.secret(x)), beta)))
+    return ar.multiply(grad, sigmoidal.sigmoid(ar.multiply_scalar(ar.narrow(ar.number(x)), beta)))
 
 
 @lowers(aten.log_sigmoid_forward.default)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchveil.errors import UnsupportedOperation
+from torchveil.fixedpoint import encode_scalar
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exponential, normalise
@@ -99,20 +100,35 @@ def _log(x: Handle) -> Handle:
     return normalise.log(x)
 
 
+@lowers(aten.logit.default)
+def _logit(x: Handle, eps: float | None = None) -> Handle:
+    x = x if eps is None else cmp.clamp(x, eps, 1 - eps)
+    rest = ar.add(Public(x.session, (), fill=1.0), x, -1)
+    return ar.add(normalise.log(x), normalise.log(rest), -1)
+
+
+@lowers(aten.logit_backward.default)
+def _logit_backward(grad: Handle, x: Handle, eps: float | None = None) -> Handle:
+    wire = ar.secret(x)
+    if eps is not None:
+        low, high = (encode_scalar(v, wire.scale, op="logit_backward") for v in (eps, 1 - eps))
+        grad = ar.select(cmp.inside_bits(wire, low, high + 1)[1], grad)
+    return normalise.divide(grad, ar.add(wire, ar.multiply(wire, wire), -1))
+
+
 @lowers(aten.pow.Tensor_Scalar)
 def _pow(x: Handle, exponent: float) -> Handle:
     if exponent == 0:
         return Public(x.session, x.shape, fill=1.0)
-    if exponent == 0.5:
-        return normalise.sqrt(x)
-    if exponent == -0.5:
-        return normalise.rsqrt(x)
-    if not float(exponent).is_integer() or abs(exponent) > 64:
+    if abs(exponent) > 64 or not float(2 * exponent).is_integer():
         raise UnsupportedOperation(
             f"a secret to the power {exponent}",
             op="pow",
-            remedy="use whole exponents, sqrt, or torch.exp(p * torch.log(x)) for positive x",
+            remedy="use whole or half exponents, or torch.exp(p * torch.log(x)) for positive x",
         )
+    if not float(exponent).is_integer():
+        root = normalise.sqrt(x) if exponent > 0 else normalise.rsqrt(x)
+        return _whole_power(root, abs(int(2 * exponent)))
     power = _whole_power(x, abs(int(exponent)))
     return power if exponent > 0 else normalise.reciprocal(power)
 
@@ -185,7 +201,7 @@ def _clamp_max(x: Handle, max: float) -> Handle:
     return cmp.clamp(x, None, max)
 
 
-@lowers(aten.maximum.default)
+@lowers(aten.maximum.default, aten.maximum.out)
 def _maximum(x: Handle, y: Handle) -> Handle:
     return ar.add(y, cmp.relu(ar.add(x, y, -1)))
 

@@ -13,7 +13,7 @@ from torchveil.functions import comparison as cmp
 from torchveil.functions import maximum as tournament
 from torchveil.functions.structure import apply, concatenate
 from torchveil.handle import Deferred, Handle, Public, Secret
-from torchveil.lowering.table import aten, lowers, session_of
+from torchveil.lowering.table import aten, lowers, operand, session_of
 
 
 def _public_indices(indices: Any, op: str) -> tuple[Tensor | None, ...]:
@@ -22,7 +22,8 @@ def _public_indices(indices: Any, op: str) -> tuple[Tensor | None, ...]:
         if index is None or isinstance(index, Tensor):
             out.append(index)
         elif isinstance(index, Public):
-            out.append(index.dense().to(torch.int64))
+            dense = index.dense()
+            out.append(dense if dense.dtype is torch.bool else dense.to(torch.int64))
         else:
             raise UnsupportedOperation(
                 "indexing by a secret: the shape or the places would be public",
@@ -54,7 +55,7 @@ def _gather(x: Handle, dim: int, index: Any, *, sparse_grad: bool = False) -> Ha
 def _index_put(x: Handle, indices: Any, values: Handle, accumulate: bool = False, unsafe: bool = False) -> Handle:
     places = _public_indices(indices, "index_put")
     probe = torch.empty((), dtype=torch.int8).expand(x.shape)[tuple(slice(None) if p is None else p for p in places)]
-    values = ar.expand_to(_float_operand(values, x), tuple(probe.shape))
+    values = ar.expand_to(operand(values, x), tuple(probe.shape))
     if not accumulate:
         mask = torch.zeros(x.shape, dtype=torch.int64)
         mask[tuple(slice(None) if p is None else p for p in places)] = 1
@@ -62,17 +63,16 @@ def _index_put(x: Handle, indices: Any, values: Handle, accumulate: bool = False
     return ar.add(x, apply(values, "scatter_index", x.shape, places))
 
 
-def _float_operand(values: Any, like: Handle) -> Handle:
-    if isinstance(values, Tensor):
-        return Public(like.session, tuple(values.shape), tensor=values)
-    out: Handle = values
-    return out
-
-
 @lowers(aten.scatter_add.default, indices=True)
 def _scatter_add(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
     places = _public_indices([index], "scatter_add")[0]
-    return ar.add(x, apply(src, "scatter_gather", x.shape, dim, places))
+    return ar.add(x, apply(operand(src, x), "scatter_gather", x.shape, dim, places))
+
+
+@lowers(aten.index_add.default, indices=True)
+def _index_add(x: Handle, dim: int, index: Any, source: Handle, *, alpha: float = 1) -> Handle:
+    places = (*[None] * (dim % max(1, len(x.shape))), *_public_indices([index], "index_add"))
+    return ar.add(x, apply(operand(source, x), "scatter_index", x.shape, places), alpha)
 
 
 @lowers(aten.scatter.src, indices=True)
@@ -80,13 +80,16 @@ def _scatter(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
     record = index.attachments.get("tournament") if isinstance(index, Deferred) else None
     if record is not None and isinstance(x, Public) and x.fill == 0:
         # the gradient of max or min along a dimension: torch scatters it to the (secret) winner
-        return tournament.distribute(record, ar.secret(src))
+        dim = dim % max(1, len(x.shape))
+        row = (*x.shape[:dim], 1, *x.shape[dim + 1 :]) if x.shape else ()
+        if record.dim == dim and index.shape == row == src.shape:
+            return tournament.distribute(record, ar.secret(src)) if x.shape else src
     places = _public_indices([index], "scatter")[0]
     mask = torch.ones(x.shape, dtype=torch.int64)
     if places is not None:
         mask.scatter_(dim, places, 0)
     kept = ar.multiply(x, Public(x.session, x.shape, tensor=mask))
-    return ar.add(kept, apply(src, "scatter_gather", x.shape, dim, places))
+    return ar.add(kept, apply(operand(src, x), "scatter_gather", x.shape, dim, places))
 
 
 @lowers(aten.scatter.value, indices=True)
@@ -115,7 +118,9 @@ def _embedding(
     if isinstance(indices, Tensor):
         return apply(weight, "index", (indices,))
     session = session_of(weight, indices)
-    table = weight if not isinstance(weight, Tensor) else Public(session, tuple(weight.shape), tensor=weight)
+    if isinstance(weight, Tensor):
+        raise ar.refuse_plain(session.operation)
+    table = weight
     rows = one_hot(indices, table.shape[0])
     flat = apply(rows, "reshape", (-1, table.shape[0]))
     out = ar.bilinear(flat, table, "mm")
@@ -136,4 +141,8 @@ def _embedding_backward(
             flat, places = apply(flat, "index", (kept,)), places[kept]
         return apply(flat, "scatter_index", (num_weights, grad.shape[-1]), (places,))
     rows = apply(one_hot(indices, num_weights), "reshape", (-1, num_weights))
-    return ar.bilinear(apply(rows, "t"), flat, "mm")
+    out = ar.bilinear(apply(rows, "t"), flat, "mm")
+    if padding_idx < 0:
+        return out
+    kept = (torch.arange(num_weights) != padding_idx).to(torch.int64).unsqueeze(1)
+    return ar.multiply(out, Public(out.session, tuple(kept.shape), tensor=kept))

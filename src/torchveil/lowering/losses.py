@@ -110,7 +110,8 @@ def _nll_forward(
         lost = ar.negate(total(picked, [len(wire.shape) - 1], False))
         return reduce(lost, reduction)
 
-    return Deferred(x.session, shape, value), Public(x.session, (), fill=float(count))
+    weighed = 0.0 if reduction == _NONE else float(count)
+    return Deferred(x.session, shape, value), Public(x.session, (), fill=weighed)
 
 
 def _check_nll(weight: Any, target: Any, ignore_index: int) -> None:
@@ -181,7 +182,7 @@ def _bce_logits(
     x: Handle, target: Handle, weight: Handle | None = None, pos_weight: Handle | None = None, reduction: int = 1
 ) -> Handle:
     def value() -> Handle:
-        wire = ar.narrow(ar.secret(x))
+        wire = ar.narrow(ar.number(x))
         # log(1 + e^x) - t x, and with a weight w of the positives: + (w - 1) t log(1 + e^-x)
         soft = softplus(wire)
         lost: Handle = ar.add(soft, ar.multiply(target, wire), -1)
@@ -209,7 +210,7 @@ def _bce(x: Handle, target: Handle, weight: Handle | None = None, reduction: int
 
 @lowers(aten.binary_cross_entropy_backward.default)
 def _bce_backward(grad: Handle, x: Handle, target: Handle, weight: Handle | None = None, reduction: int = 1) -> Handle:
-    wire = ar.narrow(ar.secret(x))
+    wire = ar.narrow(ar.number(x))
     spread = ar.add(wire, ar.multiply(wire, wire), -1)
     slope = normalise.divide(ar.add(wire, target, -1), spread)
     count = torch.Size(x.shape).numel()

@@ -11,7 +11,6 @@ from torchveil.functions import maximum as tournament
 from torchveil.functions import normalise
 from torchveil.functions.structure import apply
 from torchveil.handle import Deferred, Handle, Public
-from torchveil.lowering.structural import as_number
 from torchveil.lowering.table import aten, lowers
 
 
@@ -43,7 +42,7 @@ def mean(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
     count = math.prod(x.shape[d] for d in _dims(x, dim))
     if count == 0:
         raise UnsupportedOperation("the mean of nothing", op="mean", remedy="check the shape")
-    summed = total(as_number(x), dim, keepdim)
+    summed = total(ar.as_number(x), dim, keepdim)
     if isinstance(summed, Public):
         return ar.multiply(summed, Public(x.session, (), fill=1.0 / count))
     return ar.divide_scalar(ar.secret(summed), count)
@@ -96,6 +95,8 @@ def _selection(x: Handle, dim: int, keepdim: bool, sign: int) -> tuple[Handle, H
     """(extremum, index) along dim; the index is evaluated only if somebody reads it."""
     wire = ar.secret(x)
     dim = dim % max(1, len(wire.shape))
+    if 0 in wire.shape[dim : dim + 1]:
+        raise UnsupportedOperation("the largest of nothing", op=wire.session.operation, remedy="check the shape")
     signed = wire if sign > 0 else ar.combine([(wire, -1)], scale=wire.scale)
     value, record = tournament.maximum(signed, dim)
     if sign < 0:
@@ -159,15 +160,6 @@ def _argmax(x: Handle, dim: int | None = None, keepdim: bool = False) -> Handle:
 @lowers(aten.argmin.default)
 def _argmin(x: Handle, dim: int | None = None, keepdim: bool = False) -> Handle:
     return _selection(_flat(x), 0, False, -1)[1] if dim is None else _selection(x, dim, keepdim, -1)[1]
-
-
-@lowers(aten.value_selecting_reduction_backward.default)
-def _selecting_backward(grad: Handle, dim: int, indices: Handle, sizes: list[int], keepdim: bool) -> Handle:
-    record = indices.attachments.get("tournament") if isinstance(indices, Deferred) else None
-    if record is None:
-        raise UnsupportedOperation("the gradient of a selection whose winners are gone", op="max", remedy="keep its output")
-    wire = ar.secret(grad)
-    return tournament.distribute(record, wire if keepdim else ar.secret(apply(wire, "unsqueeze", dim % len(sizes))))
 
 
 __all__ = ["mean", "total", "variance"]

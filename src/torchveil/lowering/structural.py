@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchveil.errors import InvalidArgument, UnsupportedOperation
-from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import structure
-from torchveil.functions.arithmetic import add_scalar, combine, secret
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret, contiguous_strides
+from torchveil.functions.arithmetic import add_scalar, as_number, secret
+from torchveil.handle import Bit, Handle, Secret, contiguous_strides
 from torchveil.kernels.linear_maps import LinearMap
-from torchveil.lowering.table import aten, lowers, views, writes
+from torchveil.lowering.table import TABLE, Kind, Rule, aten, lowers, views, writes
 
 
 def _named(name: str) -> Any:
@@ -37,6 +38,7 @@ for _name, _op in {
     "unfold": aten.unfold.default,
 }.items():
     views(_op)(_named(_name))
+TABLE[aten.transpose_.default] = Rule(Kind.RESHAPE, _named("transpose"))
 
 
 @views(aten.expand.default)
@@ -168,20 +170,6 @@ def _to_copy(
     )
 
 
-def as_number(x: Handle) -> Handle:
-    """Bits and whole numbers as numbers of the session's format (same integers, scale 1)."""
-    if isinstance(x, Deferred):
-        x = x.force()
-    if isinstance(x, Public):
-        return x
-    wire = secret(x)
-    if wire.format.scale > 1:
-        return wire
-    out = combine([(wire, 1)], scale=1)
-    out.format = wire.session.fixed_point if wire.session.fixed_point.scale > 1 else FixedPoint()
-    return out
-
-
 @writes(aten.copy_.default)
 def _copy(target: Handle, source: Handle, non_blocking: bool = False) -> Handle:
     return as_number(source) if isinstance(target, Secret) and target.format.scale > 1 else source
@@ -197,9 +185,20 @@ def _slice_backward(grad: Handle, sizes: list[int], dim: int, start: int, end: i
     return structure.apply(grad, "scatter_slice", tuple(sizes), dim, start, end, step)
 
 
+def _scatter_to(grad: Handle, sizes: list[int], view: Callable[[Tensor], Tensor]) -> Handle:
+    """The transpose of a view of a tensor of ``sizes``: every element goes back to where the view took it from."""
+    count = torch.Size(sizes).numel()
+    places = view(torch.arange(count).reshape(tuple(sizes))).reshape(-1)
+    flat = structure.apply(structure.apply(grad, "reshape", (-1,)), "scatter_index", (count,), (places,))
+    return structure.apply(flat, "reshape", tuple(sizes))
+
+
 @lowers(aten.unfold_backward.default)
 def _unfold_backward(grad: Handle, sizes: list[int], dim: int, size: int, step: int) -> Handle:
-    places = torch.arange(torch.Size(sizes).numel()).reshape(tuple(sizes)).unfold(dim, size, step).reshape(-1)
-    flat = structure.apply(structure.apply(grad, "reshape", (-1,)), "scatter_index", (torch.Size(sizes).numel(),), (places,))
-    return structure.apply(flat, "reshape", tuple(sizes))
+    return _scatter_to(grad, sizes, lambda places: places.unfold(dim, size, step))
+
+
+@lowers(aten.diagonal_backward.default)
+def _diagonal_backward(grad: Handle, sizes: list[int], offset: int, dim1: int, dim2: int) -> Handle:
+    return _scatter_to(grad, sizes, lambda places: places.diagonal(offset, dim1, dim2))
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from torchveil.functions.arithmetic import refuse_plain
 from torchveil.handle import Bit, Deferred, Handle, Public, Secret
 
 aten = torch.ops.aten
@@ -21,6 +22,7 @@ class Kind(Enum):
     VALUE = "a new tensor"
     VIEW = "an alias of the first argument; the function returns the map"
     INPLACE = "written into the first argument"
+    RESHAPE = "the first argument becomes another view of its storage; the function returns the map"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,14 @@ def writes(*ops: Any, indices: bool = False) -> Callable[[F], F]:
 
 
 def views(*ops: Any) -> Callable[[F], F]:
-    """Register a function that returns the linear map (or a list of them) of a view op."""
+    """Register a function that returns the linear map (or a list of them) of a view op, and its in-place form."""
 
     def register(function: F) -> F:
         for op in ops:
             TABLE[op] = Rule(Kind.VIEW, function)
+            inplace = _inplace_form(op)
+            if inplace is not None:
+                TABLE[inplace] = Rule(Kind.RESHAPE, function)
         return function
 
     return register
@@ -97,4 +102,6 @@ def operand(x: Any, like: Handle) -> Handle:
     """A handle or a Python number as a handle."""
     if isinstance(x, (Secret, Bit, Public, Deferred)):
         return x
+    if isinstance(x, torch.Tensor) and x.dim():
+        raise refuse_plain(like.session.operation)
     return Public(like.session, (), fill=float(x))
