@@ -33,7 +33,6 @@ from torchveil.roles.plain import Plain
 from torchveil.where import backward_module_path, user_line
 
 
-
 @dataclass(frozen=True, slots=True)
 class RevealRecord:
     """One reveal: who received a value of which shape, by which line of the program. Never the value."""
@@ -124,7 +123,7 @@ class Engine:
             revealed = self._driver.run(i, clear)
         except TorchveilError:
             raise
-        except (RuntimeError, IndexError, ValueError) as error:
+        except (RuntimeError, IndexError) as error:
             raise ShapeMismatch(
                 f"the operands do not fit together: {error}", op=self.operation or gate.name, remedy="check the shapes"
             ) from error

@@ -100,7 +100,10 @@ class Secret:
         return False
 
     def __del__(self) -> None:
-        self.session._dropped.append(self.id)
+        # a handle whose construction failed has nothing to free
+        session: Engine | None = getattr(self, "session", None)
+        if session is not None:
+            session._dropped.append(self.id)
 
     def __repr__(self) -> str:
         return f"<Secret {self.id} shape={self.shape} scale={self.scale}>"

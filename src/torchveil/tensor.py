@@ -2,7 +2,7 @@
 
 Theory of operation. torch keeps a facade (shape, strides, dtype, no storage); behind it a ``Cell`` holds the current
 handle. Views share their base's cell and carry the path of maps that leads to them, so a write through a view gives the
-base, and every other view of it, a new value. Handles are immutable and may be shared by cells: ``clone`` costs nothing.
+base, and every other view of it, a new value. Handles are immutable, cells may share them: ``clone`` costs nothing.
 Caches (openings, signs, probabilities) live on handles, never on tensors, because torch replaces tensor objects when it
 saves them for backward.
 

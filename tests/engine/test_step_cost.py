@@ -1,4 +1,4 @@
-"""The cost of whole programs: what crossed the driver equals the sum of the gates' formulas, and stays in its budget."""
+"""The cost of whole programs: what crossed the driver equals the sum of the gates' formulas, within its budget."""
 
 from __future__ import annotations
 

@@ -175,9 +175,7 @@ class Lockstep:
                 raise Desynchronised("parties are at different exchanges")
             rounds += 1
             size = sum(n_bytes(piece) for piece in first.pieces)
-            totals = tuple(
-                self._total(first.kind, [m.pieces[k] for m in messages]) for k in range(len(first.pieces))
-            )
+            totals = tuple(self._total(first.kind, [m.pieces[k] for m in messages]) for k in range(len(first.pieces)))
             if first.kind == "reveal":
                 # For the receiver alone: the parties go on without it.
                 outside += size * self.n_parties

@@ -119,7 +119,13 @@ def _ratio(numerator: int, denominator: int) -> tuple[int, int]:
 
 
 def rescale(
-    x: Secret, factor: Fraction, scale: int, *, wide: bool = False, value: Fraction | None = None, bit: Bit | None = None
+    x: Secret,
+    factor: Fraction,
+    scale: int,
+    *,
+    wide: bool = False,
+    value: Fraction | None = None,
+    bit: Bit | None = None,
 ) -> Secret:
     """The integers times ``factor``, declared to have ``scale``; with ``bit`` gated by it."""
     numerator, divisor = _ratio(factor.numerator, factor.denominator)
@@ -146,9 +152,7 @@ def _relabel(x: Secret, origin: Secret, scale: int, wide: bool, nonnegative: boo
     session = x.session
     out = session.new_id()
     session.submit(ins.Combine(out, ((x.id, 1),)))
-    return session.wire(
-        out, scale, origin.format, wide=wide, nonnegative=nonnegative, opened=x.is_opened()
-    )
+    return session.wire(out, scale, origin.format, wide=wide, nonnegative=nonnegative, opened=x.is_opened())
 
 
 def combine(terms: list[tuple[Secret, int]], constant_raw: int = 0, *, scale: int | None = None) -> Secret:
@@ -164,9 +168,7 @@ def combine(terms: list[tuple[Secret, int]], constant_raw: int = 0, *, scale: in
     nonnegative = constant_raw >= 0 and all(x.nonnegative and factor >= 0 for x, factor in terms)
     opened = all([x.is_opened() for x, _ in terms])
     wide = any(x.wide for x, _ in terms)
-    return session.wire(
-        out, scale or first.scale, number_format, wide=wide, nonnegative=nonnegative, opened=opened
-    )
+    return session.wire(out, scale or first.scale, number_format, wide=wide, nonnegative=nonnegative, opened=opened)
 
 
 # --- sums ----------------------------------------------------------------------------------------------------------
@@ -222,8 +224,10 @@ def add_scalar(x: Secret, value: float) -> Secret:
         encode_scalar(value, x.scale, op=x.session.operation)
     if x.scale < x.session.fixed_point.scale and not float(value).is_integer():
         x = number(x)
-    while abs(Fraction(value) * x.scale) < 8 and not float(value * x.scale).is_integer() and (
-        x.scale * x.format.base <= _WIDEST
+    while (
+        abs(Fraction(value) * x.scale) < 8
+        and not float(value * x.scale).is_integer()
+        and (x.scale * x.format.base <= _WIDEST)
     ):
         if round(Fraction(value) * x.scale) != 0:
             break
@@ -369,11 +373,15 @@ def result_shape(function: str, a: Secret | Public, b: Secret | Public, options:
     x, y = a.shape, b.shape
     if function == "mm":
         if len(x) != 2 or len(y) != 2 or x[1] != y[0]:
-            raise ShapeMismatch(f"matrices of shape {x} and {y} cannot be multiplied", op="mm", remedy="check the shapes")
+            raise ShapeMismatch(
+                f"matrices of shape {x} and {y} cannot be multiplied", op="mm", remedy="check the shapes"
+            )
         return (x[0], y[1])
     if function == "bmm":
         if len(x) != 3 or len(y) != 3 or x[0] != y[0] or x[2] != y[1]:
-            raise ShapeMismatch(f"batches of shape {x} and {y} cannot be multiplied", op="bmm", remedy="check the shapes")
+            raise ShapeMismatch(
+                f"batches of shape {x} and {y} cannot be multiplied", op="bmm", remedy="check the shapes"
+            )
         return (x[0], x[1], y[2])
     try:
         meta = BILINEAR[function](*(torch.empty(s, dtype=torch.int64, device="meta") for s in (x, y)), **options)
@@ -417,7 +425,9 @@ def map_bit(bit: Bit, linear_map: LinearMap | None = None, *, flip: bool = False
     return Bit(session, out, session.bit_shape(out))
 
 
-def weigh(bits: Sequence[Bit], weights: Sequence[int], constant_raw: int, scale: int, number_format: FixedPoint) -> Secret:
+def weigh(
+    bits: Sequence[Bit], weights: Sequence[int], constant_raw: int, scale: int, number_format: FixedPoint
+) -> Secret:
     """constant + sum of weight * bit, integers of the given scale; local."""
     session = bits[0].session
     out = session.new_id()

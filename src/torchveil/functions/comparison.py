@@ -144,8 +144,8 @@ def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
     """x limited to [low, high]; both limits in one batch of comparisons."""
     wire = narrow(number(x))
     op = wire.session.operation
-    raw_low = None if low is None else encode_scalar(low, wire.scale, op=op) if low else 0
-    raw_high = None if high is None else encode_scalar(high, wire.scale, op=op) if high else 0
+    raw_low = None if low is None else _limit(low, wire.scale, op)
+    raw_high = None if high is None else _limit(high, wire.scale, op)
     if raw_low is not None and raw_high is not None:
         below, inside, above = inside_bits(wire, raw_low, max(raw_low, raw_high + 1))
         kept = select(inside, wire)
@@ -160,6 +160,13 @@ def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
     out = combine([(kept, 1)], offset, scale=wire.scale)
     out.memo["inside"] = inside
     return out
+
+
+def _limit(value: float, scale: int, op: str) -> int:
+    """A limit as an integer; one that is finer than a unit becomes one unit (an eps keeps a divisor from zero)."""
+    if value and abs(value) * scale < 0.5:
+        return 1 if value > 0 else -1
+    return encode_scalar(value, scale, op=op) if value else 0
 
 
 def inside_bits(x: Secret, low: int, high: int) -> tuple[Bit, Bit, Bit]:

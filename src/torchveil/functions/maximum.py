@@ -64,7 +64,9 @@ def distribute(tournament: Tournament, value: Secret) -> Secret:
         pairs = _slice(current, dim, 0, half)
         right = select_raw(bit, pairs)
         left = combine([(pairs, 1), (right, -1)], scale=current.scale)
-        both = concatenate([secret(apply(left, "unsqueeze", dim + 1)), secret(apply(right, "unsqueeze", dim + 1))], dim + 1)
+        both = concatenate(
+            [secret(apply(left, "unsqueeze", dim + 1)), secret(apply(right, "unsqueeze", dim + 1))], dim + 1
+        )
         shape = (*current.shape[:dim], 2 * half, *current.shape[dim + 1 :])
         joined = apply(both, "reshape", shape)
         current = (

@@ -158,7 +158,8 @@ def _mantissa_series(m: Mantissa, fit: TrigSeries, scale: int) -> Secret:
 
 
 def reciprocal(x: Handle) -> Secret:
-    """1/x. Relative error < 2**-18 plus one unit for 2^-20 < |x| < 2^20; 1/0 is 1/unit (largest), 0 beyond 2^20."""
+    """1/x for 2^-20 < |x| < 2^20. Relative error < 2**-18 (2**-16 above 18 digits) plus one unit; 1/0 is 1/unit, the
+    largest; 0 beyond 2^20."""
     wire = number(x)
     if wire.pending and not wire.wide:
         wire = narrow(wire)
@@ -173,7 +174,10 @@ def reciprocal(x: Handle) -> Secret:
 
 
 def divide(a: Handle, b: Handle) -> Secret:
-    """a / b with error < 2**-17 |a/b| plus two units, for |a/b| < 2^21 and 2^-20 < |b| < 2^20; a/0 = a/unit.
+    """a / b with error < 2**-17 |a/b| plus two units, for |a/b| < 2^21 and 2^-20 < |b| < 2^20.
+
+    b = 0 counts as one unit (a/0 = a/unit), |b| above 2^20 gives 0. A quotient above 2^24 leaves the ring like any
+    product that does; debug mode names it.
 
     Both are multiplied by the same power of four first, so that a large quotient and a large divisor lose no digits.
     """
@@ -221,7 +225,10 @@ def sqrt(x: Handle) -> Secret:
 
 
 def rsqrt(x: Handle) -> Secret:
-    """1/sqrt(x) for 0 < x < 2^28; zero and negative numbers count as one unit. Error < 2**-18 relative plus one unit."""
+    """1/sqrt(x) for 0 < x < 2^28; zero and negative numbers count as one unit.
+
+    Error < 2**-18 relative plus one unit.
+    """
     wire = _narrow_unless_wide(number(x))
     high = _reach(wire.scale, 28)
     m = mantissa(wire, 0, high, signed=False)

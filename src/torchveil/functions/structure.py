@@ -16,8 +16,8 @@ _SUMS = {"sum", "cumsum", "scatter_index", "scatter_gather", "scatter_windows2d"
 #: Maps of a filled constant that stay filled (no zeros enter, nothing is added up).
 _KEEP_FILL = {
     "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "select", "slice", "unsqueeze", "squeeze",
-    "squeeze_dim", "squeeze_dims", "diagonal", "unfold", "alias", "clone", "contiguous", "flip", "roll", "repeat", "index",
-    "index_select", "gather",
+    "squeeze_dim", "squeeze_dims", "diagonal", "unfold", "alias", "clone", "contiguous", "flip", "roll", "repeat",
+    "index", "index_select", "gather",
 }  # fmt: skip
 
 

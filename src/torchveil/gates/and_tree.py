@@ -44,9 +44,7 @@ def node(size: int, with_equal: bool) -> Node:
         *(("lt", k) for k in range(size - 1)),
     )
     place = {variable: position for position, variable in enumerate(variables)}
-    less = tuple(
-        frozenset([place["lt", k], *(place["e", j] for j in range(k + 1, size))]) for k in range(size - 1)
-    )
+    less = tuple(frozenset([place["lt", k], *(place["e", j] for j in range(k + 1, size))]) for k in range(size - 1))
     equal = frozenset(place["e", k] for k in range(size)) if with_equal else None
     needed: dict[frozenset[int], None] = {}
     for term in [*less, *([equal] if equal is not None else [])]:
@@ -80,9 +78,7 @@ def levels(chunks: int, fan_in: int) -> tuple[tuple[Group, ...], ...]:
 
 def gather(group: Group, lt: Bits, eq: Bits) -> Bits:
     """The variables of a group: [variables, groups, ...] from planes [chunks, ...]."""
-    rows = [
-        (eq if kind == "e" else lt)[[members[k] for members in group.chunks]] for kind, k in group.plan.variables
-    ]
+    rows = [(eq if kind == "e" else lt)[[members[k] for members in group.chunks]] for kind, k in group.plan.variables]
     return np.stack(rows) if rows else np.empty((0, len(group.chunks), *lt.shape[1:]), dtype=np.uint8)
 
 
@@ -146,16 +142,14 @@ def bits_per_comparison(chunks: int, fan_in: int) -> tuple[int, int, int]:
     return len(plan_levels), opened, dealt
 
 
-# --- products alone (equality) -----------------------------------------------------------------------------------------
+# --- products alone (equality) ---------------------------------------------------------------------------------------
 
 
 @cache
 def product_node(size: int) -> Node:
     """The plan for the product of ``size`` bits."""
     variables: tuple[Variable, ...] = tuple(("e", k) for k in range(size))
-    needed = tuple(
-        frozenset(subset) for count in range(2, size + 1) for subset in combinations(range(size), count)
-    )
+    needed = tuple(frozenset(subset) for count in range(2, size + 1) for subset in combinations(range(size), count))
     return Node(size, variables, needed, (), frozenset(range(size)))
 
 

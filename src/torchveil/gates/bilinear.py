@@ -3,14 +3,17 @@
 Formula. With x^ = x + a and y^ = y + b open: [f(x,y)] = f(x^, y^) - f(x^, [b]) - f([a], y^) + [f(a, b)], the first
 term added by the first party only. The provider deals f(a, b).
 Views. party: its piece of f(a, b), uniform; nothing is sent. provider: nothing. Cost: 0 rounds after the openings,
-8 bytes dealt per *output* element; two functions f per party and one at the provider. Floors: bytes, the same (a product
-of two masks is independent of what the parties hold); arithmetic, 2 per party (party 0 folds the first term in).
+8 bytes dealt per *output* element; two functions f per party and one at the provider. Floors: bytes, the same (a
+product of two masks is independent of what the parties hold); arithmetic, 2 per party (party 0 folds the first term
+in).
 Source: Beaver, CRYPTO'91; reuse of openings: ABY2.0, eprint 2020/1225, sec. 3.1; Orca, eprint 2023/206.
 """
 
 from __future__ import annotations
 
 import math
+
+import torch
 
 from torchveil.gates.base import Cost, Gate
 from torchveil.kernels import BILINEAR
@@ -42,7 +45,11 @@ def evaluate(party: Party, i: Bilinear) -> None:
 
 
 def clear(plain: Plain, i: Bilinear) -> None:
-    plain.set(i.out, BILINEAR[i.function](plain.value(i.x), plain.value(i.y), **i.options))
+    x, y = plain.value(i.x), plain.value(i.y)
+    if plain.strict:
+        magnitude = BILINEAR[i.function](x.to(torch.float64).abs(), y.to(torch.float64).abs(), **i.options)
+        plain.require_product(magnitude, f"product ({i.function})")
+    plain.set(i.out, BILINEAR[i.function](x, y, **i.options))
 
 
 def cost(i: Bilinear, n_parties: int) -> Cost:

@@ -9,9 +9,10 @@ the chunks. One table serves any number of thresholds; the AND masks and monomia
 The XORs asked for are opened as d^ = d ^ r under a fresh bit r whose arithmetic sharing [r] is dealt: a bit wire.
 
 Exact for all 2^64 values of y - t. With a = b as signed numbers, [a < b] = msb(a - b) needs |a - b| < 2^63.
-Views. party: uniform XOR pieces and tables, openings under fresh bits; provider: nothing. Cost per element, J thresholds
-and K bits: rounds 3; sent (33 J + K)/8 (n-1) bytes; dealt 32 + (96 J + 1)/8 + 8 K bytes (353 bits + 8 bytes for J = K
-= 1). Floors: 232 bits of tables (15 per chunk, 7 for the top one) where 256 are dealt, and 8 bytes [r].
+Views. party: uniform XOR pieces and tables, openings under fresh bits; provider: nothing. Cost per element, J
+thresholds and K bits: rounds 3; sent (33 J + K)/8 (n-1) bytes; dealt 32 + (96 J + 1)/8 + 8 K bytes
+(353 bits + 8 bytes for J = K = 1). Floors: 232 bits of tables (15 per chunk, 7 for the top one) where 256 are dealt,
+and 8 bytes [r].
 Sources: one-time truth tables, Ishai et al., TCC'13; prefix parity, Boyle et al., CCS'23; the combination is ours.
 """
 

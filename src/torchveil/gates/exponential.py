@@ -87,7 +87,9 @@ def clear(plain: Plain, i: Exponential) -> None:
         plain.require(x, -(1 << i.bits) + 1, 0, "exponential", "clip the argument to the stated range")
     mask = plain.mask(i.x)
     if mask is None:
-        out = (torch.exp(x.to(torch.float64) / i.unit).clamp(max=1.0) * 2.0 ** (i.mask_bits + i.factor_bits)).to(torch.int64)
+        out = (torch.exp(x.to(torch.float64) / i.unit).clamp(max=1.0) * 2.0 ** (i.mask_bits + i.factor_bits)).to(
+            torch.int64
+        )
     else:
         zero, one = _masked_factors(mask, i)
         first, second = _public_factors(x + mask, i)

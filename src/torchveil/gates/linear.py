@@ -139,6 +139,10 @@ def _evaluate_combine(party: Party, i: Combine) -> None:
 
 
 def _clear_combine(plain: Plain, i: Combine) -> None:
+    if plain.strict:
+        for x, factor in i.terms:
+            if abs(factor) > 1:
+                plain.require_product(plain.value(x).to(torch.float64) * factor, "product with a public number")
     plain.set(i.out, _combine([plain.value(x) for x, _ in i.terms], [f for _, f in i.terms], i.constant))
 
 

@@ -16,11 +16,11 @@ Q0 + [r_top] (1 - v^_top)(Q1 - Q0). The last term is an integer. Nothing here as
 With a gating bit (``gates.gating``) b * out costs neither an opening of the quotient nor a round: relu and its gradient
 are truncations gated by the sign.
 
-Error: |out - z/d| < 1 for every |z| < 2^(w-2); the rounding is floor or floor + 1, a function of z and of the public opening
-(for d a power of two the coin is v^ mod d); mean error 0 up to d / 2^w. It does not depend on n.
+Error: |out - z/d| < 1 for every |z| < 2^(w-2); the rounding is floor or floor + 1, a function of z and of the public
+opening (for d a power of two the coin is v^ mod d); mean error 0 up to d / 2^w. It does not depend on n.
 Views. party: two uniform pieces (or corrections), nothing sent. provider: nothing. Cost: 0 rounds after the opening,
-16 bytes dealt per element, 32 with a bit. Floors: one opening, and one dealt element (8 bytes) if the wrap bit were folded away, which
-only smaller rings allow; twice that floor.
+16 bytes dealt per element, 32 with a bit. Floors: one opening, and one dealt element (8 bytes) if the wrap bit were
+folded away, which only smaller rings allow; twice that floor.
 Sources: known-top-bit truncation as in Escudero et al., eprint 2020/338, sec. 3, and SIGMA, eprint 2023/1269; the
 two-quotient form for any divisor is ours. A public coin is all that is promised (see docs/security/gates.md).
 """

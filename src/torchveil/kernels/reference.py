@@ -84,9 +84,7 @@ def conv2d_output_shape(
     x: tuple[int, ...], w: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: int
 ) -> tuple[int, ...]:
     """Shape [N, O, oh, ow] of a convolution of x [N, C, H, W] with w [O, C/groups, kh, kw]."""
-    size = [
-        (x[2 + i] + 2 * padding[i] - dilation[i] * (w[2 + i] - 1) - 1) // stride[i] + 1 for i in range(2)
-    ]
+    size = [(x[2 + i] + 2 * padding[i] - dilation[i] * (w[2 + i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     return (x[0], w[0], size[0], size[1])
 
 
@@ -146,7 +144,10 @@ def conv2d_input_grad(
         for j in range(kw):
             top, left = i * dilation[0], j * dilation[1]
             padded[
-                :, :, top : top + (oh - 1) * stride[0] + 1 : stride[0], left : left + (ow - 1) * stride[1] + 1 : stride[1]
+                :,
+                :,
+                top : top + (oh - 1) * stride[0] + 1 : stride[0],
+                left : left + (ow - 1) * stride[1] + 1 : stride[1],
             ] += columns[:, :, i, j]
     return padded[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]].contiguous()
 
@@ -172,6 +173,7 @@ BILINEAR: dict[str, Callable[..., Tensor]] = {
     "conv2d_weight_grad": conv2d_weight_grad,
     "conv2d_input_grad": conv2d_input_grad,
 }
+
 
 #: How many products are summed in one output element: bounds the magnitude before a truncation.
 def terms_per_output(function: str, x: tuple[int, ...], y: tuple[int, ...]) -> int:

@@ -209,5 +209,3 @@ def _maximum(x: Handle, y: Handle) -> Handle:
 @lowers(aten.minimum.default)
 def _minimum(x: Handle, y: Handle) -> Handle:
     return ar.add(x, cmp.relu(ar.add(x, y, -1)), -1)
-
-

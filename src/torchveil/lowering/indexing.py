@@ -132,7 +132,9 @@ def _embedding_backward(
     grad: Handle, indices: Any, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
 ) -> Handle:
     if scale_grad_by_freq:
-        raise UnsupportedOperation("an embedding scaled by frequency", op="embedding", remedy="scale_grad_by_freq=False")
+        raise UnsupportedOperation(
+            "an embedding scaled by frequency", op="embedding", remedy="scale_grad_by_freq=False"
+        )
     flat = apply(grad, "reshape", (-1, grad.shape[-1]))
     if isinstance(indices, Tensor):
         places = indices.reshape(-1)

@@ -36,7 +36,7 @@ def _normaliser(count: int, reduction: int) -> float:
     return 1.0 / count if reduction == _MEAN else 1.0
 
 
-# --- softmax -----------------------------------------------------------------------------------------------------------
+# --- softmax ---------------------------------------------------------------------------------------------------------
 
 
 def _parts(x: Handle, dim: int) -> Softmax:
@@ -85,7 +85,9 @@ def _log_softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: A
         if factor and bool((sums - factor).abs().max() <= 1e-9 * abs(factor)):
             share = Public(grad.session, grad.shape, tensor=grad.dense().to(torch.float64) / factor)
             return ar.multiply_scalar(ar.secret(ar.add(parts.probabilities, share, -1)), -factor)
-        return ar.add(grad, ar.multiply(parts.narrow_probabilities(), Public(grad.session, tuple(sums.shape), tensor=sums)), -1)
+        return ar.add(
+            grad, ar.multiply(parts.narrow_probabilities(), Public(grad.session, tuple(sums.shape), tensor=sums)), -1
+        )
     return ar.add(grad, ar.multiply(parts.narrow_probabilities(), total(grad, dim, True)), -1)
 
 
@@ -97,9 +99,7 @@ def _flat_classes(x: Handle) -> tuple[int, ...]:
 
 
 @lowers(aten.nll_loss_forward.default, indices=True)
-def _nll_forward(
-    x: Handle, target: Any, weight: Any, reduction: int, ignore_index: int
-) -> tuple[Handle, Handle]:
+def _nll_forward(x: Handle, target: Any, weight: Any, reduction: int, ignore_index: int) -> tuple[Handle, Handle]:
     _check_nll(weight, target, ignore_index)
     shape = _reduced_shape(_flat_classes(x), reduction)
     count = x.shape[0] if len(x.shape) > 1 else 1
@@ -216,6 +216,3 @@ def _bce_backward(grad: Handle, x: Handle, target: Handle, weight: Handle | None
     count = torch.Size(x.shape).numel()
     out = ar.multiply(slope, ar.multiply(grad, Public(x.session, (), fill=_normaliser(count, reduction))))
     return out if weight is None else ar.multiply(out, weight)
-
-
-

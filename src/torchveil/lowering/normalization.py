@@ -104,7 +104,9 @@ def _batch_norm_backward(
     dims = [0, *range(2, len(x.shape))]
     if training or running_mean is None or running_var is None:
         if saved_mean is None or saved_inverse is None:
-            raise UnsupportedOperation("a batch norm gradient without saved statistics", op="native_batch_norm_backward")
+            raise UnsupportedOperation(
+                "a batch norm gradient without saved statistics", op="native_batch_norm_backward"
+            )
         centre, inverse = _channels(saved_mean, x), _channels(saved_inverse, x)
     else:
         small = Public(x.session, (), fill=eps)

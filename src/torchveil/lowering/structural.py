@@ -116,9 +116,9 @@ def _pad(x: Handle, pad: list[int], value: float = 0) -> Handle:
 
 @lowers(aten.clone.default)
 def _clone(x: Handle, *, memory_format: Any = None) -> Handle:
-    if memory_format is torch.contiguous_format and isinstance(x, Secret):
-        if x.stride != contiguous_strides(x.shape):
-            return structure.apply(x, "contiguous")
+    strided = isinstance(x, Secret) and x.stride != contiguous_strides(x.shape)
+    if memory_format is torch.contiguous_format and strided:
+        return structure.apply(x, "contiguous")
     return x
 
 
@@ -201,4 +201,3 @@ def _unfold_backward(grad: Handle, sizes: list[int], dim: int, size: int, step: 
 @lowers(aten.diagonal_backward.default)
 def _diagonal_backward(grad: Handle, sizes: list[int], offset: int, dim1: int, dim2: int) -> Handle:
     return _scatter_to(grad, sizes, lambda places: places.diagonal(offset, dim1, dim2))
-

@@ -1,6 +1,7 @@
 """One-time use: a label that is sent or dealt twice raises, in every run and not only in tests.
 
-A role counts the instructions that it executes; the number is never taken from a message. It only grows, so remembering the labels of the current instruction is enough and memory stays flat.
+A role counts the instructions that it executes; the number is never taken from a message. It only grows, so
+remembering the labels of the current instruction is enough and memory stays flat.
 """
 
 from __future__ import annotations

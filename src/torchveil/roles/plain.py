@@ -59,6 +59,15 @@ class Plain:
         self.inputs.clear()
         self.free(outs)
 
+    def require_product(self, magnitude: Tensor, op: str) -> None:
+        """Debug mode: no product of the real magnitudes (float64) leaves the ring."""
+        if self.strict and magnitude.numel() and float(magnitude.abs().max()) >= 2.0 ** (self.width - 1):
+            raise RangeExceeded(
+                f"a product left the ring of 2**{self.width}",
+                op=op,
+                remedy="use fewer digits or smaller values: |x*y| * scale**2 must stay below 2**62",
+            )
+
     def free(self, xs: tuple[int, ...]) -> None:
         for x in xs:
             self.wires.pop(x, None)
