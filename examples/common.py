@@ -17,11 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
 
-from torchveil import EncryptedTensor, FixedPoint, Session
-
-#: Adam multiplies squared gradients by 0.001, and a small share of a small square needs digits. 20 instead of the
-#: default 16 keep both examples within a few millionths of clear training; sums of products may then reach 2**22.
-FIXED_POINT = FixedPoint(base=2, digits=20)
+from torchveil import EncryptedTensor, Session
 
 #: The first ones compute; nobody here is the provider, who deals correlated randomness and must be independent.
 PARTIES = ("northside", "southside", "university", "registry", "ministry")
@@ -146,8 +142,12 @@ class Meter:
         self.progress.update(self.task, advance=n_samples, facts=self.facts + self.loss)
 
 
-def warm_up() -> None:
-    """The first step of an optimizer imports a second's worth of torch: not while a clock runs."""
+def prepare_torch() -> None:
+    """Before a clock runs: one thread, and the imports of an optimizer's first step (a second's worth).
+
+    The tensors are small; a second thread would mostly wait for the first.
+    """
+    torch.set_num_threads(1)
     x = torch.ones(1, requires_grad=True)
     x.sum().backward()
     optimizer = torch.optim.Adam([x])
@@ -249,6 +249,7 @@ def plot(path: Path, title: str, clear: Run, encrypted: Run | None) -> None:
     elif encrypted is not None:
         axes.plot([], [], color="tab:red", label="encrypted: never revealed")
     axes.set(xlabel="epoch", ylabel="mean training loss", title=title, ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
@@ -264,7 +265,6 @@ def report(name: str, title: str, options: Options, clear: Run, encrypted: Run |
         "epochs": options.epochs,
         "seed": options.seed,
         "parties": options.parties,
-        "fixed_point": f"{FIXED_POINT.base}**-{FIXED_POINT.digits}",
         "clear": clear.as_json(),
         "encrypted": None if encrypted is None else encrypted.as_json(),
         "difference_points": None if encrypted is None else 100 * (encrypted.accuracy - clear.accuracy),

@@ -1,4 +1,4 @@
-"""Two hospitals train a tumour classifier together, and neither sees a record, a statistic or a weight of the other.
+"""Two hospitals train a tumour classifier together; neither sees the records or statistics of the other, nor the model.
 
 Each holds a part of scikit-learn's breast-cancer data: the northside hospital screens (mostly benign tumours), the
 southside one treats (mostly malignant, and fewer). Every number is split into secret shares before it leaves its
@@ -25,7 +25,6 @@ from dataclasses import dataclass
 
 import torch
 from common import (
-    FIXED_POINT,
     OWNER,
     PARTIES,
     PROVIDER,
@@ -36,9 +35,9 @@ from common import (
     check_reveals,
     close_account,
     fit,
+    prepare_torch,
     report,
     reveal,
-    warm_up,
 )
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor, nn
@@ -141,11 +140,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     """Run both columns and report; returns the summary that ``--json`` prints."""
     options = Options.parse(__doc__.splitlines()[0], argv, epochs=EPOCHS)
     parts = hospitals(options.seed)
-    warm_up()
+    prepare_torch()
     clear = program(Clear(), parts, network(options.seed), options)
     encrypted, told = None, ""
     if not options.plain:
-        session = Session(PARTIES[: options.parties], PROVIDER, fixed_point=FIXED_POINT)
+        session = Session(PARTIES[: options.parties], PROVIDER)
         model = network(options.seed)
         encrypted = program(session, parts, model, options)
         session.decrypt(model, to=OWNER)
