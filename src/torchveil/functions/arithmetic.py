@@ -311,6 +311,10 @@ def _multiply_fraction(x: Secret, fraction: Fraction) -> Secret:
         out = combine([(x, numerator)], scale=x.scale * divisor)
         out.wide = True
         return out
+    if x.wide and 2 * x.scale <= _WIDEST_PRODUCT and abs(fraction) < Fraction(1, 4):
+        # not room for the whole divisor: take in what there is, so that a small factor loses fewer digits
+        target = x.scale << ((_WIDEST_PRODUCT // x.scale).bit_length() - 1)
+        return rescale(x, fraction * Fraction(target, x.scale), target, wide=True, value=fraction)
     rest = fraction - 1
     if abs(rest) <= Fraction(1, 2) and _ratio(rest.numerator, rest.denominator)[0] ** 2 < numerator**2:
         # x + x * rest: for 0.999 the factor of the truncated part is 1 and not 999, which saves range
