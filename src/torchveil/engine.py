@@ -7,6 +7,7 @@ emits queued frees first, so that the stream is the same wherever Python's colle
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Engine:
         self._reveals: list[RevealRecord] = []
         self._process = os.getpid()
         self._closed = False
+        self._running = threading.RLock()
         self.operation = ""
         self.module_path: list[str] = []
         self.names: dict[str, str] = {}
@@ -115,6 +117,17 @@ class Engine:
         """Run one instruction on every role; a revealed value comes back, otherwise None."""
         if self._closed or os.getpid() != self._process:
             self._refuse_state()
+        if not self._running.acquire(blocking=False):
+            # the order of instructions would depend on the scheduler, and with it every mask
+            raise SessionStateError(
+                "two threads use the session at the same time", remedy="use a session from one thread at a time"
+            )
+        try:
+            return self._submit(i, clear)
+        finally:
+            self._running.release()
+
+    def _submit(self, i: ins.Instruction, clear: Tensor | None) -> Tensor | None:
         if self._dropped:
             dropped, self._dropped = self._dropped, []
             self._driver.run(ins.Free(tuple(dropped)))
