@@ -16,10 +16,14 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from torchveil.costs import Account, CostReport
+from torchveil.drivers.base import Driver
 from torchveil.drivers.lockstep import Lockstep, make_roles
+from torchveil.drivers.plain import PlainDriver
 from torchveil.errors import (
     ConfigurationError,
     InvalidArgument,
+    PlainDiverged,
+    RangeExceeded,
     SessionMismatch,
     SessionStateError,
     ShapeMismatch,
@@ -32,6 +36,12 @@ from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
 from torchveil.roles.plain import Plain
 from torchveil.where import backward_module_path, user_line
+
+
+_BACKENDS = {
+    "lockstep": "all roles share this process, so NOTHING is protected from whoever runs it",
+    "plain": "clear integers, no shares at all: NOTHING is protected",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +71,8 @@ class Engine:
 
     parties: names of the computing parties, at least two; provider: the name of the crypto provider, none of them;
     fixed_point: the number format of what is shared without another one; debug: also run the program on clear integers
-    and stop at the first operation whose shares differ or whose values leave their range (lockstep only).
+    and stop at the first operation whose shares differ or whose values leave their range (lockstep only);
+    backend: "lockstep", or "plain" for the same program on clear integers, without any protection.
 
     Raises ``ConfigurationError`` for fewer than two parties, repeated names, or a provider that is also a party.
     Lockstep protects nothing: all roles share this process. See SECURITY.md.
@@ -74,6 +85,7 @@ class Engine:
         *,
         fixed_point: FixedPoint | None = None,
         debug: bool = False,
+        backend: str = "lockstep",
     ) -> None:
         names = [str(name) for name in parties]
         if len(names) < 2:
@@ -92,9 +104,8 @@ class Engine:
         self.provider = str(provider)
         self.fixed_point = fixed_point or FixedPoint()
         self._debug = debug
-        roles, provider_role, inputs, self.id = make_roles(names, self.provider)
-        plain = Plain(provider_role, strict=True) if debug else None
-        self._driver = Lockstep(roles, provider_role, inputs, plain=plain)
+        self.backend = backend
+        self._driver = self._make_driver(backend, debug)
         self._next_id = 0
         self._dropped: list[int] = []
         self._account = Account()
@@ -104,8 +115,16 @@ class Engine:
         self._running = threading.RLock()
         self.operation = ""
         self.module_path: list[str] = []
-        self.names: dict[str, str] = {}
         self.surface: Surface | None = None
+
+    def _make_driver(self, backend: str, debug: bool) -> Driver:
+        if backend == "plain":
+            return PlainDriver(len(self.parties), strict=debug)
+        if backend != "lockstep":
+            raise ConfigurationError(f"no backend is called {backend!r}", remedy="choose 'lockstep' or 'plain'")
+        roles, provider_role, inputs, _ = make_roles(self.parties, self.provider)
+        plain = Plain(provider_role, strict=True) if debug else None
+        return Lockstep(roles, provider_role, inputs, plain=plain)
 
     # --- running instructions ----------------------------------------------------------------------------------------
 
@@ -134,6 +153,9 @@ class Engine:
         gate = GATES[type(i)]
         try:
             revealed = self._driver.run(i, clear)
+        except (PlainDiverged, RangeExceeded) as error:
+            error.args = (f"{error}\n  torch operation: {self.operation}",)
+            raise
         except TorchveilError:
             raise
         except (RuntimeError, IndexError) as error:
@@ -159,7 +181,7 @@ class Engine:
 
     def bit_shape(self, identifier: int) -> Shape:
         """The shape of a bit wire."""
-        return tuple(self._driver.parties[0].bits[identifier].public_flip().shape)
+        return self._driver.shape_of_bit(identifier)
 
     def wire(
         self,
@@ -303,8 +325,7 @@ class Engine:
         if self._dropped:
             dropped, self._dropped = self._dropped, []
             self._driver.run(ins.Free(tuple(dropped)))
-        party = self._driver.parties[0]
-        return len(party.wires) + len(party.bits)
+        return self._driver.n_wires()
 
     def describe(self) -> str:
         """Who takes part, what is protected, and what is not."""
@@ -315,7 +336,7 @@ class Engine:
                 f"fixed point {fixed.base}**-{fixed.digits}",
                 "security: semi-honest; any n-1 parties may collude with the controller and the owners, the provider "
                 "with nobody",
-                "driver: lockstep - all roles share this process, so NOTHING is protected from whoever runs it",
+                f"backend: {self.backend} - {_BACKENDS[self.backend]}",
             ]
         )
 

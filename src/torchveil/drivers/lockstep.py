@@ -141,6 +141,14 @@ class Lockstep:
                 for wire in wires:
                     wire.mask = wire.opening = wire.parent = wire.via = None
 
+    def shape_of_bit(self, bit: int) -> tuple[int, ...]:
+        """The shape of a bit wire."""
+        return tuple(self.parties[0].bits[bit].public_flip().shape)
+
+    def n_wires(self) -> int:
+        """How many wires and bit wires a party holds."""
+        return len(self.parties[0].wires) + len(self.parties[0].bits)
+
     def clear(self) -> None:
         """Forget all shares and masks."""
         for party in self.parties:

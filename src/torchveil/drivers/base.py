@@ -1,0 +1,36 @@
+"""What the engine asks of a driver."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from torchveil.gates.base import Cost
+from torchveil.program import instructions as ins
+
+
+class Driver(Protocol):
+    """Runs instructions; ``measured`` is what the last one cost."""
+
+    measured: Cost
+
+    def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
+        """Execute one instruction; a revealed value comes back. An error leaves no trace of the instruction."""
+        ...
+
+    def share_of(self, wire: int) -> Tensor:
+        """A tensor of the shape and strides of a wire."""
+        ...
+
+    def shape_of_bit(self, bit: int) -> tuple[int, ...]:
+        """The shape of a bit wire."""
+        ...
+
+    def n_wires(self) -> int:
+        """How many wires and bit wires a role holds."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all values."""
+        ...

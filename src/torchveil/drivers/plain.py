@@ -1,0 +1,51 @@
+"""The plain driver: the same instruction stream on clear fixed-point integers, without shares or masks.
+
+It shows what the number format does to a program, at the speed of clear integers, and protects nothing. Costs are those
+that the gates' formulas predict for the stated number of parties.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from torchveil.drivers.lockstep import outputs
+from torchveil.gates import GATES
+from torchveil.gates.base import FREE, Cost
+from torchveil.program import instructions as ins
+from torchveil.roles.plain import Plain
+
+
+class PlainDriver:
+    """Runs the clear meaning of every instruction. ``strict`` raises ``RangeExceeded`` where a value leaves its range."""
+
+    __slots__ = ("_n_parties", "measured", "plain")
+
+    def __init__(self, n_parties: int, *, strict: bool = False) -> None:
+        self._n_parties = n_parties
+        self.plain = Plain(strict=strict)
+        self.measured: Cost = FREE
+
+    def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
+        gate = GATES[type(i)]
+        if isinstance(i, ins.Input) and clear is not None:
+            self.plain.inputs.append(clear)
+        try:
+            gate.clear(self.plain, i)
+        except BaseException:
+            self.plain.abandon(outputs(i))
+            raise
+        self.measured = gate.cost(i, self._n_parties)
+        return self.plain.value(i.x) if isinstance(i, ins.Reveal) else None
+
+    def share_of(self, wire: int) -> Tensor:
+        return self.plain.value(wire)
+
+    def shape_of_bit(self, bit: int) -> tuple[int, ...]:
+        return tuple(self.plain.bit(bit).shape)
+
+    def n_wires(self) -> int:
+        return len(self.plain.wires) + len(self.plain.bits)
+
+    def clear(self) -> None:
+        self.plain.wires.clear()
+        self.plain.bits.clear()
