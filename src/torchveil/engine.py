@@ -37,7 +37,6 @@ from torchveil.program import instructions as ins
 from torchveil.roles.plain import Plain
 from torchveil.where import backward_module_path, user_line
 
-
 _BACKENDS = {
     "lockstep": "all roles share this process, so NOTHING is protected from whoever runs it",
     "plain": "clear integers, no shares at all: NOTHING is protected",

@@ -16,7 +16,7 @@ from torchveil.roles.plain import Plain
 
 
 class PlainDriver:
-    """Runs the clear meaning of every instruction. ``strict`` raises ``RangeExceeded`` where a value leaves its range."""
+    """Runs the clear meaning of every instruction; ``strict`` raises ``RangeExceeded`` where a range is left."""
 
     __slots__ = ("_n_parties", "measured", "plain")
 
