@@ -1,9 +1,10 @@
 """Time the workloads against plain torch in the same run: medians, bytes and rounds; a table and JSON.
 
-    python benchmarks/run.py [--only W4] [--repeats 5] [--parties 2] [--json out/bench.json]
+    python benchmarks/run.py [--only W4] [--repeats 5] [--parties 2] [--threads 1] [--json out/bench.json]
 
 Encrypted and clear runs alternate (A B A B), so that a ratio is one run's. Times of a shared machine are noisy: quote
-medians and ratios. Bytes and rounds are exact.
+medians and ratios. Bytes and rounds are exact. One torch thread is the default: where other programs use the cores, two
+threads that wait for each other at every small operation are many times slower, in clear torch as well.
 """
 
 from __future__ import annotations
@@ -84,8 +85,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--parties", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     console = Console()
     load = os.getloadavg()[0]
     console.print(
