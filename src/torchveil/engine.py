@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -338,15 +337,6 @@ class Engine:
                 f"backend: {self.backend} - {_BACKENDS[self.backend]}",
             ]
         )
-
-    @contextmanager
-    def attributed(self, path: str) -> Iterator[None]:
-        """Account for what runs inside under a module path."""
-        self.module_path.append(path)
-        try:
-            yield
-        finally:
-            self.module_path.pop()
 
     def close(self) -> None:
         """Forget all shares and masks; using the session afterwards raises."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from torchveil.fixedpoint import encode
 from torchveil.functions.arithmetic import align, constant, expand_to, map_bit, secret
 from torchveil.handle import Bit, Deferred, Handle, Public, Secret
 from torchveil.kernels.linear_maps import LinearMap
@@ -106,8 +104,3 @@ def _materialise(base: Handle, value: Handle) -> Secret:
     if isinstance(base, Public) and isinstance(value, Secret):
         return constant(base, value.scale, value.format)
     return secret(base)
-
-
-def raw_public(values: Tensor, scale: int, op: str) -> Tensor:
-    """Ring elements of a public tensor."""
-    return encode(values, scale, op=op)

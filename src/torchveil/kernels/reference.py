@@ -6,7 +6,6 @@ bits. Every function is total on the ring: no range is assumed unless said.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -173,15 +172,3 @@ BILINEAR: dict[str, Callable[..., Tensor]] = {
     "conv2d_weight_grad": conv2d_weight_grad,
     "conv2d_input_grad": conv2d_input_grad,
 }
-
-
-#: How many products are summed in one output element: bounds the magnitude before a truncation.
-def terms_per_output(function: str, x: tuple[int, ...], y: tuple[int, ...]) -> int:
-    """The number of products that one output element of a bilinear function sums."""
-    if function == "mul":
-        return 1
-    if function in ("mm", "bmm"):
-        return x[-1]
-    if function == "conv2d":
-        return math.prod(y[1:])
-    return math.prod(y) // max(1, y[1])
