@@ -18,13 +18,15 @@ help: ## list the targets
 install: $(STAMP) ## create .venv and install the package in development mode (instant when nothing changed)
 
 # The stamp is written last: an interrupted installation starts again.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt native/pyproject.toml native/CMakeLists.txt $(wildcard native/src/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "torchveil needs Python 3.11 or later, which '$(PYTHON)' is not:" \
 	         "name another one, as in make install PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "'$(PYTHON) -m venv' failed. Debian and Ubuntu keep it in a package of its own: python3-venv." >&2; exit 1; }
 	$(PY) -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[test,examples,dev]'
+	@$(PY) -m pip install --disable-pip-version-check -q ./native || \
+	  echo "The native kernels could not be built (a C++17 compiler is needed): torchveil works without them, slower."
 	@touch $@
 
 demo: install ## two hospitals train a model together on data that neither can read

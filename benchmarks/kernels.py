@@ -23,8 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from torchveil.gates import and_tree
-from torchveil.kernels import chunks, gate_steps, native, reference
+from torchveil.kernels import and_tree, chunks, gate_steps, native, reference
 from torchveil.randomness import Stream
 
 KEY = bytes(range(16))

@@ -118,15 +118,15 @@ def test_an_interrupted_opening_can_be_made_again(rank: int, monkeypatch: pytest
     m = Machine(3)
     x, y = m.input(ring(9)), m.input(ring(9, seed=1))
     view = m.map(x, "flip", [0])
-    original = Party.mask
+    original = Party.masked
 
-    def failing(self: Party, slot: int, shape: tuple[int, ...]) -> Any:
+    def failing(self: Party, slot: int, value: Any) -> Any:
         if self.rank == rank and slot == 1:
             raise KeyboardInterrupt
-        return original(self, slot, shape)
+        return original(self, slot, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Party, "mask", failing)
+        patch.setattr(Party, "masked", failing)
         with pytest.raises(KeyboardInterrupt):
             m.open(x, y)
         with pytest.raises(KeyboardInterrupt):

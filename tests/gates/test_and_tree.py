@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from torchveil.gates import and_tree
+from torchveil.kernels import and_tree
 
 
 def _reference(less: tuple[int, ...], equal: tuple[int, ...]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import math
 import torch
 
 from torchveil.gates.base import Cost, Gate
-from torchveil.kernels import BILINEAR
+from torchveil.kernels import BILINEAR, product_share, reference
 from torchveil.program.instructions import Bilinear
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -31,25 +31,20 @@ def deal(provider: Provider, i: Bilinear) -> None:
 
 
 def evaluate(party: Party, i: Bilinear) -> None:
-    function = BILINEAR[i.function]
     x_open, a = party.wires[i.x].faces()
     y_open, b = party.wires[i.y].faces()
-    # first party: f(x^, y^ - b) - f(a, y^); others: -f(x^, b) - f(a, y^)
-    out = party.dealt(0, i.shape)
-    if party.first:
-        out = out + function(x_open, y_open - b, **i.options)
-    else:
-        out = out - function(x_open, b, **i.options)
-    out = out - function(a, y_open, **i.options)
-    party.wires[i.out] = Wire(party.reduce(out))
+    dealt = party.dealt(0, i.shape)
+    out = product_share(i.function, dealt, x_open, a, y_open, b, party.first, i.options, party.width)
+    party.wires[i.out] = Wire(out)
 
 
 def clear(plain: Plain, i: Bilinear) -> None:
+    # the reference twins: debug mode then compares the kernels in use with them
     x, y = plain.value(i.x), plain.value(i.y)
     if plain.strict:
-        magnitude = BILINEAR[i.function](x.to(torch.float64).abs(), y.to(torch.float64).abs(), **i.options)
+        magnitude = reference.BILINEAR[i.function](x.to(torch.float64).abs(), y.to(torch.float64).abs(), **i.options)
         plain.require_product(magnitude, f"product ({i.function})")
-    plain.set(i.out, BILINEAR[i.function](x, y, **i.options))
+    plain.set(i.out, reference.BILINEAR[i.function](x, y, **i.options))
 
 
 def cost(i: Bilinear, n_parties: int) -> Cost:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchveil.errors import ProtocolError
 from torchveil.gates.base import Gate, local, require_shape
+from torchveil.kernels import bit_share
 from torchveil.program.instructions import BitToArithmetic, MapBit, WeighBits
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -19,9 +20,7 @@ from torchveil.roles.wires import BitWire, Wire
 
 def arithmetic_share(party: Party, bit: BitWire) -> Tensor:
     """This party's share of the bit as a ring element."""
-    flip = bit.public_flip()
-    share = (1 - 2 * flip) * bit.secret()
-    return share + flip if party.first else share
+    return bit_share(bit.public_flip(), bit.secret(), party.first)
 
 
 def _deal_map(provider: Provider, i: MapBit) -> None:

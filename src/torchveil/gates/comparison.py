@@ -25,10 +25,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchveil.gates import and_tree
 from torchveil.gates.base import Cost, Exchange, Gate, Interaction
-from torchveil.kernels import pack_bits, signed, unpack_bits
-from torchveil.kernels.chunks import digits, unary_lookup, unary_tables
+from torchveil.kernels import (
+    and_tree,
+    evaluate_node,
+    gather_masked,
+    monomials,
+    pack_top_bits,
+    signed,
+    unary_leaf,
+    unary_tables,
+    unpack_to_ring,
+)
 from torchveil.program.instructions import Compare
 from torchveil.randomness import Bits
 from torchveil.roles.party import Party
@@ -73,16 +81,15 @@ def deal(provider: Provider, i: Compare) -> None:
     count = mask.numel()
     n_bytes = -(-count // 8)
     provider.deal_words(_TABLES, unary_tables(mask, provider.width, shape.chunk), (1 << shape.chunk) - 1)
-    top = (mask >> (provider.width - 1)) & 1
-    provider.deal_bits(_SIGN, pack_bits(top.numpy().astype(np.uint8)).reshape(1, n_bytes))
+    provider.deal_bits(_SIGN, pack_top_bits(mask, provider.width).reshape(1, n_bytes))
     slot = _TREE
     for level in and_tree.levels(shape.chunks, shape.fan_in):
         for group in level:
             size = (len(group.plan.variables), len(group.chunks), len(i.thresholds), n_bytes)
-            provider.deal_bits(slot, and_tree.monomials(group.plan, provider.mask_bits(slot, size)))
+            provider.deal_bits(slot, monomials(group.plan, provider.mask_bits(slot, size)))
             slot += 1
     flips = provider.mask_bits(_FLIP, (len(i.outs), n_bytes))
-    bits = torch.from_numpy(unpack_bits(flips, count).astype(np.int64)).reshape(len(i.outs), *i.shape)
+    bits = unpack_to_ring(flips, count, i.shape)
     provider.deal(_RESULT, bits)
     for k, out in enumerate(i.outs):
         provider.bits[out] = BitWire(None, bits[k])
@@ -91,31 +98,19 @@ def deal(provider: Provider, i: Compare) -> None:
 def evaluate(party: Party, i: Compare) -> Interaction:
     shape = geometry(party.width)
     opened, _ = party.wires[i.x].faces()
-    opened = opened.reshape(-1).contiguous()
-    if i.negate:
-        opened = -opened
+    opened = opened.reshape(-1)
     count = opened.numel()
     n_bytes = -(-count // 8)
     tables = party.dealt_words(_TABLES, (shape.chunks, count), (1 << shape.chunk) - 1)
-    less = np.empty((shape.chunks, len(i.thresholds), n_bytes), dtype=np.uint8)
-    equal = np.empty_like(less)
-    tops = np.empty((len(i.thresholds), n_bytes), dtype=np.uint8)
-    for j, threshold in enumerate(i.thresholds):
-        v = party.reduce(opened - threshold if threshold else opened)
-        tops[j] = pack_bits(((v >> (party.width - 1)) & 1).numpy().astype(np.uint8))
-        for k, digit in enumerate(digits(v, party.width, shape.chunk)):
-            lt, le = unary_lookup(tables[k], digit, party.first)
-            less[k, j] = pack_bits(lt)
-            equal[k, j] = pack_bits(le)
-    equal ^= less
+    less, equal, tops = unary_leaf(opened, tables, i.thresholds, i.negate, party.first, party.width, shape.chunk)
     slot = _TREE
     for level in and_tree.levels(shape.chunks, shape.fan_in):
         masked, masks, first_slot = [], [], slot
         for group in level:
-            values = and_tree.gather(group, less, equal)
-            mask = party.mask_bits(slot, values.shape)
+            shape_of = (len(group.plan.variables), len(group.chunks), *less.shape[1:])
+            mask = party.mask_bits(slot, shape_of)
             masks.append(mask)
-            masked.append(values ^ mask)
+            masked.append(gather_masked(group, less, equal, mask))
             slot += 1
         totals = yield Exchange("xor", tuple(masked))
         n_groups = sum(len(group.chunks) for group in level)
@@ -126,7 +121,7 @@ def evaluate(party: Party, i: Compare) -> Interaction:
             size = (len(group.plan.monomials), *mask.shape[1:])
             dealt = party.dealt_bits(first_slot + offset, size)
             lt_top = less[[members[-1] for members in group.chunks]]
-            lt_out, eq_out = and_tree.evaluate_node(group.plan, lt_top, total, mask, dealt, party.first)
+            lt_out, eq_out = evaluate_node(group.plan, lt_top, total, mask, dealt, party.first)
             places = [members[0] // width for members in group.chunks]
             next_less[places] = lt_out
             if eq_out is not None:
@@ -142,7 +137,7 @@ def evaluate(party: Party, i: Compare) -> Interaction:
             if flip:
                 rows[k] ^= 0xFF
     (public,) = yield Exchange("xor", (rows,))
-    flip_bits = torch.from_numpy(unpack_bits(public, count).astype(np.int64)).reshape(len(i.outs), *i.shape)
+    flip_bits = unpack_to_ring(public, count, i.shape)
     share = party.dealt(_RESULT, (len(i.outs), *i.shape))
     for k, out in enumerate(i.outs):
         party.bits[out] = BitWire(flip_bits[k], share[k])

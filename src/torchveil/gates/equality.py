@@ -16,13 +16,10 @@ import math
 import numpy as np
 import torch
 
-from torchveil.gates import and_tree
 from torchveil.gates.base import Cost, Exchange, Gate, Interaction
 from torchveil.gates.comparison import geometry
-from torchveil.kernels import pack_bits, unpack_bits
-from torchveil.kernels.chunks import digits, unary_lookup, unary_tables
+from torchveil.kernels import and_tree, evaluate_product, monomials, unary_leaf, unary_tables, unpack_to_ring
 from torchveil.program.instructions import Equal
-from torchveil.randomness import Bits
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
@@ -47,9 +44,9 @@ def deal(provider: Provider, i: Equal) -> None:
     for level, sizes in enumerate(and_tree.product_levels(chunks, fan_in)):
         for group, size in enumerate(sizes):
             masks = provider.mask_bits(_slot(level, group), (size, len(i.values), n_bytes))
-            provider.deal_bits(_slot(level, group), and_tree.monomials(and_tree.product_node(size), masks))
+            provider.deal_bits(_slot(level, group), monomials(and_tree.product_node(size), masks))
     flips = provider.mask_bits(_FLIP, (len(i.outs), n_bytes))
-    bits = torch.from_numpy(unpack_bits(flips, count).astype(np.int64)).reshape(len(i.outs), *i.shape)
+    bits = unpack_to_ring(flips, count, i.shape)
     provider.deal(_RESULT, bits)
     for k, out in enumerate(i.outs):
         provider.bits[out] = BitWire(None, bits[k])
@@ -58,16 +55,11 @@ def deal(provider: Provider, i: Equal) -> None:
 def evaluate(party: Party, i: Equal) -> Interaction:
     chunk, chunks, fan_in = _chunks(party.width)
     opened, _ = party.wires[i.x].faces()
-    opened = opened.reshape(-1).contiguous()
+    opened = opened.reshape(-1)
     count = opened.numel()
     n_bytes = -(-count // 8)
     tables = party.dealt_words(_TABLES, (chunks, count), (1 << chunk) - 1)
-    equal: Bits = np.empty((chunks, len(i.values), n_bytes), dtype=np.uint8)
-    for j, value in enumerate(i.values):
-        v = party.reduce(opened - value if value else opened)
-        for k, digit in enumerate(digits(v, party.width + 1, chunk)):
-            below, at_most = unary_lookup(tables[k], digit, party.first)
-            equal[k, j] = pack_bits(below ^ at_most)
+    _, equal, _ = unary_leaf(opened, tables, i.values, False, party.first, party.width, chunk, whole=True)
     for level, sizes in enumerate(and_tree.product_levels(chunks, fan_in)):
         starts = np.cumsum([0, *sizes])
         masks = [
@@ -79,11 +71,11 @@ def evaluate(party: Party, i: Equal) -> Interaction:
         for group, (mask, total) in enumerate(zip(masks, totals, strict=True)):
             plan = and_tree.product_node(sizes[group])
             dealt = party.dealt_bits(_slot(level, group), (len(plan.monomials), *mask.shape[1:]))
-            rows.append(and_tree.evaluate_product(plan, total, mask, dealt, party.first))
+            rows.append(evaluate_product(plan, total, mask, dealt, party.first))
         equal = np.stack(rows)
     flips = party.mask_bits(_FLIP, (len(i.outs), n_bytes))
     (public,) = yield Exchange("xor", (equal[0] ^ flips,))
-    flip_bits = torch.from_numpy(unpack_bits(public, count).astype(np.int64)).reshape(len(i.outs), *i.shape)
+    flip_bits = unpack_to_ring(public, count, i.shape)
     share = party.dealt(_RESULT, (len(i.outs), *i.shape))
     for k, out in enumerate(i.outs):
         party.bits[out] = BitWire(flip_bits[k], share[k])

@@ -42,9 +42,9 @@ def evaluate(party: Party, i: Open) -> Interaction:
         wire = party.wires[x]
         # A mask of another shape would be broadcast, and one element of it would hide two values.
         require_shape(wire.value(), shape)
-        mask = party.mask(slot, shape)
+        piece, mask = party.masked(slot, wire.value())
         masks.append(mask)
-        pieces.append(party.reduce(wire.value() + mask))
+        pieces.append(piece)
     opened = yield Exchange("sum", tuple(pieces))
     for x, mask, total in zip(i.xs, masks, opened, strict=True):
         wire = party.wires[x]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from torchveil.gates.base import Cost, Gate
+from torchveil.kernels import selected_share
 from torchveil.program.instructions import Select
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -28,8 +29,8 @@ def evaluate(party: Party, i: Select) -> None:
     bit, wire = party.bits[i.bit], party.wires[i.x]
     opened, _ = wire.faces()
     flip = bit.public_flip()
-    chosen = (opened * bit.secret()).sub_(party.dealt(0, i.shape)).mul_(1 - 2 * flip)
-    party.wires[i.out] = Wire(party.reduce(chosen.add_(flip * wire.value())))
+    dealt = party.dealt(0, i.shape)
+    party.wires[i.out] = Wire(selected_share(flip, opened, bit.secret(), dealt, wire.value(), party.width))
 
 
 def clear(plain: Plain, i: Select) -> None:

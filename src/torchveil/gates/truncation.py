@@ -30,12 +30,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from torchveil.gates.base import Cost, Gate
-from torchveil.gates.bits import arithmetic_share
-from torchveil.gates.gating import deal_gated, gated_share
-from torchveil.kernels import divide_unsigned, is_negative, reduce_ring, signed, top_bit
+from torchveil.kernels import gate_steps, mask_quotients, reduce_ring, signed, truncated_share
 from torchveil.program.instructions import Truncate
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -46,49 +43,24 @@ from torchveil.roles.wires import Wire
 ERROR_ULPS = 1.0
 
 
-def _mask_quotient(r: Tensor, divisor: int, width: int) -> Tensor:
-    """floor((r + c) / d) of the unsigned r, where r + c may exceed the ring."""
-    carry = (1 << (width - 2)) % divisor
-    quotient = divide_unsigned(r, divisor, width)
-    if carry:
-        quotient = quotient + (r - quotient * divisor + carry >= divisor)
-    return quotient
-
-
-def _quotients(opened: Tensor, divisor: int, width: int) -> tuple[Tensor, Tensor]:
-    """(Q0, (1 - v^_top)(Q1 - Q0)) of v^."""
-    quotient = divide_unsigned(opened, divisor, width)
-    step, rest = divmod(1 << width, divisor)
-    jump: Tensor | int = step if step < (1 << 63) else step - (1 << 64)
-    if rest:
-        jump = (opened - quotient * divisor + rest >= divisor).to(torch.int64) + step
-        return quotient, torch.where(is_negative(opened, width), 0, jump)
-    return quotient, torch.where(is_negative(opened, width), 0, torch.tensor(jump, dtype=torch.int64))
-
-
-def _base(divisor: int, width: int) -> int:
-    return (1 << (width - 2)) // divisor
-
-
 def deal(provider: Provider, i: Truncate) -> None:
     r = provider.wires[i.x].total_mask()
-    quotient, top = _mask_quotient(r, i.divisor, provider.width), top_bit(r, provider.width)
-    deal_gated(provider, 0, quotient, i.bit)
-    deal_gated(provider, 2, top, i.bit)
+    bit = None if i.bit is None else provider.bits[i.bit].secret()
+    values = mask_quotients(r, bit, i.divisor, provider.width)
+    for slot, value in zip((0, 2) if bit is None else (0, 1, 2, 3), values, strict=True):
+        provider.deal(slot, value)
     provider.wires[i.out] = Wire(None)
 
 
 def evaluate(party: Party, i: Truncate) -> None:
     opened, _ = party.wires[i.x].faces()
-    v = party.reduce(opened + (1 << (party.width - 2)))
-    quotient, jump = _quotients(v, i.divisor, party.width)
-    quotient -= _base(i.divisor, party.width)
-    out = (jump * gated_share(party, 2, i.shape, i.bit)).sub_(gated_share(party, 0, i.shape, i.bit))
-    if i.bit is not None:
-        out += quotient * arithmetic_share(party, party.bits[i.bit])
-    elif party.first:
-        out += quotient
-    party.wires[i.out] = Wire(party.reduce(out))
+    bit = None if i.bit is None else party.bits[i.bit]
+    gate = None if bit is None else (bit.public_flip(), bit.secret())
+    n_pieces = 1 if bit is None else 2
+    quotients = [party.dealt(slot, i.shape) for slot in range(n_pieces)]
+    tops = [party.dealt(2 + slot, i.shape) for slot in range(n_pieces)]
+    out = truncated_share(opened, quotients, tops, gate, party.first, i.divisor, party.width)
+    party.wires[i.out] = Wire(out)
 
 
 def clear(plain: Plain, i: Truncate) -> None:
@@ -100,10 +72,10 @@ def clear(plain: Plain, i: Truncate) -> None:
         # to nearest, halves up; |z| + d/2 stays below 2^63
         out = torch.div(signed(z, plain.width) + i.divisor // 2, i.divisor, rounding_mode="floor")
     else:
-        v = reduce_ring(z + r + (1 << (plain.width - 2)), plain.width)
-        quotient, jump = _quotients(v, i.divisor, plain.width)
-        out = quotient + jump * top_bit(r, plain.width) - _mask_quotient(r, i.divisor, plain.width)
-        out = out - _base(i.divisor, plain.width)
+        # the reference twins: debug mode then compares the kernels in use with them
+        quotient, top = gate_steps.mask_quotients(r, None, i.divisor, plain.width)
+        opened = reduce_ring(z + r, plain.width)
+        out = gate_steps.truncated_share(opened, [quotient], [top], None, True, i.divisor, plain.width)
     plain.set(i.out, out if i.bit is None else plain.bit(i.bit) * out)
 
 

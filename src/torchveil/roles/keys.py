@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from torchveil.kernels import stream
 from torchveil.randomness import Stream, derive_key, os_bytes
 
 
@@ -33,7 +34,7 @@ class Identity:
         """The stream that this role and ``peer`` share for ``purpose``; both derive the same key."""
         low, high = sorted((self.name, peer.name))
         secret = self._private.exchange(peer.public)
-        return Stream(derive_key(secret, session_id, low, high, purpose, "rank 0"))
+        return stream(derive_key(secret, session_id, low, high, purpose, "rank 0"))
 
     def __repr__(self) -> str:
         return f"<Identity {self.name}>"

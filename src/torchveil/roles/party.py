@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from torchveil.errors import Desynchronised, ProtocolError
-from torchveil.kernels import reduce_ring
+from torchveil.kernels import mask_value, reduce_ring
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.wires import BitWire, Wire
@@ -88,6 +88,11 @@ class Party:
     def mask(self, slot: int, shape: tuple[int, ...]) -> Tensor:
         self.ledger.use("mask", slot)
         return self._streams["mask"].ring(self.ledger.number, slot, shape, self.width)
+
+    def masked(self, slot: int, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(value + mask, mask) under a fresh mask of this label."""
+        self.ledger.use("mask", slot)
+        return mask_value(value, self._streams["mask"], self.ledger.number, slot, self.width)
 
     def mask_bits(self, slot: int, shape: tuple[int, ...]) -> Bits:
         self.ledger.use("mask-bits", slot)

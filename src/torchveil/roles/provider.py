@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import reduce_ring
+from torchveil.kernels import add_stream, reduce_ring, subtract_stream, xor_bits, xor_words
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.party import RandomSource
@@ -43,8 +43,8 @@ class Provider:
         """The sum of all parties' mask pieces."""
         total = self._streams[0]["mask"].ring(self.ledger.number, slot, shape, self.width)
         for streams in self._streams[1:]:
-            total += streams["mask"].ring(self.ledger.number, slot, shape, self.width)
-        return reduce_ring(total, self.width)
+            total = add_stream(total, streams["mask"], self.ledger.number, slot, self.width)
+        return total
 
     def mask_bits(self, slot: int, shape: tuple[int, ...]) -> Bits:
         """The XOR of all parties' mask bits."""
@@ -56,10 +56,9 @@ class Provider:
     def deal(self, slot: int, value: Tensor) -> None:
         """Share ``value`` additively; the correction goes to this instruction's receiver."""
         self.ledger.use("dealt", slot)
-        shape = tuple(value.shape)
         for rank, streams in enumerate(self._streams):
             if rank != self.receiver:
-                value = value - streams["dealt"].ring(self.ledger.number, slot, shape, self.width)
+                value = subtract_stream(value, streams["dealt"], self.ledger.number, slot, self.width)
         self._send("dealt", slot, reduce_ring(value, self.width))
 
     def deal_bits(self, slot: int, value: Bits) -> None:
@@ -67,7 +66,7 @@ class Provider:
         self.ledger.use("dealt-bits", slot)
         for rank, streams in enumerate(self._streams):
             if rank != self.receiver:
-                value = value ^ streams["dealt-bits"].bits(self.ledger.number, slot, value.shape)
+                value = xor_bits(value, streams["dealt-bits"], self.ledger.number, slot)
         self._send("dealt-bits", slot, value)
 
     def deal_words(self, slot: int, value: Words, valid: int) -> None:
@@ -75,7 +74,7 @@ class Provider:
         self.ledger.use("dealt-bits", slot)
         for rank, streams in enumerate(self._streams):
             if rank != self.receiver:
-                value = value ^ streams["dealt-bits"].words(self.ledger.number, slot, value.shape, valid)
+                value = xor_words(value, streams["dealt-bits"], self.ledger.number, slot, valid)
         self._send("dealt-bits", slot, value)
 
     def collect(self) -> dict[tuple[str, int], Tensor | Bits | Words]:

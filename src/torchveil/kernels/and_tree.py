@@ -82,6 +82,11 @@ def gather(group: Group, lt: Bits, eq: Bits) -> Bits:
     return np.stack(rows) if rows else np.empty((0, len(group.chunks), *lt.shape[1:]), dtype=np.uint8)
 
 
+def gather_masked(group: Group, lt: Bits, eq: Bits, mask: Bits) -> Bits:
+    """The variables of a group under a mask."""
+    return gather(group, lt, eq) ^ mask
+
+
 def monomials(plan: Node, masks: Bits) -> Bits:
     """The dealt products of mask bits: [monomials, groups, ...] from masks [variables, groups, ...]."""
     out = np.empty((len(plan.monomials), *masks.shape[1:]), dtype=np.uint8)

@@ -1,0 +1,56 @@
+"""Native ring kernels for torchveil. Use them through ``torchveil.kernels``; nothing here is a public interface."""
+
+from torchveil_native._core import (
+    Keystream,
+    Program,
+    bit_to_ring,
+    divide,
+    has_aes,
+    has_vaes,
+    level,
+    mask_quotients,
+    matmul,
+    multiply,
+    pack_bits,
+    pack_top_bits,
+    select,
+    set_level,
+    truncate,
+    unary_leaf,
+    unary_tables,
+    unpack_bits,
+    unpack_to_ring,
+)
+
+#: Rises whenever a function here changes its meaning; ``torchveil`` uses no other than the one it was written for.
+INTERFACE = 1
+
+
+def features() -> dict[str, bool]:
+    """Which AES instructions are in use at the present level."""
+    return {"aes": has_aes(), "vaes": has_vaes()}
+
+
+__all__ = [
+    "INTERFACE",
+    "Keystream",
+    "Program",
+    "bit_to_ring",
+    "divide",
+    "features",
+    "has_aes",
+    "has_vaes",
+    "level",
+    "mask_quotients",
+    "matmul",
+    "multiply",
+    "pack_bits",
+    "pack_top_bits",
+    "select",
+    "set_level",
+    "truncate",
+    "unary_leaf",
+    "unary_tables",
+    "unpack_bits",
+    "unpack_to_ring",
+]

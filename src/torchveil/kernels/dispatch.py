@@ -1,0 +1,63 @@
+"""Which implementation of the kernels is in use: native where it is installed, the reference in torch otherwise.
+
+Chosen once, at import. ``TORCHVEIL_KERNELS=reference`` leaves an installed native module alone;
+``TORCHVEIL_KERNELS=native`` refuses to run without one. Gates and roles import names from here and know no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from torchveil.errors import ConfigurationError
+from torchveil.kernels import and_tree, chunks, gate_steps, native, reference
+from torchveil.randomness import Stream
+
+
+def _use_native() -> bool:
+    wanted = os.environ.get("TORCHVEIL_KERNELS", "")
+    if wanted not in ("", "native", "reference"):
+        raise ConfigurationError(
+            f"TORCHVEIL_KERNELS={wanted} names no implementation", remedy="set it to native or reference"
+        )
+    if wanted == "native" and native.core is None:
+        raise ConfigurationError(
+            "TORCHVEIL_KERNELS=native, but torchveil_native is not installed", remedy="pip install torchveil-native"
+        )
+    if wanted == "" and native.core is None:
+        logging.getLogger("torchveil").info("torchveil_native is not installed: using the slower reference kernels")
+    return wanted != "reference" and native.core is not None
+
+
+#: Whether the native kernels are in use.
+NATIVE = _use_native()
+
+BILINEAR = native.BILINEAR if NATIVE else reference.BILINEAR
+divide_unsigned = native.divide_unsigned if NATIVE else reference.divide_unsigned
+pack_bits = native.pack_bits if NATIVE else reference.pack_bits
+unpack_bits = native.unpack_bits if NATIVE else reference.unpack_bits
+
+unary_tables = native.unary_tables if NATIVE else chunks.unary_tables
+monomials = native.monomials if NATIVE else and_tree.monomials
+gather_masked = native.gather_masked if NATIVE else and_tree.gather_masked
+evaluate_node = native.evaluate_node if NATIVE else and_tree.evaluate_node
+evaluate_product = native.evaluate_product if NATIVE else and_tree.evaluate_product
+
+add_stream = native.add_stream if NATIVE else gate_steps.add_stream
+subtract_stream = native.subtract_stream if NATIVE else gate_steps.subtract_stream
+mask_value = native.mask_value if NATIVE else gate_steps.mask_value
+xor_bits = native.xor_bits if NATIVE else gate_steps.xor_bits
+xor_words = native.xor_words if NATIVE else gate_steps.xor_words
+product_share = native.product_share if NATIVE else gate_steps.product_share
+mask_quotients = native.mask_quotients if NATIVE else gate_steps.mask_quotients
+truncated_share = native.truncated_share if NATIVE else gate_steps.truncated_share
+unary_leaf = native.unary_leaf if NATIVE else gate_steps.unary_leaf
+pack_top_bits = native.pack_top_bits if NATIVE else gate_steps.pack_top_bits
+unpack_to_ring = native.unpack_to_ring if NATIVE else gate_steps.unpack_to_ring
+bit_share = native.bit_share if NATIVE else gate_steps.bit_share
+selected_share = native.selected_share if NATIVE else gate_steps.selected_share
+
+
+def stream(key: bytes) -> Stream:
+    """The keystream of a key, of the implementation in use."""
+    return native.NativeStream(key) if NATIVE else Stream(key)

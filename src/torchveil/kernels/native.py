@@ -1,0 +1,565 @@
+"""The native kernels behind the names of their reference twins.
+
+Theory of operation. ``torchveil_native`` is a distribution of its own, and optional: ``core`` is None without it. Every
+function here takes and returns what its twin of the same name does, bit for bit, and hands over to the twin whatever
+the native module does not cover: small rings, other devices and types (shapes are inferred on ``meta``, debug mode
+estimates magnitudes in float64), broadcasting, chunks of another size. It allocates the result, makes
+operands contiguous where a kernel wants them so, and passes torch's number of threads on.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from torchveil.errors import ProtocolError
+from torchveil.kernels import chunks, gate_steps, reference
+from torchveil.kernels.gate_steps import Source
+from torchveil.randomness import Bits, Stream, Words
+
+if TYPE_CHECKING:
+    from torchveil.kernels import and_tree  # for its types alone: gates are above kernels
+
+#: The interface of the native module that this file was written for.
+INTERFACE = 1
+
+
+def _load() -> Any:
+    try:
+        module = importlib.import_module("torchveil_native")
+    except ImportError:
+        return None
+    return module if module.INTERFACE == INTERFACE else None
+
+
+core: Any = _load()
+#: Without AVX-512 torch's own integer product is the faster one: the processor's level as it was found.
+_FAST_PRODUCTS = core is not None and core.level() == "avx512"
+_RING = 2**64 - 1
+_SMALL = 1 << 12  # multiplications
+_FILL, _ADD, _SUBTRACT, _XOR = range(4)
+_threads = torch.get_num_threads
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def _array(x: Any) -> Any:
+    return x if x.flags.c_contiguous else np.ascontiguousarray(x)
+
+
+def _same(shape: torch.Size, *others: Tensor) -> bool:
+    return all(x.shape == shape for x in others)
+
+
+# --- keystream ------------------------------------------------------------------------------------------------------
+
+
+class NativeStream(Stream):
+    """A ``Stream`` of the same bytes that can combine them with a buffer on the way."""
+
+    __slots__ = ("_native",)
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self._native = core.Keystream(key)
+
+    def _fill(self, number: int, slot: int, out: memoryview) -> None:
+        if not self.combine(_FILL, number, slot, out, None):
+            super()._fill(number, slot, out)
+
+    def combine(
+        self, how: int, number: int, slot: int, out: Any, value: Any, kept: Any = None, keep: int = _RING
+    ) -> bool:
+        """out = value (+, -, ^) keystream; whether it was done (there may be no AES at this level)."""
+        if not (0 <= number < 2**48 and 0 <= slot < 2**16):
+            raise ProtocolError("a label is outside its 48 + 16 bits", remedy="start a new session")
+        done: bool = self._native.combine(number << 16 | slot, how, out, value, kept, keep, _threads())
+        return done
+
+    def ring(self, number: int, slot: int, shape: tuple[int, ...], width: int) -> Tensor:
+        out = torch.empty(shape, dtype=torch.int64)
+        if self.combine(_FILL, number, slot, out, None, keep=(1 << width) - 1):
+            return out
+        return super().ring(number, slot, shape, width)
+
+    def bits(self, number: int, slot: int, shape: tuple[int, ...]) -> Bits:
+        out = np.empty(shape, dtype=np.uint8)
+        return out if self.combine(_FILL, number, slot, out, None) else super().bits(number, slot, shape)
+
+    def words(self, number: int, slot: int, shape: tuple[int, ...], valid: int) -> Words:
+        out = np.empty(shape, dtype=np.uint16)
+        if self.combine(_FILL, number, slot, out, None, keep=_word_mask(valid)):
+            return out
+        return super().words(number, slot, shape, valid)
+
+
+def _word_mask(valid: int) -> int:
+    return ((1 << valid) - 1) * 0x0001000100010001
+
+
+def add_stream(total: Tensor, stream: Source, number: int, slot: int, width: int) -> Tensor:
+    if (
+        width == 64
+        and isinstance(stream, NativeStream)
+        and total.is_contiguous()
+        and stream.combine(_ADD, number, slot, total, total)
+    ):
+        return total
+    return gate_steps.add_stream(total, stream, number, slot, width)
+
+
+def subtract_stream(value: Tensor, stream: Source, number: int, slot: int, width: int) -> Tensor:
+    if width == 64 and isinstance(stream, NativeStream):
+        out = torch.empty(value.shape, dtype=torch.int64)
+        if stream.combine(_SUBTRACT, number, slot, out, _flat(value)):
+            return out
+    return gate_steps.subtract_stream(value, stream, number, slot, width)
+
+
+def mask_value(value: Tensor, stream: Source, number: int, slot: int, width: int) -> tuple[Tensor, Tensor]:
+    if width == 64 and isinstance(stream, NativeStream):
+        out, mask = torch.empty(value.shape, dtype=torch.int64), torch.empty(value.shape, dtype=torch.int64)
+        if stream.combine(_ADD, number, slot, out, _flat(value), mask):
+            return out, mask
+    return gate_steps.mask_value(value, stream, number, slot, width)
+
+
+def xor_bits(value: Bits, stream: Source, number: int, slot: int) -> Bits:
+    if isinstance(stream, NativeStream):
+        out = np.empty(value.shape, dtype=np.uint8)
+        if stream.combine(_XOR, number, slot, out, _array(value)):
+            return out
+    return gate_steps.xor_bits(value, stream, number, slot)
+
+
+def xor_words(value: Words, stream: Source, number: int, slot: int, valid: int) -> Words:
+    if isinstance(stream, NativeStream):
+        out = np.empty(value.shape, dtype=np.uint16)
+        if stream.combine(_XOR, number, slot, out, _array(value), keep=_word_mask(valid)):
+            return out
+    return gate_steps.xor_words(value, stream, number, slot, valid)
+
+
+# --- products -------------------------------------------------------------------------------------------------------
+
+_Term = tuple[Tensor, Tensor, Tensor | None, bool]
+
+
+def _product(terms: Sequence[_Term]) -> Tensor:
+    x, y = terms[0][:2]
+    out = torch.empty((*x.shape[:-1], y.shape[-1]), dtype=torch.int64)
+    core.matmul(out, terms, False, _threads())
+    return out
+
+
+def _foreign(x: Tensor) -> bool:
+    """Whether x is no tensor for these kernels: on another device, or (in debug mode) real magnitudes."""
+    return not x.is_cpu or x.dtype is not torch.int64
+
+
+def _leave_to_torch(x: Tensor, y: Tensor) -> bool:
+    """Whether the operands are foreign, or looking at them would take longer than torch's product."""
+    return not _FAST_PRODUCTS or x.numel() * y.shape[-1] <= _SMALL or _foreign(x)
+
+
+def mm(x: Tensor, y: Tensor) -> Tensor:
+    return torch.mm(x, y) if _leave_to_torch(x, y) else _product(((x, y, None, False),))
+
+
+def bmm(x: Tensor, y: Tensor) -> Tensor:
+    return torch.bmm(x, y) if _leave_to_torch(x, y) else _product(((x, y, None, False),))
+
+
+def _columns(x: Tensor, kernel: tuple[int, int], stride: Any, padding: Any, dilation: Any, middle: bool) -> Tensor:
+    """im2col without groups in one copy: [N, K, P], or [K, N P] with ``middle``."""
+    if tuple(padding) != (0, 0):
+        x = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    n, c, h, w = x.shape
+    oh = (h - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    ow = (w - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    sn, sc, sh, sw = x.stride()
+    view = x.as_strided(
+        (n, c, kernel[0], kernel[1], oh, ow),
+        (sn, sc, sh * dilation[0], sw * dilation[1], sh * stride[0], sw * stride[1]),
+    )
+    depth = c * kernel[0] * kernel[1]
+    if middle:
+        return view.permute(1, 2, 3, 0, 4, 5).reshape(depth, n * oh * ow)
+    return view.reshape(n, depth, oh * ow)
+
+
+def _conv2d(out: Tensor | None, x: Tensor, w: Tensor, negative: bool, **options: Any) -> Tensor:
+    """[out +] (+-) conv2d(x, w) without groups."""
+    shape = reference.conv2d_output_shape(
+        tuple(x.shape), tuple(w.shape), options["stride"], options["padding"], options["dilation"], 1
+    )
+    columns = _columns(x, (w.shape[2], w.shape[3]), options["stride"], options["padding"], options["dilation"], False)
+    flat = w.reshape(1, w.shape[0], -1).expand(shape[0], -1, -1)
+    result = torch.empty(shape, dtype=torch.int64) if out is None else out
+    core.matmul(result.view(shape[0], shape[1], -1), ((flat, columns, None, negative),), out is not None, _threads())
+    return result
+
+
+def conv2d(x: Tensor, w: Tensor, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    if groups != 1 or 0 in (*x.shape, *w.shape) or _foreign(x):
+        return reference.conv2d(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return _conv2d(None, x, w, False, stride=stride, padding=padding, dilation=dilation)
+
+
+def conv2d_weight_grad(
+    x: Tensor, grad: Tensor, *, kernel: tuple[int, int], stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    n, o, oh, ow = grad.shape
+    if groups != 1 or 0 in (*x.shape, *grad.shape) or _foreign(x):
+        return reference.conv2d_weight_grad(
+            x, grad, kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
+        )
+    columns = _columns(x, kernel, stride, padding, dilation, True)
+    flat = grad.permute(1, 0, 2, 3).reshape(o, n * oh * ow)
+    return mm(flat, columns.t()).view(o, x.shape[1], kernel[0], kernel[1])
+
+
+def conv2d_input_grad(
+    grad: Tensor, w: Tensor, *, size: tuple[int, int], stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    if groups != 1 or 0 in (*grad.shape, *w.shape) or _foreign(grad):
+        return reference.conv2d_input_grad(
+            grad, w, size=size, stride=stride, padding=padding, dilation=dilation, groups=groups
+        )
+    n, o, oh, ow = grad.shape
+    c, kh, kw = w.shape[1:]
+    flat = w.reshape(1, o, c * kh * kw).expand(n, -1, -1).transpose(1, 2)
+    columns = bmm(flat, grad.reshape(n, o, oh * ow)).view(n, c, kh, kw, oh, ow)
+    padded = torch.zeros((n, c, size[0] + 2 * padding[0], size[1] + 2 * padding[1]), dtype=torch.int64)
+    for i in range(kh):
+        for j in range(kw):
+            rows = slice(i * dilation[0], i * dilation[0] + (oh - 1) * stride[0] + 1, stride[0])
+            places = slice(j * dilation[1], j * dilation[1] + (ow - 1) * stride[1] + 1, stride[1])
+            padded[:, :, rows, places] += columns[:, :, i, j]
+    return padded[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]].contiguous()
+
+
+BILINEAR: dict[str, Callable[..., Tensor]] = {
+    **reference.BILINEAR,
+    "mm": mm,
+    "bmm": bmm,
+    "conv2d": conv2d,
+    "conv2d_weight_grad": conv2d_weight_grad,
+    "conv2d_input_grad": conv2d_input_grad,
+}
+
+
+def product_share(
+    function: str,
+    dealt: Tensor,
+    x_open: Tensor,
+    a: Tensor,
+    y_open: Tensor,
+    b: Tensor,
+    first: bool,
+    options: dict[str, Any],
+    width: int,
+) -> Tensor:
+    if width != 64 or not dealt.is_cpu:
+        return gate_steps.product_share(function, dealt, x_open, a, y_open, b, first, options, width)
+    if function in ("mm", "bmm") and _FAST_PRODUCTS:
+        out = dealt.clone(memory_format=torch.contiguous_format)
+        opened: _Term = (x_open, y_open, b, False) if first else (x_open, b, None, True)
+        core.matmul(out, (opened, (a, y_open, None, True)), True, _threads())
+        return out
+    if function == "mul" and _same(dealt.shape, x_open, a, y_open, b):
+        out = torch.empty(dealt.shape, dtype=torch.int64)
+        pieces = (_flat(dealt), _flat(x_open), _flat(a), _flat(y_open), _flat(b))
+        core.multiply(out, *pieces, first, _threads())
+        return out
+    if function == "conv2d" and options["groups"] == 1 and 0 not in (*x_open.shape, *y_open.shape):
+        out = dealt.clone(memory_format=torch.contiguous_format)
+        _conv2d(out, x_open, y_open - b if first else b, not first, **options)
+        return _conv2d(out, a, y_open, True, **options)
+    f = BILINEAR[function]
+    if first:
+        out = dealt + f(x_open, y_open - b, **options)
+    else:
+        out = dealt - f(x_open, b, **options)
+    return out - f(a, y_open, **options)
+
+
+# --- truncation -----------------------------------------------------------------------------------------------------
+
+
+def divide_unsigned(x: Tensor, divisor: int, width: int) -> Tensor:
+    if not x.is_cpu:
+        return reference.divide_unsigned(x, divisor, width)
+    out = torch.empty(x.shape, dtype=torch.int64)
+    core.divide(out, _flat(x), divisor, _threads())
+    return out
+
+
+def mask_quotients(r: Tensor, bit: Tensor | None, divisor: int, width: int) -> tuple[Tensor, ...]:
+    if width != 64 or not r.is_cpu or (bit is not None and bit.shape != r.shape):
+        return gate_steps.mask_quotients(r, bit, divisor, width)
+    outs = tuple(torch.empty(r.shape, dtype=torch.int64) for _ in range(2 if bit is None else 4))
+    core.mask_quotients(outs, _flat(r), None if bit is None else _flat(bit), divisor, _threads())
+    return outs
+
+
+def truncated_share(
+    opened: Tensor,
+    quotients: Sequence[Tensor],
+    tops: Sequence[Tensor],
+    gate: tuple[Tensor, Tensor] | None,
+    first: bool,
+    divisor: int,
+    width: int,
+) -> Tensor:
+    if width != 64 or not opened.is_cpu or not _same(opened.shape, *quotients, *tops, *(gate or ())):
+        return gate_steps.truncated_share(opened, quotients, tops, gate, first, divisor, width)
+    out = torch.empty(opened.shape, dtype=torch.int64)
+    flip, bit = (None, None) if gate is None else (_flat(gate[0]), _flat(gate[1]))
+    pieces = [_flat(x) for x in quotients], [_flat(x) for x in tops]
+    core.truncate(out, _flat(opened), *pieces, flip, bit, first, divisor, _threads())
+    return out
+
+
+# --- comparison -----------------------------------------------------------------------------------------------------
+
+
+def unary_tables(mask: Tensor, width: int, chunk: int) -> Words:
+    if chunk != 4 or width < 64:
+        return chunks.unary_tables(mask, width, chunk)
+    out = np.empty((16, mask.numel()), dtype=np.uint16)
+    core.unary_tables(out, None, _flat(mask), False, width > 64, _threads())
+    return out
+
+
+def unary_leaf(
+    opened: Tensor,
+    tables: Words,
+    thresholds: Sequence[int],
+    negate: bool,
+    first: bool,
+    width: int,
+    chunk: int,
+    whole: bool = False,
+) -> tuple[Bits, Bits, Bits]:
+    if chunk != 4 or width != 64:
+        return gate_steps.unary_leaf(opened, tables, thresholds, negate, first, width, chunk, whole)
+    n_bytes = -(-opened.numel() // 8)
+    less = np.empty((16, len(thresholds), n_bytes), dtype=np.uint8)
+    equal = np.empty_like(less)
+    tops = np.empty((len(thresholds), n_bytes), dtype=np.uint8)
+    values = [t & _RING for t in thresholds]
+    core.unary_leaf(less, equal, tops, _flat(opened), _array(tables), values, negate, whole, first, _threads())
+    return less, equal, tops
+
+
+def pack_bits(bits: np.ndarray[Any, Any]) -> Bits:
+    if bits.dtype.itemsize != 1 or bits.ndim == 0:
+        return reference.pack_bits(bits)
+    count = bits.shape[-1]
+    rows = bits.size // max(count, 1)
+    out = np.empty((*bits.shape[:-1], -(-count // 8)), dtype=np.uint8)
+    if out.size:
+        core.pack_bits(out, _array(bits), rows, count, _threads())
+    return out
+
+
+def unpack_bits(packed: Bits, count: int) -> Bits:
+    if packed.ndim == 0 or -(-count // 8) != packed.shape[-1]:
+        return reference.unpack_bits(packed, count)
+    rows = packed.size // max(packed.shape[-1], 1)
+    out = np.empty((*packed.shape[:-1], count), dtype=np.uint8)
+    if out.size:
+        core.unpack_bits(out, _array(packed), rows, count, _threads())
+    return out
+
+
+def pack_top_bits(x: Tensor, width: int) -> Bits:
+    if width != 64 or x.dim() != 1:
+        return gate_steps.pack_top_bits(x, width)
+    out = np.empty(-(-x.numel() // 8), dtype=np.uint8)
+    core.pack_top_bits(out, _flat(x), 1, x.numel(), _threads())
+    return out
+
+
+def unpack_to_ring(packed: Bits, count: int, shape: tuple[int, ...]) -> Tensor:
+    if packed.ndim != 2 or -(-count // 8) != packed.shape[-1]:
+        return gate_steps.unpack_to_ring(packed, count, shape)
+    out = torch.empty((len(packed), *shape), dtype=torch.int64)
+    core.unpack_to_ring(out, _array(packed), len(packed), count, _threads())
+    return out
+
+
+# --- trees of ANDs --------------------------------------------------------------------------------------------------
+
+_AND, _TO_XOR, _ADD_AND, _ADD_XOR, _COPY = range(5)
+_Steps = list[tuple[int, int, int, int]]
+
+
+class _Builder:
+    """Writes the steps of a program on planes: inputs, then outputs, then temporaries, which it numbers itself."""
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        self.steps: _Steps = []
+        self.n_inputs = n_inputs
+        self.n_outputs = n_outputs
+        self.temporaries = 0
+        self._written: set[int] = set()
+        self._products: dict[tuple[int, ...], int] = {}
+
+    def output(self, place: int) -> int:
+        return self.n_inputs + place
+
+    def product(self, planes: tuple[int, ...]) -> int:
+        """The plane that holds the AND of ``planes`` (at least one), computed once."""
+        if len(planes) == 1:
+            return planes[0]
+        if planes not in self._products:
+            left = self.product(planes[:-1])
+            place = self.n_inputs + self.n_outputs + self.temporaries
+            self.temporaries += 1
+            self.steps.append((_AND, place, left, planes[-1]))
+            self._products[planes] = place
+        return self._products[planes]
+
+    def add(self, to: int, a: int, b: int | None = None) -> None:
+        """to ^= a, or a & b; the first time, to = that."""
+        fresh = to not in self._written
+        self._written.add(to)
+        if b is None:
+            self.steps.append((_COPY if fresh else _ADD_XOR, to, a, a))
+        else:
+            self.steps.append((_AND if fresh else _ADD_AND, to, a, b))
+
+    def program(self) -> Any:
+        return core.Program(self.steps, self.n_inputs, self.n_outputs, self.temporaries)
+
+
+@cache
+def _monomial_program(plan: and_tree.Node) -> Any:
+    n_masks = len(plan.variables)
+    build = _Builder(n_masks, len(plan.monomials))
+    place: dict[frozenset[int], int] = {frozenset((v,)): v for v in range(n_masks)}
+    for row, subset in enumerate(plan.monomials):
+        ordered = sorted(subset)
+        rest = frozenset(ordered[:-1])
+        # a smaller product comes first in every plan; if not, it becomes a temporary
+        left = place[rest] if rest in place else build.product(tuple(ordered[:-1]))
+        build.add(build.output(row), left, ordered[-1])
+        place[subset] = build.output(row)
+    return build.program()
+
+
+def monomials(plan: and_tree.Node, masks: Bits) -> Bits:
+    out = np.empty((len(plan.monomials), *masks.shape[1:]), dtype=np.uint8)
+    if out.size:
+        _monomial_program(plan).run((_array(masks),), (out,), out[0].size, _threads())
+    return out
+
+
+def _add_product(
+    build: _Builder, to: int, term: frozenset[int], plan: and_tree.Node, first: bool, offsets: tuple[int, int, int]
+) -> None:
+    """to ^= this party's share of the product of ``term``, as in ``and_tree``."""
+    opened, masks, dealt = offsets
+    place = {subset: row for row, subset in enumerate(plan.monomials)}
+    ordered = sorted(term)
+    for count in range(len(ordered) + 1):
+        for outside in combinations(ordered, count):
+            inside = term - frozenset(outside)
+            if not inside:
+                if first:
+                    build.add(to, build.product(tuple(opened + v for v in outside)))
+                continue
+            share = masks + next(iter(inside)) if len(inside) == 1 else dealt + place[inside]
+            if outside:
+                build.add(to, build.product(tuple(opened + v for v in outside)), share)
+            else:
+                build.add(to, share)
+
+
+@cache
+def _node_program(plan: and_tree.Node, first: bool, product_alone: bool) -> Any:
+    """Inputs: [the upper lt,] openings, masks, monomials; outputs: [less,] [equal]."""
+    head = 0 if product_alone else 1
+    n = len(plan.variables)
+    build = _Builder(head + 2 * n + len(plan.monomials), head + (plan.equal is not None))
+    offsets = (head, head + n, head + 2 * n)
+    if not product_alone:
+        build.add(build.output(0), 0)
+        for term in plan.less:
+            _add_product(build, build.output(0), term, plan, first, offsets)
+    if plan.equal is not None:
+        _add_product(build, build.output(head), plan.equal, plan, first, offsets)
+    return build.program()
+
+
+def evaluate_node(
+    plan: and_tree.Node, lt_top: Bits, opened: Bits, masks: Bits, dealt: Bits, first: bool
+) -> tuple[Bits, Bits | None]:
+    less = np.empty(lt_top.shape, dtype=np.uint8)
+    equal = None if plan.equal is None else np.empty(lt_top.shape, dtype=np.uint8)
+    if less.size:
+        inputs = (_array(lt_top), _array(opened), _array(masks), _array(dealt))
+        outputs = (less,) if equal is None else (less, equal)
+        _node_program(plan, first, False).run(inputs, outputs, less.size, _threads())
+    return less, equal
+
+
+def evaluate_product(plan: and_tree.Node, opened: Bits, masks: Bits, dealt: Bits, first: bool) -> Bits:
+    out = np.empty(opened.shape[1:], dtype=np.uint8)
+    if out.size:
+        inputs = (_array(opened), _array(masks), _array(dealt))
+        _node_program(plan, first, True).run(inputs, (out,), out.size, _threads())
+    return out
+
+
+@cache
+def _gather_program(group: and_tree.Group, n_chunks: int) -> Any:
+    n_groups = len(group.chunks)
+    n = len(group.plan.variables) * n_groups
+    build = _Builder(2 * n_chunks + n, n)
+    for row, (kind, k) in enumerate(group.plan.variables):
+        for g, members in enumerate(group.chunks):
+            source = members[k] + (n_chunks if kind == "e" else 0)
+            place = row * n_groups + g
+            build.steps.append((_TO_XOR, build.output(place), source, 2 * n_chunks + place))
+    return build.program()
+
+
+def gather_masked(group: and_tree.Group, lt: Bits, eq: Bits, mask: Bits) -> Bits:
+    """``and_tree.gather(group, lt, eq) ^ mask`` in one pass."""
+    out = np.empty(mask.shape, dtype=np.uint8)
+    if out.size:
+        inputs = (_array(lt), _array(eq), _array(mask))
+        _gather_program(group, len(lt)).run(inputs, (out,), lt[0].size, _threads())
+    return out
+
+
+# --- bits -----------------------------------------------------------------------------------------------------------
+
+
+def bit_share(flip: Tensor, bit: Tensor, first: bool) -> Tensor:
+    if flip.shape != bit.shape or not flip.is_cpu:
+        return gate_steps.bit_share(flip, bit, first)
+    out = torch.empty(flip.shape, dtype=torch.int64)
+    core.bit_to_ring(out, _flat(flip), _flat(bit), first, _threads())
+    return out
+
+
+def selected_share(flip: Tensor, opened: Tensor, bit: Tensor, dealt: Tensor, share: Tensor, width: int) -> Tensor:
+    if width != 64 or not opened.is_cpu or not _same(opened.shape, flip, bit, dealt, share):
+        return gate_steps.selected_share(flip, opened, bit, dealt, share, width)
+    out = torch.empty(opened.shape, dtype=torch.int64)
+    core.select(out, _flat(flip), _flat(opened), _flat(bit), _flat(dealt), _flat(share), _threads())
+    return out
