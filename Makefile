@@ -34,9 +34,9 @@ demo: install ## two hospitals train a model together on data that neither can r
 
 # One thread per worker: two workers that each start a thread per core slow each other down.
 # Under -O pytest still checks the asserts of test files (it rewrites them); ours must not lean on any in src.
-test: install ## run all tests, then the smoke tests once more under python -O
+test: install ## run all tests, then the smoke tests once more on the reference kernels under python -O
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -q tests
-	OMP_NUM_THREADS=1 $(PY) -O -m pytest -q -m smoke -W ignore::pytest.PytestConfigWarning tests
+	TORCHVEIL_KERNELS=reference OMP_NUM_THREADS=1 $(PY) -O -m pytest -q -m smoke -W ignore::pytest.PytestConfigWarning tests
 
 check: install ## lint, formatting, types
 	$(PY) -m ruff check .
