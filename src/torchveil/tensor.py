@@ -290,9 +290,10 @@ class _Unwrap:
         declared = isinstance(x, PublicTensor)
         x = x.plain if isinstance(x, PublicTensor) else x
         if self.indices and x.dtype not in _FLOATS:
-            return x
+            # a copy: what is evaluated later must not see the program reuse its buffer
+            return x.clone()
         if declared or _from_torch(self.func, x):
-            return Public(like.session, tuple(x.shape), tensor=x)
+            return Public(like.session, tuple(x.shape), tensor=x.clone())
         surface = like.session.surface
         if surface is not None:
             return self.one(surface.adopt(x, like))

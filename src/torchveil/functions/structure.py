@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from torchveil.functions.arithmetic import align, constant, expand_to, map_bit, secret
 from torchveil.handle import Bit, Deferred, Handle, Public, Secret
@@ -20,8 +21,17 @@ _KEEP_FILL = {
 
 
 def apply(x: Handle, name: str, *args: object) -> Handle:
-    """The image of a handle under a map of the table."""
-    return apply_map(x, LinearMap(name, args))
+    """The image of a handle under a map of the table.
+
+    Index tensors are copied: a mask may take the map long after the share did, and the program may reuse its buffer.
+    """
+    return apply_map(x, LinearMap(name, tuple(_owned(arg) for arg in args)))
+
+
+def _owned(arg: object) -> object:
+    if isinstance(arg, Tensor):
+        return arg.clone()
+    return tuple(_owned(part) for part in arg) if isinstance(arg, tuple) else arg
 
 
 def apply_map(x: Handle, linear_map: LinearMap) -> Handle:
