@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchveil.drivers.lockstep import Lockstep, make_roles, outputs
+from torchveil.drivers.lockstep import Lockstep, make_roles
 from torchveil.gates import GATES
 from torchveil.gates.base import Cost
 from torchveil.gates.exponential import split
 from torchveil.kernels import BILINEAR, conv2d_output_shape, reduce_ring, signed
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
+from torchveil.program.wiring import defines as outputs
 from torchveil.roles.plain import Plain
 
 PARTIES = (2, 3, 4)

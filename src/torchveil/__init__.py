@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from torchveil.compiling import CompiledFunction, compile
 from torchveil.costs import CostReport
 from torchveil.errors import (
     CallerError,
@@ -20,6 +21,7 @@ from torchveil.errors import (
     LabelReused,
     PlainDiverged,
     PlainWrite,
+    PlanError,
     PrecisionLoss,
     ProtocolError,
     RangeExceeded,
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CallerError",
+    "CompiledFunction",
     "ConfigurationError",
     "CostReport",
     "Desynchronised",
@@ -50,6 +53,7 @@ __all__ = [
     "LabelReused",
     "PlainDiverged",
     "PlainWrite",
+    "PlanError",
     "PrecisionLoss",
     "ProtocolError",
     "RangeExceeded",
@@ -61,5 +65,6 @@ __all__ = [
     "TorchveilError",
     "UnsupportedOperation",
     "WouldBePublished",
+    "compile",
     "public",
 ]

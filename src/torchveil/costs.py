@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torchveil.errors import ProtocolError
 from torchveil.gates.base import Cost
 
 
@@ -49,6 +50,10 @@ class CostReport:
         return self.table()
 
 
+#: (operation, module path, gate) -> its cost in one run of a plan.
+Rows = dict[tuple[str, str, str], Cost]
+
+
 @dataclass(slots=True)
 class Account:
     """Adds up costs as instructions run."""
@@ -59,9 +64,21 @@ class Account:
 
     def add(self, operation: str, module: str, gate: str, cost: Cost) -> None:
         self.instructions += 1
-        if not (cost.rounds or cost.sent or cost.dealt or cost.outside):
-            return
-        row = self.rows.setdefault((operation, module, gate), [0, 0, 0, 0])
+        if cost.rounds or cost.sent or cost.dealt or cost.outside:
+            self._add((operation, module, gate), cost)
+
+    def add_rows(self, rows: Rows, measured: Cost, instructions: int) -> None:
+        """A run of a plan. Raises ``ProtocolError`` unless the rows add up to what was measured."""
+        total = Cost()
+        for key, cost in rows.items():
+            self._add(key, cost)
+            total += cost
+        if total != measured:
+            raise ProtocolError(f"a plan cost {measured}, its gates' formulas say {total}")
+        self.instructions += instructions
+
+    def _add(self, key: tuple[str, str, str], cost: Cost) -> None:
+        row = self.rows.setdefault(key, [0, 0, 0, 0])
         row[0] += cost.rounds
         row[1] += cost.sent
         row[2] += cost.dealt

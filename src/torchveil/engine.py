@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from torchveil.costs import Account, CostReport
+from torchveil.costs import Account, CostReport, Rows
 from torchveil.drivers.base import Driver
 from torchveil.drivers.lockstep import Lockstep, make_roles
 from torchveil.drivers.plain import PlainDriver
@@ -33,6 +33,8 @@ from torchveil.gates import GATES
 from torchveil.handle import Bit, Deferred, Handle, Public, Secret, Shape, contiguous_strides
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
+from torchveil.program.plan import Plan
+from torchveil.recording import ACTIVE
 from torchveil.roles.plain import Plain
 from torchveil.where import backward_module_path, user_line
 
@@ -132,6 +134,14 @@ class Engine:
 
     def submit(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
         """Run one instruction on every role; a revealed value comes back, otherwise None."""
+        self._enter()
+        try:
+            return self._submit(i, clear)
+        finally:
+            self._running.release()
+
+    def _enter(self) -> None:
+        """Take the session for this thread, or say why not."""
         if self._closed or os.getpid() != self._process:
             self._refuse_state()
         if not self._running.acquire(blocking=False):
@@ -139,15 +149,12 @@ class Engine:
             raise SessionStateError(
                 "two threads use the session at the same time", remedy="use a session from one thread at a time"
             )
-        try:
-            return self._submit(i, clear)
-        finally:
-            self._running.release()
 
     def _submit(self, i: ins.Instruction, clear: Tensor | None) -> Tensor | None:
-        if self._dropped:
-            dropped, self._dropped = self._dropped, []
-            self._driver.run(ins.Free(tuple(dropped)))
+        self._flush()
+        recorder = ACTIVE.recorder
+        if recorder is not None:
+            recorder.check(i)
         gate = GATES[type(i)]
         try:
             revealed = self._driver.run(i, clear)
@@ -162,7 +169,38 @@ class Engine:
             ) from error
         module = self.module_path[-1] if self.module_path else backward_module_path()
         self._account.add(self.operation, module, gate.name, self._driver.measured)
+        if recorder is not None:
+            recorder.add(self, i, self.operation, module)
         return revealed
+
+    def _flush(self) -> None:
+        """Free what nobody holds any more."""
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            self._driver.run(ins.Free(tuple(dropped)))
+
+    def run_plan(self, plan: Plan, inputs: Sequence[Secret | Bit], rows: Rows) -> list[int]:
+        """Run a recorded plan; the identifiers of its results. ``rows`` says to which operations its cost belongs."""
+        self._enter()
+        try:
+            self._flush()
+            outputs = [self.new_id() for _ in plan.outputs]
+            self._driver.run_plan(plan, [x.id for x in inputs], outputs)
+            self._account.add_rows(rows, self._driver.measured, len(plan.instructions))
+        finally:
+            self._running.release()
+        for slot, x in zip(plan.inputs, inputs, strict=True):
+            if slot in plan.opens and isinstance(x, Secret):
+                x.opened = True
+        return outputs
+
+    def alias(self, x: Secret | Bit) -> Secret | Bit:
+        """A second name for a wire, without memo and ancestors. An opening that one gets, both have."""
+        identifier = self.new_id()
+        self._driver.alias(identifier, x.id)
+        if isinstance(x, Bit):
+            return Bit(self, identifier, x.shape)
+        return x.renamed(identifier)
 
     def _refuse_state(self) -> None:
         if self._closed:
@@ -300,6 +338,12 @@ class Engine:
                 root.opened = True
                 root.parent = None
 
+    def open_root(self, x: Secret) -> None:
+        """Open the data set that x is a piece of, if it is one and has no opening yet: once for all its batches."""
+        root = _root_to_open(x)
+        if root is not x and root.is_input:
+            self.open(x)
+
     def map(self, x: Secret, linear_map: LinearMap) -> Secret:
         """The image of a secret under a linear map of the table; local."""
         identifier = self.new_id()
@@ -320,9 +364,7 @@ class Engine:
     @property
     def n_wires(self) -> int:
         """How many values the parties hold (after pending frees)."""
-        if self._dropped:
-            dropped, self._dropped = self._dropped, []
-            self._driver.run(ins.Free(tuple(dropped)))
+        self._flush()
         return self._driver.n_wires()
 
     def describe(self) -> str:

@@ -10,7 +10,8 @@
     │   ├── PrecisionLoss        TV106   a non-zero public scalar that would round to zero
     │   ├── RangeExceeded        TV107   a value left its range (debug mode finds it)
     │   ├── InvalidArgument      TV108   an argument that no meaning can be given
-    │   └── PlainWrite           TV109   a secret would be written into a plain tensor
+    │   ├── PlainWrite           TV109   a secret would be written into a plain tensor
+    │   └── PlanError            TV110   a compiled function does what a plan cannot repeat
     ├── UnsupportedOperation     TV201   an operation without a lowering
     ├── ConfigurationError       TV301   parties, provider, precision do not make a session
     ├── SessionStateError        TV302   a forked, copied, pickled or closed session
@@ -104,6 +105,12 @@ class PlainWrite(CallerError, RuntimeError):
     """A secret would have been written into a plain tensor."""
 
     code = "TV109"
+
+
+class PlanError(CallerError, RuntimeError):
+    """A compiled function did something that a recorded plan cannot repeat."""
+
+    code = "TV110"
 
 
 class UnsupportedOperation(TorchveilError, NotImplementedError):

@@ -79,6 +79,34 @@ class Secret:
         self.is_input = is_input
         self.memo: dict[str, Any] = {}
 
+    def renamed(self, identifier: int, *, opened: bool | None = None) -> Secret:
+        """A handle of the same kind of value for another wire, without memo and ancestors."""
+        return Secret(
+            self.session,
+            identifier,
+            self.shape,
+            self.stride,
+            self.scale,
+            self.format,
+            wide=self.wide,
+            nonnegative=self.nonnegative,
+            opened=self.is_opened() if opened is None else opened,
+            is_input=self.is_input,
+        )
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """All that a program can depend on: everything but the wire."""
+        return (
+            self.shape,
+            self.stride,
+            self.scale,
+            self.format,
+            self.wide,
+            self.nonnegative,
+            self.is_opened(),
+        )
+
     @property
     def numel(self) -> int:
         return math.prod(self.shape)

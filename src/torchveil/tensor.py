@@ -36,8 +36,13 @@ from torchveil.handle import Bit, Deferred, Handle, Public, Secret, facade_dtype
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering import TABLE, Kind, Rule, Updated
 from torchveil.public import PublicTensor
+from torchveil.recording import ACTIVE
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+#: torch's own descriptor of ``.grad``.
+_GRAD: Any = torch.Tensor.grad
 
 
 class Cell:
@@ -48,6 +53,14 @@ class Cell:
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.generation = 0
+        recorder = ACTIVE.recorder
+        if recorder is not None:
+            recorder.made(self)
+
+    def replace(self, handle: Handle) -> None:
+        """A new value; views of this storage follow when they are read."""
+        self.handle = handle
+        self.generation += 1
 
 
 class EncryptedTensor(torch.Tensor):
@@ -82,6 +95,9 @@ class EncryptedTensor(torch.Tensor):
     def handle(self) -> Handle:
         """The current handle: the cell's, taken along this view's path when the base was written to."""
         cell = self._cell
+        recorder = ACTIVE.recorder
+        if recorder is not None:
+            recorder.read(self)
         if self._generation != cell.generation:
             handle = cell.handle
             for step in self._path:
@@ -115,12 +131,14 @@ class EncryptedTensor(torch.Tensor):
     def assign(self, handle: Handle) -> None:
         """Give this tensor (and its base and all views) a new value."""
         cell = self._cell
+        recorder = ACTIVE.recorder
+        if recorder is not None:
+            recorder.read(self)
         if handle.shape != tuple(self.shape):
             from torchveil.functions.arithmetic import expand_to
 
             handle = expand_to(handle, tuple(self.shape))
-        cell.handle = structure.write(cell.handle, handle, self._path) if self._path else handle
-        cell.generation += 1
+        cell.replace(structure.write(cell.handle, handle, self._path) if self._path else handle)
         self._cached = handle
         self._generation = cell.generation
 
@@ -214,6 +232,19 @@ class EncryptedTensor(torch.Tensor):
             op=".data = ...",
             remedy="use torch.no_grad() and x.copy_(value)",
         )
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient, as in torch."""
+        found: Tensor | None = _GRAD.__get__(self)
+        return found
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        recorder = ACTIVE.recorder
+        if recorder is not None:
+            recorder.gradient_set(self)
+        _GRAD.__set__(self, value)
 
     # --- the way down ----------------------------------------------------------------------------------------------
 

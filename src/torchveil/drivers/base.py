@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from torchveil.gates.base import Cost
 from torchveil.program import instructions as ins
+from torchveil.program.plan import Plan
 
 
 class Driver(Protocol):
@@ -17,6 +19,14 @@ class Driver(Protocol):
 
     def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
         """Execute one instruction; a revealed value comes back. An error leaves no trace of the instruction."""
+        ...
+
+    def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Run a recorded plan on the wires ``inputs``; its results get the identifiers ``outputs``."""
+        ...
+
+    def alias(self, new: int, old: int) -> None:
+        """A second name for a wire; local, and no instruction."""
         ...
 
     def share_of(self, wire: int) -> Tensor:

@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from torchveil.errors import Desynchronised, PlainDiverged, ProtocolError
+from torchveil.drivers.exchange import Flight, combined
+from torchveil.drivers.replay import replay
+from torchveil.errors import PlainDiverged, ProtocolError
 from torchveil.gates import GATES
-from torchveil.gates.base import FREE, Cost, Exchange, Gate, n_bytes
+from torchveil.gates.base import FREE, Cost, Gate, n_bytes
 from torchveil.kernels import reduce_ring
 from torchveil.program import instructions as ins
+from torchveil.program.plan import Plan
+from torchveil.program.wiring import defines
 from torchveil.roles.keys import Identity, agree_session_id
 from torchveil.roles.party import Party, RandomSource
 from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
+from torchveil.roles.tables import Tables
 
 _PROVIDER_PURPOSES = ("mask", "mask-bits", "dealt", "dealt-bits")
 
@@ -90,19 +94,29 @@ class Lockstep:
         for role in roles:
             role.begin(number)
         if isinstance(i, ins.Free):
-            self._free(i.xs)
+            self.release(i.xs)
+            self.measured = FREE
             return None
         try:
             revealed = self._execute(gate, i, number, clear)
             if self.plain is not None:
-                self._follow_plain(gate, i, clear)
+                self.follow_plain(gate, i, clear)
         except BaseException:
             for role in [*roles, *([self.plain] if self.plain is not None else [])]:
-                role.abandon(outputs(i))
+                role.abandon(defines(i))
             if isinstance(i, ins.Open):
-                self._forget_half_openings(i)
+                self.forget_half_openings(i.xs)
             raise
         return revealed
+
+    def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Run a plan on the wires ``inputs``; its results become the wires ``outputs``. ``measured`` is the whole run.
+
+        An error leaves no trace of the plan: its numbers are lost, openings of inputs that it began are forgotten.
+        """
+        first = self.number
+        self.number = first + len(plan.instructions)
+        self.measured = replay(self, plan, first, inputs, outputs)
 
     def _execute(self, gate: Gate, i: ins.Instruction, number: int, clear: Tensor | None) -> Tensor | None:
         gate.deal(self.provider, i)
@@ -118,23 +132,24 @@ class Lockstep:
             outside = 8 * clear.numel()
         if dealt:
             self.parties[self.provider.receiver].deliver(dealt)
-        revealed: Tensor | None = None
-        rounds = sent = 0
-        if gate.interactive:
-            revealed, rounds, sent, outside = self._interact([gate.evaluate(party, i) for party in self.parties])
-        else:
+        if not gate.interactive:
             for party in self.parties:
                 gate.evaluate(party, i)
-        self.measured = Cost(rounds, sent, dealt_bytes, outside)
+            self.measured = Cost(0, 0, dealt_bytes, outside)
+            return None
+        flight = Flight([gate.evaluate(party, i) for party in self.parties])
+        rounds = self._interact(flight)
+        self.measured = Cost(rounds, flight.sent, dealt_bytes, outside + flight.outside)
+        revealed: Tensor | None = flight.revealed
         return revealed
 
     def share_of(self, wire: int, rank: int = 0) -> Tensor:
         """One party's share: its shape and strides are those of the value; its elements are uniform."""
         return self.parties[rank].wires[wire].value()
 
-    def _forget_half_openings(self, i: ins.Open) -> None:
+    def forget_half_openings(self, xs: Sequence[int]) -> None:
         """An opening that failed half-way never happened; the next one has a new label, hence new masks."""
-        for x in i.xs:
+        for x in xs:
             tables = [self.provider.wires, *(party.wires for party in self.parties)]
             wires = [table[x] for table in tables if x in table]
             if any(wire.mask is None for wire in wires):
@@ -151,19 +166,21 @@ class Lockstep:
 
     def clear(self) -> None:
         """Forget all shares and masks."""
-        for party in self.parties:
-            party.wires.clear()
-            party.bits.clear()
-        self.provider.wires.clear()
-        self.provider.bits.clear()
+        for role in self._roles():
+            role.forget()
 
-    def _free(self, xs: tuple[int, ...]) -> None:
-        for party in self.parties:
-            party.free(xs)
-        self.provider.free(xs)
-        if self.plain is not None:
-            self.plain.free(xs)
-        self.measured = FREE
+    def release(self, xs: tuple[int, ...]) -> None:
+        """Forget wires at every role."""
+        for role in self._roles():
+            role.free(xs)
+
+    def _roles(self) -> list[Tables]:
+        """Everybody with tables: parties, provider, and the clear run of debug mode."""
+        return [*self.parties, self.provider, *([] if self.plain is None else [self.plain])]
+
+    def alias(self, new: int, old: int) -> None:
+        for role in self._roles():
+            role.alias(new, old)
 
     def _split_input(self, number: int, clear: Tensor) -> dict[tuple[str, int], Any]:
         shape = tuple(clear.shape)
@@ -173,48 +190,20 @@ class Lockstep:
                 piece = piece - stream.ring(number, 0, shape, self.width)
         return {("input", 0): reduce_ring(piece, self.width)}
 
-    def _interact(self, running: list[Any]) -> tuple[Tensor | None, int, int, int]:
-        rounds = sent = outside = 0
-        revealed: Tensor | None = None
-        messages: list[Exchange] = [next(generator) for generator in running]
-        while True:
-            first = messages[0]
-            if any(m.kind != first.kind or len(m.pieces) != len(first.pieces) for m in messages[1:]):
-                raise Desynchronised("parties are at different exchanges")
+    def _interact(self, flight: Flight) -> int:
+        """Run an instruction to its end; how many rounds it took."""
+        rounds = 0
+        ranks = range(self.n_parties)
+        for rank in ranks:
+            flight.launch(rank)
+        while not flight.landed:
             rounds += 1
-            size = sum(n_bytes(piece) for piece in first.pieces)
-            totals = tuple(self._total(first.kind, [m.pieces[k] for m in messages]) for k in range(len(first.pieces)))
-            if first.kind == "reveal":
-                # For the receiver alone: the parties go on without it.
-                outside += size * self.n_parties
-                revealed, totals = totals[0], ()
-            else:
-                sent += size * (self.n_parties - 1)
-            following: list[Exchange] = []
-            for generator in running:
-                try:
-                    # what is revealed goes to the receiver alone
-                    following.append(generator.send(() if first.kind == "reveal" else totals))
-                except StopIteration:
-                    continue
-            if not following:
-                return revealed, rounds, sent, outside
-            if len(following) != len(running):
-                raise Desynchronised("some parties finished before others")
-            messages = following
+            totals = flight.totals(self.width)
+            for rank in ranks:
+                flight.answer(rank, totals)
+        return rounds
 
-    def _total(self, kind: str, pieces: list[Any]) -> Any:
-        if kind == "xor":
-            total = pieces[0]
-            for piece in pieces[1:]:
-                total = np.bitwise_xor(total, piece)
-            return total
-        total = pieces[0]
-        for piece in pieces[1:]:
-            total = total + piece
-        return reduce_ring(total, self.width)
-
-    def _follow_plain(self, gate: Gate, i: ins.Instruction, clear: Tensor | None) -> None:
+    def follow_plain(self, gate: Gate, i: ins.Instruction, clear: Tensor | None = None) -> None:
         """Debug mode: run the clear meaning and compare it with the sum of the shares."""
         plain = self.plain
         if plain is None:
@@ -222,24 +211,16 @@ class Lockstep:
         if isinstance(i, ins.Input) and clear is not None:
             plain.inputs.append(clear)
         gate.clear(plain, i)
-        for out in outputs(i):
+        for out in defines(i):
             if out in plain.wires:
-                total = self._total("sum", [party.wires[out].value() for party in self.parties])
+                total = combined("sum", [party.wires[out].value() for party in self.parties], self.width)
                 same = total.equal(plain.value(out))
             else:
                 flip = self.parties[0].bits[out].public_flip()
-                mask = self._total("sum", [party.bits[out].secret() for party in self.parties])
+                mask = combined("sum", [party.bits[out].secret() for party in self.parties], self.width)
                 same = (flip ^ mask).equal(plain.bit(out))
             if not same:
                 raise PlainDiverged(f"instruction {self.number - 1} ({gate.name}) differs from the clear run")
 
 
-def outputs(i: ins.Instruction) -> tuple[int, ...]:
-    """The identifiers that an instruction defines."""
-    if isinstance(i, (ins.Compare, ins.Equal)):
-        return i.outs
-    out = getattr(i, "out", None)
-    return () if out is None else (out,)
-
-
-__all__ = ["Lockstep", "make_roles", "outputs"]
+__all__ = ["Lockstep", "make_roles"]

@@ -6,12 +6,15 @@ that the gates' formulas predict for the stated number of parties.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from torchveil.drivers.lockstep import outputs
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost
 from torchveil.program import instructions as ins
+from torchveil.program.plan import Plan
+from torchveil.program.wiring import defines
 from torchveil.roles.plain import Plain
 
 
@@ -32,7 +35,7 @@ class PlainDriver:
         try:
             gate.clear(self.plain, i)
         except BaseException:
-            self.plain.abandon(outputs(i))
+            self.plain.abandon(defines(i))
             raise
         self.measured = gate.cost(i, self._n_parties)
         return self.plain.value(i.x) if isinstance(i, ins.Reveal) else None
@@ -47,5 +50,25 @@ class PlainDriver:
         return len(self.plain.wires) + len(self.plain.bits)
 
     def clear(self) -> None:
-        self.plain.wires.clear()
-        self.plain.bits.clear()
+        self.plain.forget()
+
+    def alias(self, new: int, old: int) -> None:
+        self.plain.alias(new, old)
+
+    def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """The instructions of a plan one after another; the cost is that of its rounds and its gates' formulas."""
+        total = Cost()
+        try:
+            for slot, wire in zip(plan.inputs, inputs, strict=True):
+                self.plain.alias(slot, wire)
+            for stage in plan.stages:
+                for position in (*stage.local, *stage.starts):
+                    i = plan.instructions[position]
+                    GATES[type(i)].clear(self.plain, i)
+                    total += GATES[type(i)].cost(i, self._n_parties)
+                self.plain.free(stage.frees)
+            for slot, wire in zip(plan.outputs, outputs, strict=True):
+                self.plain.alias(wire, slot)
+        finally:
+            self.plain.free(plan.slots)
+        self.measured = Cost(plan.rounds, total.sent, total.dealt)

@@ -22,7 +22,7 @@ from torchveil.roles.wires import Wire
 
 def _require_unopened(wires: dict[int, Wire], i: Open) -> None:
     """Raise before anything is changed, so that a refused opening leaves no trace."""
-    if len(set(i.xs)) != len(i.xs) or any(wires[x].resolve() for x in i.xs):
+    if len(set(i.xs)) != len(i.xs) or (not i.again and any(wires[x].resolve() for x in i.xs)):
         raise ProtocolError("a wire was opened twice")
 
 

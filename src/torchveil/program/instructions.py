@@ -88,10 +88,19 @@ class Write(Instruction):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Open(Instruction):
-    """Make openings x + mask of wires that have none, all in one round."""
+    """Make openings x + mask of wires, all in one round.
+
+    Opening what is opened already is an error of the stream, unless ``again`` says that it may be: a plan may get an
+    opening from an ancestor earlier than the recorded program did. The second opening has a mask of its own.
+    """
 
     xs: tuple[int, ...]
     shapes: tuple[Shape, ...]
+    again: bool = False
+
+    def one_by_one(self) -> tuple[Open, ...]:
+        """The same openings as instructions of their own, for a plan."""
+        return tuple(Open((x,), (shape,), True) for x, shape in zip(self.xs, self.shapes, strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from torchveil.errors import Desynchronised, ProtocolError
 from torchveil.kernels import mask_value, reduce_ring
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
-from torchveil.roles.wires import BitWire, Wire
+from torchveil.roles.tables import Tables
 
 
 class RandomSource(Protocol):
@@ -24,7 +24,7 @@ class RandomSource(Protocol):
     def words(self, number: int, slot: int, shape: tuple[int, ...], valid: int) -> Words: ...
 
 
-class Party:
+class Party(Tables):
     """One party's memory and streams.
 
     ``mask``/``mask_bits`` return fresh pieces under which a value may be sent, once per label; ``dealt``/``dealt_bits``
@@ -36,14 +36,12 @@ class Party:
         "_corrections",
         "_streams",
         "_zero",
-        "bits",
         "ledger",
         "n_parties",
         "name",
         "rank",
         "receiver",
         "width",
-        "wires",
     )
 
     def __init__(
@@ -55,15 +53,14 @@ class Party:
         zero: dict[int, RandomSource],
         width: int = 64,
     ) -> None:
+        super().__init__()
         self.name = name
         self.rank = rank
         self.n_parties = n_parties
         self.width = width
         self._streams = streams
         self._zero = zero
-        self._corrections: dict[tuple[str, int], Tensor | Bits | Words] = {}
-        self.wires: dict[int, Wire] = {}
-        self.bits: dict[int, BitWire] = {}
+        self._corrections: dict[tuple[int, str, int], Tensor | Bits | Words] = {}
         self.ledger = Ledger()
         self.receiver = False
 
@@ -79,11 +76,30 @@ class Party:
         self.ledger.begin(number)
         self.receiver = number % self.n_parties == self.rank
 
+    def start(self, number: int) -> None:
+        """Begin an instruction of a plan."""
+        self.ledger.start(number)
+        self.receiver = number % self.n_parties == self.rank
+
+    def resume(self, number: int) -> None:
+        """Go on with an instruction of a plan that waited for an exchange."""
+        self.ledger.resume(number)
+        self.receiver = number % self.n_parties == self.rank
+
+    def leave(self, last: int, *, failed: bool = False) -> None:
+        """The plan is over."""
+        if self._corrections and not failed:
+            raise Desynchronised("corrections of a plan were never read")
+        self._corrections.clear()
+        self.ledger.leave(last, failed=failed)
+
     def deliver(self, corrections: dict[tuple[str, int], Tensor | Bits | Words]) -> None:
         """Take the provider's corrections for this instruction."""
         if not self.receiver:
             raise Desynchronised("corrections went to the wrong party")
-        self._corrections.update(corrections)
+        number = self.ledger.number
+        for (purpose, slot), piece in corrections.items():
+            self._corrections[number, purpose, slot] = piece
 
     def mask(self, slot: int, shape: tuple[int, ...]) -> Tensor:
         self.ledger.use("mask", slot)
@@ -145,7 +161,7 @@ class Party:
         return reduce_ring(x, self.width)
 
     def _take(self, purpose: str, slot: int) -> Tensor | Bits | Words:
-        piece = self._corrections.pop((purpose, slot), None)
+        piece = self._corrections.pop((self.ledger.number, purpose, slot), None)
         if piece is None:
             raise ProtocolError(f"the provider dealt nothing for {purpose}/{slot}")
         return piece
@@ -160,11 +176,6 @@ class Party:
         """Forget everything about an instruction that failed."""
         self._corrections.clear()
         self.free(outs)
-
-    def free(self, xs: tuple[int, ...]) -> None:
-        for x in xs:
-            self.wires.pop(x, None)
-            self.bits.pop(x, None)
 
     def __repr__(self) -> str:
         return f"<Party {self.name} rank={self.rank} of {self.n_parties}, {len(self.wires)} wires>"

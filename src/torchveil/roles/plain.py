@@ -11,20 +11,20 @@ from torch import Tensor
 from torchveil.errors import ProtocolError, RangeExceeded
 from torchveil.kernels import reduce_ring, signed
 from torchveil.roles.provider import Provider
+from torchveil.roles.tables import Tables
 from torchveil.roles.wires import BitWire, Wire
 
 
-class Plain:
+class Plain(Tables):
     """Clear values of all wires. ``masks`` is the provider whose masks are followed, or None."""
 
-    __slots__ = ("bits", "inputs", "masks", "strict", "width", "wires")
+    __slots__ = ("inputs", "masks", "strict", "width")
 
     def __init__(self, masks: Provider | None = None, *, width: int = 64, strict: bool = False) -> None:
+        super().__init__()
         self.masks = masks
         self.width = width
         self.strict = strict
-        self.wires: dict[int, Wire] = {}
-        self.bits: dict[int, BitWire] = {}
         self.inputs: list[Tensor] = []
 
     def value(self, x: int) -> Tensor:
@@ -67,8 +67,3 @@ class Plain:
                 op=op,
                 remedy="use fewer digits or smaller values: |x*y| * scale**2 must stay below 2**62",
             )
-
-    def free(self, xs: tuple[int, ...]) -> None:
-        for x in xs:
-            self.wires.pop(x, None)
-            self.bits.pop(x, None)

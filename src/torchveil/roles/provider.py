@@ -12,32 +12,41 @@ from torchveil.kernels import add_stream, reduce_ring, subtract_stream, xor_bits
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.party import RandomSource
-from torchveil.roles.wires import BitWire, Wire
+from torchveil.roles.tables import Tables
 
 
-class Provider:
+class Provider(Tables):
     """The provider's memory (masks only) and the streams it shares with each party.
 
     ``deal`` splits a value: every party but the receiver takes keystream as its piece, the receiver gets what is
     missing. So a dealt value costs the bytes of one correction, whatever the number of parties.
     """
 
-    __slots__ = ("_outbox", "_streams", "bits", "ledger", "n_parties", "name", "receiver", "width", "wires")
+    __slots__ = ("_outbox", "_streams", "ledger", "n_parties", "name", "receiver", "width")
 
     def __init__(self, name: str, streams: Sequence[dict[str, RandomSource]], width: int = 64) -> None:
+        super().__init__()
         self.name = name
         self.n_parties = len(streams)
         self.width = width
         self._streams = list(streams)
         self._outbox: dict[tuple[str, int], Tensor | Bits | Words] = {}
-        self.wires: dict[int, Wire] = {}
-        self.bits: dict[int, BitWire] = {}
         self.ledger = Ledger()
         self.receiver = 0
 
     def begin(self, number: int) -> None:
         self.ledger.begin(number)
         self.receiver = number % self.n_parties
+
+    def start(self, number: int) -> None:
+        """Begin an instruction of a plan; dealing needs no exchange, so it is complete when ``deal`` returns."""
+        self.ledger.start(number)
+        self.receiver = number % self.n_parties
+
+    def leave(self, last: int, *, failed: bool = False) -> None:
+        """The plan is over."""
+        self._outbox.clear()
+        self.ledger.leave(last, failed=failed)
 
     def mask(self, slot: int, shape: tuple[int, ...]) -> Tensor:
         """The sum of all parties' mask pieces."""
@@ -94,11 +103,6 @@ class Provider:
         """Forget everything about an instruction that failed."""
         self._outbox.clear()
         self.free(outs)
-
-    def free(self, xs: tuple[int, ...]) -> None:
-        for x in xs:
-            self.wires.pop(x, None)
-            self.bits.pop(x, None)
 
     def __repr__(self) -> str:
         return f"<Provider {self.name}, {len(self.wires)} masks>"

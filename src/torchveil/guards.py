@@ -1,0 +1,209 @@
+"""Guards: what public facts a recording depended on, noted while it runs and compared before each later run.
+
+A ``Witness`` watches one recording through torch's own hooks: which modules ran and with which settings, which
+optimizers stepped and with which hyperparameters and state, which gradients were there, which plain tensors were read.
+It also keeps the plain effects that a run must repeat (the batch count of BatchNorm), and refuses, with the line, what
+nothing can repeat: random numbers, and plain tensors that are changed and then read (the step count of Adam).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from torchveil.errors import PlanError
+from torchveil.public import PublicTensor
+from torchveil.recording import Recorder
+from torchveil.tensor import EncryptedTensor
+
+_SIMPLE = (bool, int, float, str, type(None))
+
+
+def _settings(values: Iterator[tuple[str, Any]]) -> tuple[Any, ...]:
+    """The entries that are numbers, words, or tuples of them."""
+    return tuple(
+        (name, value)
+        for name, value in values
+        if isinstance(value, _SIMPLE) or (isinstance(value, tuple) and all(isinstance(x, _SIMPLE) for x in value))
+    )
+
+
+def _module_facts(module: nn.Module) -> tuple[Any, ...]:
+    tables = (module._parameters, module._buffers, module._modules)
+    return _settings(iter(module.__dict__.items())), tuple(id(x) for table in tables for x in table.values())
+
+
+def _state_fact(value: Any) -> Any:
+    if isinstance(value, EncryptedTensor):
+        return id(value._cell)
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    return value if isinstance(value, _SIMPLE) else id(value)
+
+
+def _optimizer_facts(optimizer: Optimizer) -> tuple[Any, ...]:
+    groups = tuple(
+        (_settings(iter(group.items())), tuple(id(p) for p in group["params"])) for group in optimizer.param_groups
+    )
+    state = tuple(
+        (id(p), tuple((name, _state_fact(value)) for name, value in entry.items()))
+        for p, entry in optimizer.state.items()
+    )
+    return groups, state
+
+
+def _plain_of(x: Any) -> Tensor | None:
+    if isinstance(x, PublicTensor):
+        return x.plain
+    return x if isinstance(x, Tensor) and not isinstance(x, EncryptedTensor) else None
+
+
+def _storage(x: Tensor) -> int:
+    """What a tensor and its views have in common."""
+    return int(x.untyped_storage()._cdata)
+
+
+class _Watch(TorchDispatchMode):
+    """Sees every operation of the recorded function on plain tensors."""
+
+    def __init__(self, witness: Witness) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._witness = witness
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self._witness.before(func, args, kwargs)
+        out = func(*args, **kwargs)
+        self._witness.after(out)
+        return out
+
+
+class Witness:
+    """The public facts of one recording; a context manager around it. ``misfit`` compares them with the present."""
+
+    def __init__(self, recorder: Recorder, arguments: Sequence[Tensor]) -> None:
+        self._recorder = recorder
+        self._modules: dict[int, tuple[nn.Module, tuple[Any, ...]]] = {}
+        self._optimizers: dict[int, tuple[Optimizer, tuple[Any, ...]]] = {}
+        self._read: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._effects: list[Callable[[], Any]] = []
+        self._changed: dict[int, Tensor] = {}
+        self._own: dict[int, Tensor] = {}
+        self._arguments = {id(x): x for x in arguments}
+        self._outside: set[int] = {_storage(x) for x in arguments}
+        self._gradients: list[tuple[Any, bool]] = []
+        self._handles: list[Any] = []
+        self._watch = _Watch(self)
+
+    def __enter__(self) -> Witness:
+        self._handles = [
+            register_module_forward_pre_hook(self._see_module),
+            register_optimizer_step_pre_hook(self._see_optimizer),
+        ]
+        self._watch.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._watch.__exit__(*failure)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def settle(self) -> None:
+        """The recording is over: keep what a later run is compared with, drop what dies with it."""
+        self._gradients = [(leaf, had) for leaf, had in self._recorder.gradients.values() if had is not None]
+        self._read = {key: (ref, version) for key, (ref, version) in self._read.items() if ref() is not None}
+        self._own = {}
+
+    def misfit(self) -> str:
+        """Which fact is different now; empty if none is."""
+        for module, facts in self._modules.values():
+            if _module_facts(module) != facts:
+                return f"a setting or parameter of {type(module).__name__} changed"
+        for optimizer, facts in self._optimizers.values():
+            if _optimizer_facts(optimizer) != facts:
+                return f"a hyperparameter or the state of {type(optimizer).__name__} changed"
+        for leaf, had in self._gradients:
+            if (leaf.grad is not None) != had:
+                return "a parameter had a gradient once and once it had none"
+        for ref, version in self._read.values():
+            tensor = ref()
+            if tensor is None or tensor._version != version:
+                return "a plain tensor that the function reads changed"
+        return ""
+
+    def repeat_effects(self) -> None:
+        """Change plain tensors as the recorded run did."""
+        for effect in self._effects:
+            effect()
+
+    # --- while recording -------------------------------------------------------------------------------------------
+
+    def _see_module(self, module: nn.Module, _args: Any) -> None:
+        if id(module) not in self._modules:
+            self._modules[id(module)] = module, _module_facts(module)
+
+    def _see_optimizer(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if id(optimizer) not in self._optimizers:
+            self._optimizers[id(optimizer)] = optimizer, _optimizer_facts(optimizer)
+
+    def before(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """An operation is about to run."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise PlanError(
+                "a compiled function draws random numbers, which would be the same in every run",
+                op=str(func),
+                remedy="draw them outside and pass them as an argument, or do not compile this function",
+            )
+        written = self._written(func, args, kwargs)
+        foreign = [x for x in map(_plain_of, tree_iter((args, kwargs))) if x is not None and id(x) not in self._own]
+        for x in foreign:
+            self._outside.add(_storage(x))
+            if id(x) in self._changed and not (written and all(y is x for y in foreign)):
+                raise PlanError(
+                    "a compiled function reads a plain tensor that it changes (a step count): in a plan its value "
+                    "would be the same in every run",
+                    op=str(func),
+                    remedy="do this outside: the compiled function leaves gradients, call optimizer.step() after it",
+                )
+            if id(x) not in written and id(x) not in self._read and id(x) not in self._arguments:
+                self._read[id(x)] = weakref.ref(x), x._version
+        if written:
+            secret = any(isinstance(x, EncryptedTensor) for x in tree_iter((args, kwargs)))
+            temporary = any(x is not None and id(x) in self._own for x in map(_plain_of, tree_iter((args, kwargs))))
+            if secret or temporary or any(id(x) in self._arguments for x in written.values()):
+                raise PlanError(
+                    "a compiled function changes a plain tensor by something it computed",
+                    op=str(func),
+                    remedy="do this outside of the compiled function",
+                )
+            self._changed.update(written)
+            self._effects.append(lambda: func(*args, **kwargs))
+
+    def _written(self, func: Any, args: Any, kwargs: dict[str, Any]) -> dict[int, Tensor]:
+        """The plain tensors that an operation writes and that the function did not make."""
+        out: dict[int, Tensor] = {}
+        if not func._schema.is_mutable:
+            return out
+        arguments = func._schema.arguments
+        for argument, value in [*zip(arguments, args, strict=False), *((a, kwargs.get(a.name)) for a in arguments)]:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for x in tree_iter(value):
+                    plain = _plain_of(x)
+                    if plain is not None and id(plain) not in self._own:
+                        out[id(plain)] = plain
+        return out
+
+    def after(self, out: Any) -> None:
+        """An operation gave these results: plain ones are the function's own."""
+        for x in tree_iter(out):
+            plain = _plain_of(x)
+            if plain is not None and _storage(plain) not in self._outside:
+                self._own[id(plain)] = plain

@@ -1,0 +1,176 @@
+"""A recorded plan: instructions, put into an order in which independent exchanges share a round.
+
+Theory of operation. A plan is made once from the stream that a program produced. What no result depends on is left out.
+Openings of several wires are taken apart. Then every instruction gets the earliest round in which all it needs exists
+(list scheduling without limits on width, hence as many rounds as the longest chain of exchanges, which is the floor for
+these gates). Execution goes round by round: the local work that is ready, the interactive gates that can start, one
+exchange for all that are under way. Wires that no later instruction reads are freed after the round of their last use.
+
+What an instruction needs: the wires that it reads, and, since an opening may follow from that of an ancestor, every
+opening of an ancestor that came before it in the recorded stream. That order is kept, nothing else is.
+
+Labels: instruction k of a plan that starts at number b has the number b + k, in every run another b. Roles count
+themselves; positions are fixed when the plan is made, so that the order of execution does not matter for the masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torchveil.program import instructions as ins
+from torchveil.program.wiring import defines, reads, renamed
+
+#: Instructions whose result takes its opening from what they read.
+_LINEAR = (ins.Map, ins.Concatenate, ins.Combine, ins.AddPublic)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What happens between two exchanges.
+
+    ``local``: positions of local instructions, in order; ``starts``: positions of interactive ones whose first exchange
+    is the coming one; ``frees``: slots that nobody reads after it.
+    """
+
+    local: tuple[int, ...]
+    starts: tuple[int, ...]
+    frees: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Instructions on slots (negative identifiers, the plan's own), their stages, what goes in and what comes out.
+
+    ``sources[k]`` is the place in the recorded stream that instruction k came from; ``opens`` are the input slots that
+    the plan opens.
+    """
+
+    instructions: tuple[ins.Instruction, ...]
+    stages: tuple[Stage, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    sources: tuple[int, ...]
+    opens: frozenset[int]
+
+    @property
+    def rounds(self) -> int:
+        """How many exchanges a run takes."""
+        return len(self.stages) - 1
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Every identifier of the plan."""
+        made = {x for i in self.instructions for x in defines(i)}
+        return tuple(sorted(made.union(self.inputs)))
+
+    def leaders(self, rounds_of: Callable[[ins.Instruction], int]) -> dict[int, int]:
+        """For each position how many rounds count as its own: a shared round is that of the first that takes part."""
+        counts: dict[int, int] = {}
+        flying: list[tuple[int, int]] = []
+        for now, stage in enumerate(self.stages):
+            flying = [(end, k) for end, k in flying if end > now]
+            flying += [(now + rounds_of(self.instructions[k]), k) for k in stage.starts]
+            if flying:
+                leader = min(k for _, k in flying)
+                counts[leader] = counts.get(leader, 0) + 1
+        return counts
+
+
+def _needs(stream: Sequence[ins.Instruction]) -> list[set[int]]:
+    """For every instruction the places of those that must be complete before it starts."""
+    maker: dict[int, int] = {}
+    opened_at: dict[int, list[int]] = {}
+    ancestors: dict[int, tuple[int, ...]] = {}
+    needs: list[set[int]] = []
+    for place, i in enumerate(stream):
+        needed: set[int] = set()
+        family: dict[int, None] = {}
+        for x in reads(i):
+            for y in ancestors.get(x, (x,)):
+                family[y] = None
+        for x in family:
+            needed.update(opened_at.get(x, ()))
+        needed.update(maker[x] for x in reads(i) if x in maker)
+        needs.append(needed)
+        for out in defines(i):
+            maker[out] = place
+            ancestors[out] = (out, *family) if isinstance(i, _LINEAR) else (out,)
+        if isinstance(i, ins.Open):
+            for x in i.xs:
+                opened_at.setdefault(x, []).append(place)
+    return needs
+
+
+def _split(stream: Iterable[tuple[int, ins.Instruction]]) -> list[tuple[int, ins.Instruction]]:
+    out: list[tuple[int, ins.Instruction]] = []
+    for source, i in stream:
+        if isinstance(i, ins.Open):
+            out.extend((source, part) for part in i.one_by_one())
+        else:
+            out.append((source, i))
+    return out
+
+
+def _needed(stream: Sequence[ins.Instruction], needs: Sequence[set[int]], outputs: Iterable[int]) -> list[int]:
+    """The places of the instructions that the outputs depend on, in order."""
+    maker = {out: place for place, i in enumerate(stream) for out in defines(i)}
+    todo = [maker[x] for x in outputs if x in maker]
+    kept: set[int] = set()
+    while todo:
+        place = todo.pop()
+        if place not in kept:
+            kept.add(place)
+            todo.extend(needs[place])
+    return sorted(kept)
+
+
+def make_plan(
+    recorded: Sequence[ins.Instruction],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    rounds_of: Callable[[ins.Instruction], int],
+    new_slot: Callable[[], int],
+) -> Plan:
+    """The plan of a recorded stream: ``inputs`` existed before it, ``outputs`` are wanted after it."""
+    split = _split(enumerate(recorded))
+    stream = [i for _, i in split]
+    needs = _needs(stream)
+    kept = _needed(stream, needs, outputs)
+    place_of = {place: k for k, place in enumerate(kept)}
+    start: list[int] = []
+    end: list[int] = []
+    for place in kept:
+        begin = max((end[place_of[other]] for other in needs[place]), default=0)
+        start.append(begin)
+        end.append(begin + rounds_of(stream[place]))
+    n_stages = max(end, default=0) + 1
+
+    slots: dict[int, int] = {}
+
+    def slot(x: int) -> int:
+        if x not in slots:
+            slots[x] = new_slot()
+        return slots[x]
+
+    chosen = [renamed(stream[place], slot) for place in kept]
+    in_slots, out_slots = tuple(slot(x) for x in inputs), tuple(slot(x) for x in outputs)
+    last = dict.fromkeys(in_slots, 0)
+    local: list[list[int]] = [[] for _ in range(n_stages)]
+    starts: list[list[int]] = [[] for _ in range(n_stages)]
+    for k, i in enumerate(chosen):
+        (local if start[k] == end[k] else starts)[start[k]].append(k)
+        for x in (*reads(i), *defines(i)):
+            last[x] = max(last.get(x, 0), end[k])
+    frees: list[list[int]] = [[] for _ in range(n_stages)]
+    for x, stage in last.items():
+        if x not in out_slots:
+            frees[stage].append(x)
+    return Plan(
+        tuple(chosen),
+        tuple(Stage(tuple(a), tuple(b), tuple(c)) for a, b, c in zip(local, starts, frees, strict=True)),
+        in_slots,
+        out_slots,
+        tuple(split[place][0] for place in kept),
+        frozenset(x for i in chosen if isinstance(i, ins.Open) for x in i.xs if x in in_slots),
+    )

@@ -1,0 +1,164 @@
+"""Recording: what a compiled function submits, which secrets it reads from outside, and what it leaves behind.
+
+While a recording is active, the first read of a tensor's storage (a ``Cell``) that existed before gives that storage a
+second name for its wire, without memo or ancestors: the recorded instructions then use nothing that a later run would
+not have. Storages made while recording are the function's own.
+
+A recording belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchveil.errors import PlanError
+from torchveil.handle import Bit, Deferred, Handle, Secret
+from torchveil.program import instructions as ins
+from torchveil.where import user_line
+
+if TYPE_CHECKING:
+    from torchveil.engine import Engine
+
+#: What a plan cannot repeat, and why.
+_REFUSED: dict[type[ins.Instruction], tuple[str, str]] = {
+    ins.Reveal: ("a compiled function reveals a value", "return the tensor and reveal it outside"),
+    ins.Input: ("a compiled function shares a plain tensor", "share it outside and pass it as an argument"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One recorded instruction, and the torch operation and module it belongs to."""
+
+    instruction: ins.Instruction
+    operation: str
+    module: str
+
+
+@dataclass(slots=True)
+class Captured:
+    """A storage that the function reads and did not make: its handle while recording, the one before, and its kind."""
+
+    cell: Any
+    handle: Handle
+    before: Handle
+    kind: Any
+
+
+def kind_of(handle: Handle) -> Any:
+    """All that a recording can depend on; two handles of one kind differ in their wire only. A constant is itself."""
+    if isinstance(handle, Secret):
+        return handle.kind
+    return handle.shape if isinstance(handle, Bit) else id(handle)
+
+
+class Recorder:
+    """Collects one run of a function."""
+
+    def __init__(self) -> None:
+        self.session: Engine | None = None
+        self.stream: list[Entry] = []
+        self.captured: dict[int, Captured] = {}
+        self.born: dict[int, Any] = {}
+        #: leaf tensors and whether each had a gradient when it was first met (None: the function had set it before)
+        self.gradients: dict[int, tuple[Any, bool | None]] = {}
+        self._paused = False
+
+    @property
+    def listening(self) -> bool:
+        """Whether what happens now belongs to the recording."""
+        return not self._paused
+
+    def add(self, session: Engine, i: ins.Instruction, operation: str, module: str) -> None:
+        """An instruction was run."""
+        if not self.listening or isinstance(i, ins.Free):
+            return
+        self.belong(session)
+        self.stream.append(Entry(i, operation, module))
+
+    def check(self, i: ins.Instruction) -> None:
+        """Raise ``PlanError`` for an instruction that a plan cannot repeat, before it is run."""
+        if self.listening and type(i) in _REFUSED:
+            message, remedy = _REFUSED[type(i)]
+            raise PlanError(message, remedy=remedy)
+
+    def made(self, cell: Any) -> None:
+        """A storage was made by the function."""
+        if self.listening:
+            self.born[id(cell)] = cell
+
+    def read(self, tensor: Any) -> None:
+        """A tensor is read or written: capture its storage if the function did not make it."""
+        if not self.listening:
+            return
+        if tensor.requires_grad and tensor.is_leaf and id(tensor) not in self.gradients:
+            self.gradients[id(tensor)] = tensor, tensor.grad is not None
+        cell = tensor._cell
+        if id(cell) in self.born or id(cell) in self.captured:
+            return
+        self.belong(cell.handle.session)
+        before = self.settled(cell)
+        found = kind_of(before)
+        cell.replace(self.input(before))
+        self.captured[id(cell)] = Captured(cell, cell.handle, before, found)
+
+    def gradient_set(self, tensor: Any) -> None:
+        """The function sets ``.grad`` of a tensor: what was there before does not matter."""
+        if self.listening and id(tensor) not in self.gradients:
+            self.gradients[id(tensor)] = tensor, None
+
+    def settled(self, cell: Any) -> Handle:
+        """The storage's value, evaluated outside the recording if nobody had asked for it yet."""
+        if isinstance(cell.handle, Deferred):
+            with self.paused():
+                cell.handle = cell.handle.force()
+        handle: Handle = cell.handle
+        return handle
+
+    def input(self, handle: Handle) -> Handle:
+        """A second name for a wire that existed before; constants stay what they are."""
+        if not isinstance(handle, (Secret, Bit)):
+            return handle
+        return handle.session.alias(handle)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Work that is done now is not part of the function."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def belong(self, session: Engine) -> None:
+        """All that is recorded belongs to one session."""
+        if self.session is None:
+            self.session = session
+        elif self.session is not session:
+            raise PlanError(
+                "a compiled function uses two sessions", remedy="compile one function for each", op=user_line()
+            )
+
+
+class _Active(threading.local):
+    """The recording of this thread, if any."""
+
+    recorder: Recorder | None = None
+
+
+ACTIVE = _Active()
+
+
+@contextmanager
+def recording() -> Iterator[Recorder]:
+    """Record what this thread does inside the block."""
+    recorder = Recorder()
+    ACTIVE.recorder = recorder
+    try:
+        yield recorder
+    finally:
+        ACTIVE.recorder = None
