@@ -9,8 +9,8 @@ Theory of operation. The first call runs the function as always and records its 
 
 A later call whose guards hold runs the plan (``program.plan``) on the inputs of that moment; any other call records
 again. So a changed shape, ``model.eval()`` or another learning rate cost one recording each; the ``MAX_PLANS`` plans
-used last are kept. What cannot be repeated raises ``PlanError`` with the line: revealing or sharing inside the function, random
-numbers of torch (dropout), plain tensors that it changes (the step count of Adam).
+used last are kept. What cannot be repeated raises ``PlanError`` with the line: revealing or sharing inside the
+function, random numbers of torch (dropout), plain tensors that it changes and reads (the step count of Adam).
 
 Like any tracer it sees operations on tensors and nothing else: other effects of the function (printing, appending to a
 list) happen only when it is recorded.
@@ -31,7 +31,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torchveil.costs import Rows
 from torchveil.engine import Engine
 from torchveil.errors import PlanError
-from torchveil.gates import GATES
+from torchveil.gates import GATES, Nature
 from torchveil.gates.base import FREE, Cost
 from torchveil.guards import Witness
 from torchveil.handle import Bit, Deferred, Handle, Public, Secret
@@ -333,7 +333,7 @@ def _planned(
     session = recorder.session
     if session is None:
         raise PlanError("a compiled function uses no session", remedy="pass it encrypted tensors")
-    n_parties = len(session.parties)
+    nature = Nature(len(session.parties))
     places = tuple(place for place, handle in before.items() if isinstance(handle, (Secret, Bit)))
     captured = list(recorder.captured.values())
     inputs = [_wire(before[place]) for place in places]
@@ -342,7 +342,7 @@ def _planned(
         [entry.instruction for entry in recorder.stream],
         list(dict.fromkeys(inputs)),
         [_wire(slot.like) for slot in slots],
-        lambda i: GATES[type(i)].cost(i, n_parties).rounds,
+        nature,
         lambda: -session.new_id(),
     )
     for slot in slots:
@@ -359,7 +359,7 @@ def _planned(
         tuple(slots),
         given,
         spec,
-        _rows(plan, recorder, n_parties),
+        _rows(plan, recorder, nature),
     )
 
 
@@ -369,17 +369,16 @@ def _wire(handle: Handle) -> int:
     return handle.id
 
 
-def _rows(plan: Plan, recorder: Recorder, n_parties: int) -> Rows:
+def _rows(plan: Plan, recorder: Recorder, nature: Nature) -> Rows:
     """The cost of one run per operation, module and gate; a shared round counts for its first instruction."""
     rows: Rows = {}
-    leader = plan.leaders(lambda i: GATES[type(i)].cost(i, n_parties).rounds)
+    leader = plan.leaders(nature)
     for position, (i, source) in enumerate(zip(plan.instructions, plan.sources, strict=True)):
         entry = recorder.stream[source]
-        gate = GATES[type(i)]
-        cost = gate.cost(i, n_parties)
+        cost = nature.cost(i)
         cost = Cost(leader.get(position, 0), cost.sent, cost.dealt)
         if cost != FREE:
-            key = (entry.operation, entry.module, gate.name)
+            key = (entry.operation, entry.module, GATES[type(i)].name)
             rows[key] = rows.get(key, FREE) + cost
     return rows
 

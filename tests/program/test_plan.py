@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from torchveil.gates import GATES
+from torchveil.gates import Nature
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan, make_plan
 from torchveil.program.wiring import reads
 
 
-def rounds_of(i: ins.Instruction) -> int:
-    return GATES[type(i)].cost(i, 2).rounds
+NATURE = Nature(2)
 
 
 def plan_of(stream: list[ins.Instruction], inputs: list[int], outputs: list[int]) -> Plan:
     counter = iter(range(1, 1000))
-    return make_plan(stream, inputs, outputs, rounds_of, lambda: -next(counter))
+    return make_plan(stream, inputs, outputs, NATURE, lambda: -next(counter))
 
 
 def product(out: int, x: int, y: int) -> ins.Bilinear:
@@ -32,14 +31,14 @@ def test_independent_openings_share_a_round() -> None:
     assert plan.rounds == 2
     # the opening of 4 rides with those of 1 and 2
     assert [len(stage.starts) for stage in plan.stages] == [3, 1, 0]
-    assert sum(plan.leaders(rounds_of).values()) == 2
+    assert sum(plan.leaders(NATURE).values()) == 2
 
 
 def test_a_comparison_and_openings_fly_together() -> None:
     compare = ins.Compare((9,), 1, False, (0,), (((0,), False),), (2,))
     stream = [opening(1), compare, opening(2), opening(3), product(4, 2, 3), opening(4), ins.Select(5, 9, 4, (2,))]
     plan = plan_of(stream, [1, 2, 3], [5])
-    assert plan.rounds == 1 + rounds_of(compare)
+    assert plan.rounds == 1 + NATURE.rounds(compare)
 
 
 def test_what_no_result_needs_is_left_out() -> None:

@@ -115,7 +115,7 @@ class Lockstep:
         An error leaves no trace of the plan: its numbers are lost, openings of inputs that it began are forgotten.
         """
         first = self.number
-        self.number = first + len(plan.instructions)
+        self.number = first + plan.n_labels
         self.measured = replay(self, plan, first, inputs, outputs)
 
     def _execute(self, gate: Gate, i: ins.Instruction, number: int, clear: Tensor | None) -> Tensor | None:

@@ -1,8 +1,15 @@
-"""Running a recorded plan in lockstep: round by round, all independent exchanges in one."""
+"""Running a recorded plan in lockstep: round by round, all independent exchanges in one, the provider working ahead.
+
+The provider never waits for the parties: what it deals depends on masks only. In a run that deals much it has a thread
+of its own and may be up to ``AHEAD`` instructions in front; its kernels and those of the parties then use two cores.
+Small runs take turns in one thread, since handing over costs more than it gains. Both give the same bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchveil.drivers.exchange import Flight
@@ -10,22 +17,37 @@ from torchveil.errors import ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import Cost, n_bytes
 from torchveil.program.plan import Plan, Stage
+from torchveil.roles.provider import Provider
 
 if TYPE_CHECKING:
     from torchveil.drivers.lockstep import Lockstep
+
+#: How many instructions the provider may be in front of the parties, so that what it dealt stays bounded.
+AHEAD = 32
+
+#: From so many dealt bytes per run on the provider has its own thread.
+THREAD_FROM = 1 << 20
+
+Dealt = dict[tuple[str, int], Any]
 
 
 def replay(driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outputs: Sequence[int]) -> Cost:
     """Run ``plan`` under the numbers from ``first`` on; returns what it cost."""
     roles: list[Any] = [driver.provider, *driver.parties]
-    last = first + len(plan.instructions) - 1
+    last = first + plan.n_labels - 1
     failed = True
     try:
         for slot, wire in zip(plan.inputs, inputs, strict=True):
             driver.alias(slot, wire)
         for role in roles:
-            role.ledger.claim(first, len(plan.instructions))
-        cost = _Run(driver, plan, first).stages()
+            role.ledger.claim(first, plan.n_labels)
+        dealing = _dealing(driver.provider, plan, first)
+        # debug mode looks at the provider's masks after every instruction: no running ahead then
+        if driver.plain is None and plan.dealt >= THREAD_FROM:
+            with _Ahead(dealing) as ahead:
+                cost = _Run(driver, plan, first, iter(ahead)).stages()
+        else:
+            cost = _Run(driver, plan, first, dealing).stages()
         for slot, wire in zip(plan.outputs, outputs, strict=True):
             driver.alias(wire, slot)
         failed = False
@@ -38,63 +60,131 @@ def replay(driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outp
             role.leave(last, failed=failed)
 
 
+def _dealing(provider: Provider, plan: Plan, first: int) -> Iterator[Dealt]:
+    """The provider's run of a plan: what it deals for one instruction after the other, in the order of execution."""
+    for stage in plan.stages:
+        for position in (*stage.local, *stage.starts):
+            i = plan.instructions[position]
+            relative = plan.numbers[position]
+            if relative is None:
+                GATES[type(i)].deal(provider, i)
+                yield {}
+                continue
+            provider.start(first + relative)
+            GATES[type(i)].deal(provider, i)
+            provider.ledger.finish(first + relative)
+            yield provider.collect()
+        provider.free(stage.frees)
+
+
+class _Ahead:
+    """Runs an iterator in a thread, at most ``AHEAD`` items in front of its reader. An error of one side ends both."""
+
+    def __init__(self, items: Iterator[Dealt]) -> None:
+        self._items = items
+        self._queue: queue.Queue[Dealt | BaseException | None] = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="torchveil provider", daemon=True)
+
+    def _work(self) -> None:
+        end: BaseException | None = None
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    return
+        except BaseException as error:  # whatever happened belongs to the caller of the plan
+            end = error
+        self._put(end)
+
+    def _put(self, item: Dealt | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> Iterator[Dealt]:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def __enter__(self) -> _Ahead:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_failure: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
 class _Run:
-    """One run of a plan."""
+    """One run of a plan by the parties, fed by ``dealing``."""
 
-    __slots__ = ("cost", "driver", "first", "flights", "plan")
+    __slots__ = ("cost", "dealing", "driver", "first", "flights", "plan", "ranks")
 
-    def __init__(self, driver: Lockstep, plan: Plan, first: int) -> None:
+    def __init__(self, driver: Lockstep, plan: Plan, first: int, dealing: Iterator[Dealt]) -> None:
         self.driver = driver
         self.plan = plan
         self.first = first
+        self.dealing = dealing
         self.flights: list[Flight] = []
         self.cost = [0, 0, 0]
+        self.ranks = range(len(driver.parties))
 
     def stages(self) -> Cost:
         for stage in self.plan.stages:
             self._stage(stage)
-        if self.flights:
-            raise ProtocolError("a plan ended while an instruction was under way")
+        if self.flights or next(self.dealing, None) is not None:
+            raise ProtocolError("a plan ended while something of it was left")
         return Cost(*self.cost)
 
     def _stage(self, stage: Stage) -> None:
-        driver, plan, first = self.driver, self.plan, self.first
+        driver, instructions = self.driver, self.plan.instructions
         parties = driver.parties
         for position in stage.local:
-            i = plan.instructions[position]
-            self._deal(position)
-            evaluate = GATES[type(i)].evaluate
+            i = instructions[position]
+            gate = GATES[type(i)]
+            number = self._begin(position)
             for party in parties:
-                evaluate(party, i)
-            self._finish(position)
+                gate.evaluate(party, i)
+            if number is not None:
+                for party in parties:
+                    party.ledger.finish(number)
+            if driver.plain is not None:
+                driver.follow_plain(gate, i)
         for position in stage.starts:
-            i = plan.instructions[position]
-            self._deal(position)
-            evaluate = GATES[type(i)].evaluate
-            flight = Flight([evaluate(party, i) for party in parties], first + position, position)
-            for rank in range(len(parties)):
+            i = instructions[position]
+            number = self._begin(position)
+            flight = Flight([GATES[type(i)].evaluate(party, i) for party in parties], number or 0, position)
+            for rank in self.ranks:
                 flight.launch(rank)
             self.flights.append(flight)
         if self.flights:
             self._exchange()
-        if stage.frees:
-            driver.release(stage.frees)
+        for party in parties:
+            party.free(stage.frees)
+        if driver.plain is not None:
+            driver.plain.free(stage.frees)
 
-    def _deal(self, position: int) -> None:
-        """Let the provider deal for an instruction, and everybody start it."""
-        driver = self.driver
-        provider = driver.provider
-        number = self.first + position
-        i = self.plan.instructions[position]
-        provider.start(number)
-        GATES[type(i)].deal(provider, i)
-        provider.ledger.finish(number)
-        for party in driver.parties:
+    def _begin(self, position: int) -> int | None:
+        """Everybody starts an instruction with what the provider dealt for it; its number, if it uses labels."""
+        dealt = next(self.dealing)
+        relative = self.plan.numbers[position]
+        if relative is None:
+            return None
+        number = self.first + relative
+        for party in self.driver.parties:
             party.start(number)
-        dealt = provider.collect()
         if dealt:
-            self.cost[2] += sum(n_bytes(piece) for piece in dealt.values())
-            driver.parties[provider.receiver].deliver(dealt)
+            self.cost[2] += sum([n_bytes(piece) for piece in dealt.values()])
+            self.driver.parties[number % len(self.driver.parties)].deliver(dealt)
+        return number
 
     def _exchange(self) -> None:
         """One round for everything that is under way."""
@@ -108,16 +198,12 @@ class _Run:
             for rank, party in enumerate(driver.parties):
                 party.resume(flight.number)
                 flight.answer(rank, totals)
-            if flight.landed:
-                self._finish(flight.position)
-            else:
+            if not flight.landed:
                 flying.append(flight)
+                continue
+            for party in driver.parties:
+                party.ledger.finish(flight.number)
+            if driver.plain is not None:
+                i = self.plan.instructions[flight.position]
+                driver.follow_plain(GATES[type(i)], i)
         self.flights = flying
-
-    def _finish(self, position: int) -> None:
-        driver = self.driver
-        for party in driver.parties:
-            party.ledger.finish(self.first + position)
-        if driver.plain is not None:
-            i = self.plan.instructions[position]
-            driver.follow_plain(GATES[type(i)], i)

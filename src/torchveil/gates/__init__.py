@@ -19,7 +19,7 @@ from torchveil.gates import (
     series,
     truncation,
 )
-from torchveil.gates.base import FREE, Gate
+from torchveil.gates.base import FREE, Cost, Gate
 from torchveil.program import instructions as ins
 
 
@@ -53,3 +53,28 @@ GATES: dict[type[ins.Instruction], Gate] = {
     ins.Reveal: reveal.REVEAL,
     ins.Free: FREE_GATE,
 }
+
+
+class Nature:
+    """What the gates' formulas say of instructions, for ``n_parties``."""
+
+    __slots__ = ("n_parties",)
+
+    def __init__(self, n_parties: int) -> None:
+        self.n_parties = n_parties
+
+    def cost(self, i: ins.Instruction) -> Cost:
+        """Rounds and bytes."""
+        return GATES[type(i)].cost(i, self.n_parties)
+
+    def rounds(self, i: ins.Instruction) -> int:
+        """Exchanges."""
+        return self.cost(i).rounds
+
+    def dealt(self, i: ins.Instruction) -> int:
+        """Bytes from the provider."""
+        return self.cost(i).dealt
+
+    def silent(self, i: ins.Instruction) -> bool:
+        """Whether it uses no labels."""
+        return GATES[type(i)].silent

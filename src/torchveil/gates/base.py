@@ -73,9 +73,14 @@ class Gate:
     clear: Callable[[Any, Any], None]
     cost: Callable[[Any, int], Cost]
 
+    @property
+    def silent(self) -> bool:
+        """Whether it uses no label at all: linear work on what is there."""
+        return self.cost is local
+
 
 def local(_instruction: Any, _n_parties: int) -> Cost:
-    """The cost of a gate that sends nothing."""
+    """The cost of a gate that sends nothing, deals nothing and uses no randomness."""
     return FREE
 
 

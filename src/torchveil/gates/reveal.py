@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from torchveil.errors import ProtocolError
-from torchveil.gates.base import Cost, Exchange, Gate, Interaction, local, require_shape
+from torchveil.gates.base import FREE, Cost, Exchange, Gate, Interaction, require_shape
 from torchveil.program.instructions import Refresh, Reveal
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -34,7 +34,12 @@ def _clear_refresh(plain: Plain, i: Refresh) -> None:
     plain.set(i.out, plain.value(i.x))
 
 
-REFRESH = Gate("refresh", False, _deal_refresh, _evaluate_refresh, _clear_refresh, local)
+def _cost_refresh(_i: Refresh, _n_parties: int) -> Cost:
+    # no bytes, but labels: the zero sharing comes from streams that the parties have in common
+    return FREE
+
+
+REFRESH = Gate("refresh", False, _deal_refresh, _evaluate_refresh, _clear_refresh, _cost_refresh)
 
 
 def _deal_reveal(provider: Provider, i: Reveal) -> None:

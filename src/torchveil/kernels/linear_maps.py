@@ -144,6 +144,15 @@ class LinearMap:
         return MAPS[self.name][0](x, *self.args)
 
     @property
+    def key(self) -> Any:
+        """Equal for two maps that do the same; None if that cannot be told (index tensors)."""
+        try:
+            hash(self.args)
+        except TypeError:
+            return None
+        return None if any(isinstance(x, Tensor) for x in self.args) else (self.name, self.args)
+
+    @property
     def aliases(self) -> bool:
         """Whether the result is a view of its operand."""
         return MAPS[self.name][1]

@@ -1,7 +1,7 @@
 """A recorded plan: instructions, put into an order in which independent exchanges share a round.
 
-Theory of operation. A plan is made once from the stream that a program produced. What no result depends on is left out.
-Openings of several wires are taken apart. Then every instruction gets the earliest round in which all it needs exists
+Theory of operation. A plan is made once from the stream that a program produced. What no result depends on is left out;
+second names for a wire, and a map taken twice of one wire, become one. Openings of several wires are taken apart. Then every instruction gets the earliest round in which all it needs exists
 (list scheduling without limits on width, hence as many rounds as the longest chain of exchanges, which is the floor for
 these gates). Execution goes round by round: the local work that is ready, the interactive gates that can start, one
 exchange for all that are under way. Wires that no later instruction reads are freed after the round of their last use.
@@ -9,20 +9,39 @@ exchange for all that are under way. Wires that no later instruction reads are f
 What an instruction needs: the wires that it reads, and, since an opening may follow from that of an ancestor, every
 opening of an ancestor that came before it in the recorded stream. That order is kept, nothing else is.
 
-Labels: instruction k of a plan that starts at number b has the number b + k, in every run another b. Roles count
-themselves; positions are fixed when the plan is made, so that the order of execution does not matter for the masks.
+Labels: the instructions that use labels are numbered by their place in the plan, k = 0, 1, ...; in a run that starts
+at number b that is the number b + k, and every run has another b. Roles count themselves; numbers are fixed when the
+plan is made, so that the order of execution does not matter for the masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Protocol
 
 from torchveil.program import instructions as ins
 from torchveil.program.wiring import defines, reads, renamed
 
 #: Instructions whose result takes its opening from what they read.
 _LINEAR = (ins.Map, ins.Concatenate, ins.Combine, ins.AddPublic)
+
+
+class Nature(Protocol):
+    """What a plan has to know of gates, which lie above it."""
+
+    def rounds(self, i: ins.Instruction) -> int:
+        """How many exchanges an instruction takes."""
+        ...
+
+    def silent(self, i: ins.Instruction) -> bool:
+        """Whether it uses no labels."""
+        ...
+
+    def dealt(self, i: ins.Instruction) -> int:
+        """Bytes that the provider sends for it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +61,19 @@ class Stage:
 class Plan:
     """Instructions on slots (negative identifiers, the plan's own), their stages, what goes in and what comes out.
 
+    ``numbers[k]`` is the label number of instruction k, counted from the start of a run, None if it uses none;
     ``sources[k]`` is the place in the recorded stream that instruction k came from; ``opens`` are the input slots that
-    the plan opens.
+    the plan opens; ``dealt`` the bytes that the provider sends in a run.
     """
 
     instructions: tuple[ins.Instruction, ...]
+    numbers: tuple[int | None, ...]
     stages: tuple[Stage, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     sources: tuple[int, ...]
     opens: frozenset[int]
+    dealt: int
 
     @property
     def rounds(self) -> int:
@@ -59,18 +81,23 @@ class Plan:
         return len(self.stages) - 1
 
     @property
+    def n_labels(self) -> int:
+        """How many instruction numbers a run takes."""
+        return sum(number is not None for number in self.numbers)
+
+    @property
     def slots(self) -> tuple[int, ...]:
         """Every identifier of the plan."""
         made = {x for i in self.instructions for x in defines(i)}
         return tuple(sorted(made.union(self.inputs)))
 
-    def leaders(self, rounds_of: Callable[[ins.Instruction], int]) -> dict[int, int]:
+    def leaders(self, nature: Nature) -> dict[int, int]:
         """For each position how many rounds count as its own: a shared round is that of the first that takes part."""
         counts: dict[int, int] = {}
         flying: list[tuple[int, int]] = []
         for now, stage in enumerate(self.stages):
             flying = [(end, k) for end, k in flying if end > now]
-            flying += [(now + rounds_of(self.instructions[k]), k) for k in stage.starts]
+            flying += [(now + nature.rounds(self.instructions[k]), k) for k in stage.starts]
             if flying:
                 leader = min(k for _, k in flying)
                 counts[leader] = counts.get(leader, 0) + 1
@@ -102,14 +129,27 @@ def _needs(stream: Sequence[ins.Instruction]) -> list[set[int]]:
     return needs
 
 
-def _split(stream: Iterable[tuple[int, ins.Instruction]]) -> list[tuple[int, ins.Instruction]]:
+def _simplified(stream: Iterable[ins.Instruction]) -> tuple[list[tuple[int, ins.Instruction]], dict[int, int]]:
+    """(source, instruction) without copies, repeated maps and repeated openings; and which wire stands for which."""
     out: list[tuple[int, ins.Instruction]] = []
-    for source, i in stream:
-        if isinstance(i, ins.Open):
-            out.extend((source, part) for part in i.one_by_one())
+    stands: dict[int, int] = {}
+    maps: dict[Any, int] = {}
+    opened: set[int] = set()
+    for source, recorded in enumerate(stream):
+        i = renamed(recorded, lambda x: stands.get(x, x))
+        if isinstance(i, ins.Combine) and not i.constant and len(i.terms) == 1 and i.terms[0][1] == 1:
+            stands[i.out] = i.terms[0][0]
+        elif isinstance(i, ins.Map) and (i.x, i.map.key) in maps:
+            stands[i.out] = maps[i.x, i.map.key]
+        elif isinstance(i, ins.Open):
+            parts = [part for part in i.one_by_one() if part.xs[0] not in opened]
+            opened.update(part.xs[0] for part in parts)
+            out.extend((source, part) for part in parts)
         else:
+            if isinstance(i, ins.Map) and i.map.key is not None:
+                maps[i.x, i.map.key] = i.out
             out.append((source, i))
-    return out
+    return out, stands
 
 
 def _needed(stream: Sequence[ins.Instruction], needs: Sequence[set[int]], outputs: Iterable[int]) -> list[int]:
@@ -129,12 +169,16 @@ def make_plan(
     recorded: Sequence[ins.Instruction],
     inputs: Sequence[int],
     outputs: Sequence[int],
-    rounds_of: Callable[[ins.Instruction], int],
+    nature: Nature,
     new_slot: Callable[[], int],
 ) -> Plan:
-    """The plan of a recorded stream: ``inputs`` existed before it, ``outputs`` are wanted after it."""
-    split = _split(enumerate(recorded))
-    stream = [i for _, i in split]
+    """The plan of a recorded stream: ``inputs`` existed before it, ``outputs`` are wanted after it.
+
+    nature: what the gates say of an instruction; new_slot: fresh identifiers.
+    """
+    simple, stands = _simplified(recorded)
+    outputs = [stands.get(x, x) for x in outputs]
+    stream = [i for _, i in simple]
     needs = _needs(stream)
     kept = _needed(stream, needs, outputs)
     place_of = {place: k for k, place in enumerate(kept)}
@@ -143,7 +187,7 @@ def make_plan(
     for place in kept:
         begin = max((end[place_of[other]] for other in needs[place]), default=0)
         start.append(begin)
-        end.append(begin + rounds_of(stream[place]))
+        end.append(begin + nature.rounds(stream[place]))
     n_stages = max(end, default=0) + 1
 
     slots: dict[int, int] = {}
@@ -166,11 +210,14 @@ def make_plan(
     for x, stage in last.items():
         if x not in out_slots:
             frees[stage].append(x)
+    labels = accumulate((not nature.silent(i) for i in chosen), initial=0)
     return Plan(
         tuple(chosen),
+        tuple(None if nature.silent(i) else k for i, k in zip(chosen, labels, strict=False)),
         tuple(Stage(tuple(a), tuple(b), tuple(c)) for a, b, c in zip(local, starts, frees, strict=True)),
         in_slots,
         out_slots,
-        tuple(split[place][0] for place in kept),
+        tuple(simple[place][0] for place in kept),
         frozenset(x for i in chosen if isinstance(i, ins.Open) for x in i.xs if x in in_slots),
+        sum(nature.dealt(i) for i in chosen),
     )
