@@ -8,7 +8,6 @@ from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan, make_plan
 from torchveil.program.wiring import reads
 
-
 NATURE = Nature(2)
 
 

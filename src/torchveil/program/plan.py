@@ -1,10 +1,11 @@
 """A recorded plan: instructions, put into an order in which independent exchanges share a round.
 
 Theory of operation. A plan is made once from the stream that a program produced. What no result depends on is left out;
-second names for a wire, and a map taken twice of one wire, become one. Openings of several wires are taken apart. Then every instruction gets the earliest round in which all it needs exists
-(list scheduling without limits on width, hence as many rounds as the longest chain of exchanges, which is the floor for
-these gates). Execution goes round by round: the local work that is ready, the interactive gates that can start, one
-exchange for all that are under way. Wires that no later instruction reads are freed after the round of their last use.
+second names for a wire, a map taken twice of one wire and a second opening of it become one. Openings of several wires
+are taken apart. Then every instruction gets the earliest round in which all it needs exists (list scheduling without
+limits on width, hence as many rounds as the longest chain of exchanges, which is the floor for these gates). Execution
+goes round by round: the local work that is ready, the interactive gates that can start, one exchange for all that are
+under way. Wires that no later instruction reads are freed after the round of their last use.
 
 What an instruction needs: the wires that it reads, and, since an opening may follow from that of an ancestor, every
 opening of an ancestor that came before it in the recorded stream. That order is kept, nothing else is.
