@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from syft import exceptions
+from syft.plans import Plan, func2plan
 from syft.pointers import MultiPointerTensor, PointerTensor, combine_pointers
 from syft.precision import FixedPrecisionTensor
 from syft.protocols import PROTOCOLS, describe_protocol
@@ -30,6 +31,7 @@ __all__ = [
     "PROTOCOLS",
     "FixedPrecisionTensor",
     "MultiPointerTensor",
+    "Plan",
     "PointerTensor",
     "PrivateGridNetwork",
     "TorchHook",
@@ -39,6 +41,7 @@ __all__ = [
     "create_sandbox",
     "describe_protocol",
     "exceptions",
+    "func2plan",
     "make_hook",
 ]
 
