@@ -84,6 +84,30 @@ def _w1(session: Session) -> Run:
     return run
 
 
+def _w1_compiled(session: Session) -> Run:
+    net = session.encrypt(TutorialNet())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    start = [p.detach().clone() for p in TutorialNet().parameters()]
+
+    @torchveil.compile
+    def step(data: Tensor, target: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = ((net(data) - target) ** 2).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def run() -> None:
+        with torch.no_grad():
+            for parameter, value in zip(net.parameters(), start, strict=True):
+                parameter.copy_(session.share(value))
+        data, target = session.share(_DATA), session.share(_TARGET)
+        for _ in range(20):
+            step(data, target).reveal()
+
+    return run
+
+
 def _w1_clear() -> Run:
     return lambda: _train_tutorial(TutorialNet(), _DATA, _TARGET, lambda loss: loss.item())
 
@@ -134,7 +158,7 @@ def _step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
     optimizer.step()
 
 
-def _training(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...]) -> Workload:
+def _training(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], *, compiled: bool = False) -> Workload:
     def batch() -> tuple[Tensor, Tensor]:
         labels = torch.randint(0, 10, (shape[0],))
         return torch.rand(shape), functional.one_hot(labels, 10).float()
@@ -143,9 +167,14 @@ def _training(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...])
         net = session.encrypt(build())
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
 
+        def step(x: Tensor, y: Tensor) -> None:
+            _step(net, optimizer, x, y)
+
+        chosen = torchveil.compile(step) if compiled else step
+
         def run() -> None:
             x, y = batch()
-            _step(net, optimizer, session.share(x), session.share(y))
+            chosen(session.share(x), session.share(y))
 
         return run
 
@@ -181,13 +210,16 @@ def _inference(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...]
 
 WORKLOADS: tuple[Workload, ...] = (
     Workload("W1 tutorial, 20 iterations", _w1, _w1_clear, FixedPoint(10, 3)),
+    Workload("W1 tutorial, compiled", _w1_compiled, _w1_clear, FixedPoint(10, 3)),
     _function("W2 matmul 128x784x128", torch.matmul, _uniform(128, 784), _uniform(784, 128)),
     _function("W2 matmul 1024^3", torch.matmul, _uniform(1024, 1024), _uniform(1024, 1024)),
     _function("W3 relu 2^16", torch.relu, _uniform(2**16)),
     _function("W3 relu 2^20", torch.relu, _uniform(2**20)),
     _training("W4 784-128-128-10 step, batch 128", mlp, (128, 784)),
+    _training("W4 step, compiled", mlp, (128, 784), compiled=True),
     _inference("W5 LeNet inference, batch 32", lenet, (32, 1, 28, 28)),
     _training("W5 LeNet step, batch 32", lenet, (32, 1, 28, 28)),
+    _training("W5 LeNet step, compiled", lenet, (32, 1, 28, 28), compiled=True),
     _function("W6 softmax 128x10", lambda x: torch.softmax(x, 1), _uniform(128, 10, low=-4, high=4)),
     _function("W6 softmax 128x128", lambda x: torch.softmax(x, 1), _uniform(128, 128, low=-4, high=4)),
     _function("W6 sigmoid 2^16", torch.sigmoid, _uniform(2**16, low=-8, high=8)),

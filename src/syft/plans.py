@@ -64,8 +64,8 @@ def func2plan(
 ) -> Callable[[Callable[..., Any]], Plan]:
     """The decorator that makes a plan of a function.
 
-    args_shape: shapes of the arguments, to build it at once on zeros; state, trace_autograd and args_dtypes are accepted
-    for PySyft's programs: tensors that the function closes over are followed and gradients are recorded as they are.
+    args_shape: shapes of the arguments, to build it at once on zeros. The others are accepted for PySyft's programs:
+    tensors that the function closes over are followed, gradients are recorded as they are.
     """
     if callable(args_shape):
         raise TypeError("write @sy.func2plan() with parentheses")
