@@ -32,6 +32,7 @@ from torchveil.errors import (
     WouldBePublished,
 )
 from torchveil.fixedpoint import FixedPoint
+from torchveil.profiling import LAN, WAN, Network, Profile
 from torchveil.public import public
 from torchveil.session import Session
 from torchveil.tensor import EncryptedTensor
@@ -39,6 +40,8 @@ from torchveil.tensor import EncryptedTensor
 __version__ = "0.1.0"
 
 __all__ = [
+    "LAN",
+    "WAN",
     "CallerError",
     "ConfigurationError",
     "CostReport",
@@ -48,9 +51,11 @@ __all__ = [
     "FixedPoint",
     "InvalidArgument",
     "LabelReused",
+    "Network",
     "PlainDiverged",
     "PlainWrite",
     "PrecisionLoss",
+    "Profile",
     "ProtocolError",
     "RangeExceeded",
     "RevealRequired",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torchveil.gates.base import Cost
 
@@ -47,6 +48,14 @@ class CostReport:
 
     def __str__(self) -> str:
         return self.table()
+
+
+class Observer(Protocol):
+    """Who is told of each instruction as it is done (a profile)."""
+
+    def record(self, operation: str, module: str, gate: str, cost: Cost, seconds: float) -> None:
+        """One instruction: torch operation, module path, gate, what it cost, how long it took. Never a value."""
+        ...
 
 
 @dataclass(slots=True)

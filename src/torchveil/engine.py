@@ -10,12 +10,14 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from torchveil.costs import Account, CostReport
+from torchveil.costs import Account, CostReport, Observer
 from torchveil.drivers.base import Driver
+from torchveil.drivers.clock import RoleClock
 from torchveil.drivers.lockstep import Lockstep, make_roles
 from torchveil.drivers.plain import PlainDriver
 from torchveil.errors import (
@@ -114,6 +116,8 @@ class Engine:
         self.operation = ""
         self.module_path: list[str] = []
         self.surface: Surface | None = None
+        #: Told of every instruction while a profile runs; whoever runs instructions without ``submit`` tells it too.
+        self.observer: Observer | None = None
 
     def _make_driver(self, backend: str, debug: bool) -> Driver:
         if backend == "plain":
@@ -144,7 +148,17 @@ class Engine:
         finally:
             self._running.release()
 
+    def _submit_as(self, operation: str, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
+        """Submit what no torch operation asked for: it is accounted under a name of its own."""
+        before, self.operation = self.operation, operation
+        try:
+            return self.submit(i, clear)
+        finally:
+            self.operation = before
+
     def _submit(self, i: ins.Instruction, clear: Tensor | None) -> Tensor | None:
+        observer = self.observer
+        start = 0.0 if observer is None else perf_counter()
         if self._dropped:
             dropped, self._dropped = self._dropped, []
             self._driver.run(ins.Free(tuple(dropped)))
@@ -162,7 +176,24 @@ class Engine:
             ) from error
         module = self.module_path[-1] if self.module_path else backward_module_path()
         self._account.add(self.operation, module, gate.name, self._driver.measured)
+        if observer is not None:
+            observer.record(self.operation, module, gate.name, self._driver.measured, perf_counter() - start)
         return revealed
+
+    def observe(self, observer: Observer | None, clock: RoleClock | None = None) -> None:
+        """Tell ``observer`` of every instruction from here on, and ``clock`` how long each role works; None ends it.
+
+        Raises ``SessionStateError`` when the session has an observer already, is closed or was forked.
+        """
+        if observer is not None:
+            if self._closed or os.getpid() != self._process:
+                self._refuse_state()
+            if self.observer is not None:
+                raise SessionStateError(
+                    "a profile of this session is running", remedy="stop it before you start another one"
+                )
+        self.observer = observer
+        self._driver.watch(clock)
 
     def _refuse_state(self) -> None:
         if self._closed:
@@ -225,7 +256,7 @@ class Engine:
         """Share ring elements that are already encoded at ``scale``."""
         identifier = self.new_id()
         shape = tuple(raw.shape)
-        self.submit(ins.Input(identifier, shape), raw.contiguous())
+        self._submit_as("share", ins.Input(identifier, shape), raw.contiguous())
         return self.wire(identifier, scale, number_format, shape=shape, is_input=True)
 
     def reveal(self, handle: Handle, receiver: str = "controller") -> Tensor:
@@ -252,7 +283,7 @@ class Engine:
         self.own(handle)
         is_bit = isinstance(handle, Bit)
         wire = self.bit_to_arithmetic(handle) if isinstance(handle, Bit) else handle
-        value = self.submit(ins.Reveal(wire.id, receiver, wire.shape))
+        value = self._submit_as("reveal", ins.Reveal(wire.id, receiver, wire.shape))
         if value is None:
             raise SessionStateError("a reveal gave nothing back", remedy="open a new session")
         self._account.reveals += 1

@@ -54,7 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("syft",),
     ("torchveil.cli", "torchveil"),
     ("torchveil.session",),
-    ("torchveil.modules",),
+    ("torchveil.modules", "torchveil.profiling"),
     ("torchveil.tensor",),
     ("torchveil.lowering",),
     ("torchveil.functions", "torchveil.public"),

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from torchveil.drivers.clock import RoleClock
 from torchveil.gates.base import Cost
 from torchveil.program import instructions as ins
 
@@ -17,6 +18,10 @@ class Driver(Protocol):
 
     def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
         """Execute one instruction; a revealed value comes back. An error leaves no trace of the instruction."""
+        ...
+
+    def watch(self, clock: RoleClock | None) -> None:
+        """Time the work of each role on ``clock`` from here on, if there are roles; None ends it."""
         ...
 
     def share_of(self, wire: int) -> Tensor:

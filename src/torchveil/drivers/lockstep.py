@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchveil.drivers.clock import RoleClock
 from torchveil.errors import Desynchronised, PlainDiverged, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost, Exchange, Gate, n_bytes
@@ -59,7 +60,7 @@ class Lockstep:
     add up to it exactly, and a range that is left raises before anything is computed from it.
     """
 
-    __slots__ = ("inputs", "measured", "n_parties", "number", "parties", "plain", "provider", "width")
+    __slots__ = ("_gates", "inputs", "measured", "n_parties", "number", "parties", "plain", "provider", "width")
 
     def __init__(
         self,
@@ -77,13 +78,14 @@ class Lockstep:
         self.width = provider.width
         self.number = 0
         self.measured = Cost()
+        self._gates = GATES
 
     def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
         """Execute one instruction; ``clear`` is the owner's value of an input. Returns a revealed value, or None.
 
         ``measured`` holds what this instruction sent. Errors leave no trace of the instruction in any role.
         """
-        gate = GATES[type(i)]
+        gate = self._gates[type(i)]
         number = self.number
         self.number = number + 1
         roles: list[Any] = [self.provider, *self.parties]
@@ -127,6 +129,10 @@ class Lockstep:
                 gate.evaluate(party, i)
         self.measured = Cost(rounds, sent, dealt_bytes, outside)
         return revealed
+
+    def watch(self, clock: RoleClock | None) -> None:
+        """Time every role's work on ``clock`` from here on; None ends it."""
+        self._gates = GATES if clock is None else clock.timed(GATES)
 
     def share_of(self, wire: int, rank: int = 0) -> Tensor:
         """One party's share: its shape and strides are those of the value; its elements are uniform."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from torchveil.drivers.clock import RoleClock
 from torchveil.drivers.lockstep import outputs
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost
@@ -36,6 +37,9 @@ class PlainDriver:
             raise
         self.measured = gate.cost(i, self._n_parties)
         return self.plain.value(i.x) if isinstance(i, ins.Reveal) else None
+
+    def watch(self, clock: RoleClock | None) -> None:
+        """Nothing to time: there are no roles."""
 
     def share_of(self, wire: int) -> Tensor:
         return self.plain.value(wire)
