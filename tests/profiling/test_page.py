@@ -211,6 +211,8 @@ const out = { first: boxes(), options, hidden: byId["flame-view"].hidden };
 byId.quantity.value = "1"; byId.quantity.on.change(); out.rounds = boxes();
 byId.flame.children.find((b) => b.textContent.startsWith("1 ")).on.click(); out.zoomed = boxes();
 out.trail = byId.trail.children.map((b) => b.textContent);
+byId.flame.children.find((b) => b.textContent.startsWith("aten")).on.click();
+out.deeper = byId.trail.children.map((b) => b.textContent);
 byId.trail.children[0].on.click(); out.back = boxes();
 process.stdout.write(JSON.stringify(out));
 """
@@ -247,5 +249,6 @@ def test_the_script_draws_and_zooms() -> None:
     assert not [box for box in drawn["rounds"] if box[1].startswith("(")]
     assert drawn["zoomed"][0][1] == "1 2" and drawn["zoomed"][0][3] == 100
     assert drawn["trail"] == ["session ›", "Net ›", "body ›"]
+    assert drawn["deeper"] == ["session ›", "Net ›", "body ›", "1 ›"]
     assert drawn["back"] == drawn["rounds"]
     assert "bytes sent by a party: 200 B" in drawn["first"][0][4]
