@@ -10,10 +10,10 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check bench bench-scaling clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## create .venv and install the package in development mode (instant when nothing changed)
 
@@ -45,6 +45,9 @@ check: install ## lint, formatting, types
 
 bench: install ## time the workloads against plain torch in the same run; bytes and rounds
 	PYTHONPATH=. $(PY) benchmarks/run.py --json out/bench.json
+
+bench-scaling: install ## check that cost grows linearly with batch and parameters; times, bytes and a plot in out/
+	$(PY) -m benchmarks.scaling --json out/scaling.json --plot out/scaling.svg
 
 clean: ## remove everything that make created, .venv included
 	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis

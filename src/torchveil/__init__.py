@@ -34,6 +34,7 @@ from torchveil.errors import (
     WouldBePublished,
 )
 from torchveil.fixedpoint import FixedPoint
+from torchveil.profiling import LAN, WAN, Network, Profile
 from torchveil.public import public
 from torchveil.session import Session
 from torchveil.tensor import EncryptedTensor
@@ -41,6 +42,8 @@ from torchveil.tensor import EncryptedTensor
 __version__ = "0.1.0"
 
 __all__ = [
+    "LAN",
+    "WAN",
     "CallerError",
     "CompiledFunction",
     "ConfigurationError",
@@ -51,10 +54,12 @@ __all__ = [
     "FixedPoint",
     "InvalidArgument",
     "LabelReused",
+    "Network",
     "PlainDiverged",
     "PlainWrite",
     "PlanError",
     "PrecisionLoss",
+    "Profile",
     "ProtocolError",
     "RangeExceeded",
     "RevealRequired",

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from torchveil.costs import Rows
+from torchveil.costs import PlanCosts
 from torchveil.engine import Engine
 from torchveil.errors import PlanError
 from torchveil.gates import GATES, Nature
@@ -134,7 +134,7 @@ class _Plan:
     slots: tuple[_Slot, ...]
     given: list[Any]
     spec: TreeSpec
-    rows: Rows
+    costs: PlanCosts
 
     def misfit(self, call: Arguments) -> str:
         """Why the plan does not fit the call; empty if it does."""
@@ -154,13 +154,17 @@ class _Plan:
             c.handle for c, _, used in self.cells if used
         ]:
             inputs[id(handle)] = handle
-        identifiers = self.session.run_plan(self.plan, list(inputs.values()), self.rows)
+        identifiers = self.session.run_plan(self.plan, list(inputs.values()), self.costs)
         self.witness.repeat_effects()
         leaves = [call.leaves[x.place] if isinstance(x, _Again) else x for x in self.given]
-        for identifier, slot in zip(identifiers, self.slots, strict=True):
+        fresh = iter(identifiers)
+        for slot in self.slots:
             like = slot.like
-            handle = like.renamed(identifier) if isinstance(like, Secret) else Bit(self.session, identifier, like.shape)
-            _PUT[slot.kind](slot, handle, call, leaves)
+            if isinstance(like, Secret):
+                like = like.renamed(next(fresh))
+            elif isinstance(like, Bit):
+                like = Bit(self.session, next(fresh), like.shape)
+            _PUT[slot.kind](slot, like, call, leaves)
         return tree_unflatten(leaves, self.spec)
 
 
@@ -253,10 +257,7 @@ def _given_back(x: Any, place: int, own: dict[int, EncryptedTensor], slots: list
         if x is mine:
             return _Again(argument)
     if isinstance(x, EncryptedTensor):
-        handle = _forced(x)
-        if isinstance(handle, Public):
-            return x.detach()
-        slots.append(_Slot("result", place, handle, x.dtype))
+        slots.append(_Slot("result", place, _forced(x), x.dtype))
         return None
     if isinstance(x, _CONSTANTS):
         return x
@@ -273,7 +274,7 @@ def _written_arguments(
     for place, x in own.items():
         if x.handle is not before[place] and id(x) not in done:
             done.add(id(x))
-            slots.append(_Slot("argument", place, _secret_only(_forced(x))))
+            slots.append(_Slot("argument", place, _forced(x)))
 
 
 def _written_cells(recorder: Recorder, slots: list[_Slot]) -> None:
@@ -282,23 +283,14 @@ def _written_cells(recorder: Recorder, slots: list[_Slot]) -> None:
         if cell.handle is not captured.handle:
             if isinstance(cell.handle, Deferred):
                 cell.replace(cell.handle.force())
-            slots.append(_Slot("cell", cell, _secret_only(cell.handle)))
+            slots.append(_Slot("cell", cell, cell.handle))
 
 
 def _left_gradients(recorder: Recorder, slots: list[_Slot]) -> None:
     for leaf, _ in recorder.gradients.values():
         grad = leaf.grad
         if isinstance(grad, EncryptedTensor) and id(grad._cell) in recorder.born:
-            slots.append(_Slot("grad", leaf, _secret_only(_forced(grad)), grad.dtype))
-
-
-def _secret_only(handle: Handle) -> Handle:
-    if isinstance(handle, Public):
-        raise PlanError(
-            "a compiled function overwrites a secret, or leaves a gradient, that is a constant",
-            remedy="do that outside of it",
-        )
-    return handle
+            slots.append(_Slot("grad", leaf, _forced(grad), grad.dtype))
 
 
 def _forced(x: EncryptedTensor) -> Handle:
@@ -341,13 +333,16 @@ def _planned(
     plan = make_plan(
         [entry.instruction for entry in recorder.stream],
         list(dict.fromkeys(inputs)),
-        [_wire(slot.like) for slot in slots],
+        [_wire(slot.like) for slot in slots if not isinstance(slot.like, Public)],
         nature,
         lambda: -session.new_id(),
     )
     for slot in slots:
-        # a handle of the same kind for no wire: the plan must not keep wires alive
-        slot.like = slot.like.renamed(0) if isinstance(slot.like, Secret) else Bit(session, 0, slot.like.shape)
+        # a handle of the same kind for no wire: the plan must not keep wires alive. A constant is what it is
+        if isinstance(slot.like, Secret):
+            slot.like = slot.like.renamed(0)
+        elif isinstance(slot.like, Bit):
+            slot.like = Bit(session, 0, slot.like.shape)
     kept = tuple(x for x in call.leaves if not _is_value(x) and not isinstance(x, Tensor))
     return _Plan(
         session,
@@ -359,28 +354,26 @@ def _planned(
         tuple(slots),
         given,
         spec,
-        _rows(plan, recorder, nature),
+        _costs(plan, recorder, nature),
     )
 
 
 def _wire(handle: Handle) -> int:
     if not isinstance(handle, (Secret, Bit)):
-        raise PlanError("a compiled function leaves a constant where a secret was", remedy="do that outside of it")
+        raise TypeError("a handle without a wire")
     return handle.id
 
 
-def _rows(plan: Plan, recorder: Recorder, nature: Nature) -> Rows:
+def _costs(plan: Plan, recorder: Recorder, nature: Nature) -> PlanCosts:
     """The cost of one run per operation, module and gate; a shared round counts for its first instruction."""
-    rows: Rows = {}
     leader = plan.leaders(nature)
+    each = []
     for position, (i, source) in enumerate(zip(plan.instructions, plan.sources, strict=True)):
         entry = recorder.stream[source]
         cost = nature.cost(i)
-        cost = Cost(leader.get(position, 0), cost.sent, cost.dealt)
-        if cost != FREE:
-            key = (entry.operation, entry.module, GATES[type(i)].name)
-            rows[key] = rows.get(key, FREE) + cost
-    return rows
+        key = (entry.operation, entry.module, GATES[type(i)].name)
+        each.append((key, Cost(leader.get(position, 0), cost.sent, cost.dealt)))
+    return PlanCosts.of(each)
 
 
 # --- the function ----------------------------------------------------------------------------------------------------
@@ -429,7 +422,7 @@ class CompiledFunction(Generic[P, R]):
     @property
     def cost(self) -> Cost:
         """Rounds and bytes of one run of the plan used last."""
-        return functools.reduce(Cost.__add__, self._plans[0].rows.values(), FREE) if self._plans else FREE
+        return self._plans[0].costs.total if self._plans else FREE
 
     def __repr__(self) -> str:
         return f"<compiled {getattr(self._function, '__name__', 'function')}, {len(self._plans)} plans>"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torchveil.errors import ProtocolError
 from torchveil.gates.base import Cost
@@ -50,15 +52,45 @@ class CostReport:
         return self.table()
 
 
-#: (operation, module path, gate) -> its cost in one run of a plan.
-Rows = dict[tuple[str, str, str], Cost]
+#: (operation, module path, gate): to what a cost belongs.
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCosts:
+    """What one run of a plan costs: ``each`` per instruction, in the plan's order, and ``rows`` added up per key."""
+
+    each: tuple[tuple[Key, Cost], ...]
+    rows: dict[Key, Cost]
+
+    @staticmethod
+    def of(each: Iterable[tuple[Key, Cost]]) -> PlanCosts:
+        """Add up."""
+        listed = tuple(each)
+        rows: dict[Key, Cost] = {}
+        for key, cost in listed:
+            if cost != Cost():
+                rows[key] = rows.get(key, Cost()) + cost
+        return PlanCosts(listed, rows)
+
+    @property
+    def total(self) -> Cost:
+        return sum(self.rows.values(), Cost())
+
+
+class Observer(Protocol):
+    """Who is told of each instruction as it is done (a profile)."""
+
+    def record(self, operation: str, module: str, gate: str, cost: Cost, seconds: float) -> None:
+        """One instruction: torch operation, module path, gate, what it cost, how long it took. Never a value."""
+        ...
 
 
 @dataclass(slots=True)
 class Account:
     """Adds up costs as instructions run."""
 
-    rows: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
+    rows: dict[Key, list[int]] = field(default_factory=dict)
     instructions: int = 0
     reveals: int = 0
 
@@ -67,17 +99,15 @@ class Account:
         if cost.rounds or cost.sent or cost.dealt or cost.outside:
             self._add((operation, module, gate), cost)
 
-    def add_rows(self, rows: Rows, measured: Cost, instructions: int) -> None:
-        """A run of a plan. Raises ``ProtocolError`` unless the rows add up to what was measured."""
-        total = Cost()
-        for key, cost in rows.items():
+    def add_plan(self, costs: PlanCosts, measured: Cost) -> None:
+        """A run of a plan. Raises ``ProtocolError`` unless its costs add up to what was measured."""
+        if costs.total != measured:
+            raise ProtocolError(f"a plan cost {measured}, its gates' formulas say {costs.total}")
+        for key, cost in costs.rows.items():
             self._add(key, cost)
-            total += cost
-        if total != measured:
-            raise ProtocolError(f"a plan cost {measured}, its gates' formulas say {total}")
-        self.instructions += instructions
+        self.instructions += len(costs.each)
 
-    def _add(self, key: tuple[str, str, str], cost: Cost) -> None:
+    def _add(self, key: Key, cost: Cost) -> None:
         row = self.rows.setdefault(key, [0, 0, 0, 0])
         row[0] += cost.rounds
         row[1] += cost.sent

@@ -10,12 +10,14 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from torchveil.costs import Account, CostReport, Rows
+from torchveil.costs import Account, CostReport, Observer, PlanCosts
 from torchveil.drivers.base import Driver
+from torchveil.drivers.clock import RoleClock
 from torchveil.drivers.lockstep import Lockstep, make_roles
 from torchveil.drivers.plain import PlainDriver
 from torchveil.errors import (
@@ -116,6 +118,9 @@ class Engine:
         self.operation = ""
         self.module_path: list[str] = []
         self.surface: Surface | None = None
+        #: Told of every instruction while a profile runs; whoever runs instructions without ``submit`` tells it too.
+        self.observer: Observer | None = None
+        self._clock: RoleClock | None = None
 
     def _make_driver(self, backend: str, debug: bool) -> Driver:
         if backend == "plain":
@@ -150,7 +155,17 @@ class Engine:
                 "two threads use the session at the same time", remedy="use a session from one thread at a time"
             )
 
+    def _submit_as(self, operation: str, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
+        """Submit what no torch operation asked for: it is accounted under a name of its own."""
+        before, self.operation = self.operation, operation
+        try:
+            return self.submit(i, clear)
+        finally:
+            self.operation = before
+
     def _submit(self, i: ins.Instruction, clear: Tensor | None) -> Tensor | None:
+        observer = self.observer
+        start = 0.0 if observer is None else perf_counter()
         self._flush()
         recorder = ACTIVE.recorder
         if recorder is not None:
@@ -171,6 +186,8 @@ class Engine:
         self._account.add(self.operation, module, gate.name, self._driver.measured)
         if recorder is not None:
             recorder.add(self, i, self.operation, module)
+        if observer is not None:
+            observer.record(self.operation, module, gate.name, self._driver.measured, perf_counter() - start)
         return revealed
 
     def _flush(self) -> None:
@@ -179,19 +196,22 @@ class Engine:
             dropped, self._dropped = self._dropped, []
             self._driver.run(ins.Free(tuple(dropped)))
 
-    def run_plan(self, plan: Plan, inputs: Sequence[Secret | Bit], rows: Rows) -> list[int]:
-        """Run a recorded plan; the identifiers of its results. ``rows`` says to which operations its cost belongs."""
+    def run_plan(self, plan: Plan, inputs: Sequence[Secret | Bit], costs: PlanCosts) -> list[int]:
+        """Run a recorded plan; the identifiers of its results. ``costs`` says to which operations its cost belongs."""
         self._enter()
         try:
             self._flush()
             outputs = [self.new_id() for _ in plan.outputs]
             self._driver.run_plan(plan, [x.id for x in inputs], outputs)
-            self._account.add_rows(rows, self._driver.measured, len(plan.instructions))
+            self._account.add_plan(costs, self._driver.measured)
         finally:
             self._running.release()
         for slot, x in zip(plan.inputs, inputs, strict=True):
             if slot in plan.opens and isinstance(x, Secret):
                 x.opened = True
+        if self.observer is not None and self._clock is not None:
+            for i, ((operation, module, gate), cost) in zip(plan.instructions, costs.each, strict=True):
+                self.observer.record(operation, module, gate, cost, self._clock.select(i))
         return outputs
 
     def alias(self, x: Secret | Bit) -> Secret | Bit:
@@ -201,6 +221,22 @@ class Engine:
         if isinstance(x, Bit):
             return Bit(self, identifier, x.shape)
         return x.renamed(identifier)
+
+    def observe(self, observer: Observer | None, clock: RoleClock | None = None) -> None:
+        """Tell ``observer`` of every instruction from here on, and ``clock`` how long each role works; None ends it.
+
+        Raises ``SessionStateError`` when the session has an observer already, is closed or was forked.
+        """
+        if observer is not None:
+            if self._closed or os.getpid() != self._process:
+                self._refuse_state()
+            if self.observer is not None:
+                raise SessionStateError(
+                    "a profile of this session is running", remedy="stop it before you start another one"
+                )
+        self.observer = observer
+        self._clock = clock
+        self._driver.watch(clock)
 
     def _refuse_state(self) -> None:
         if self._closed:
@@ -263,7 +299,7 @@ class Engine:
         """Share ring elements that are already encoded at ``scale``."""
         identifier = self.new_id()
         shape = tuple(raw.shape)
-        self.submit(ins.Input(identifier, shape), raw.contiguous())
+        self._submit_as("share", ins.Input(identifier, shape), raw.contiguous())
         return self.wire(identifier, scale, number_format, shape=shape, is_input=True)
 
     def reveal(self, handle: Handle, receiver: str = "controller") -> Tensor:
@@ -290,7 +326,7 @@ class Engine:
         self.own(handle)
         is_bit = isinstance(handle, Bit)
         wire = self.bit_to_arithmetic(handle) if isinstance(handle, Bit) else handle
-        value = self.submit(ins.Reveal(wire.id, receiver, wire.shape))
+        value = self._submit_as("reveal", ins.Reveal(wire.id, receiver, wire.shape))
         if value is None:
             raise SessionStateError("a reveal gave nothing back", remedy="open a new session")
         self._account.reveals += 1

@@ -126,7 +126,7 @@ class ConfigurationError(TorchveilError, ValueError):
 
 
 class SessionStateError(TorchveilError, RuntimeError):
-    """The session was forked, copied, pickled or closed."""
+    """The session was forked, copied, pickled or closed, or something of it is running already."""
 
     code = "TV302"
 

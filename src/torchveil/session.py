@@ -11,6 +11,7 @@ from torchveil import modules
 from torchveil.engine import Engine
 from torchveil.errors import InvalidArgument
 from torchveil.fixedpoint import FixedPoint
+from torchveil.profiling.profile import Profile
 from torchveil.public import PublicTensor
 from torchveil.tensor import EncryptedTensor, wrap
 
@@ -61,3 +62,11 @@ class Session(Engine):
     def decrypt(self, module: M, to: str = "controller") -> M:
         """Reveal every parameter and buffer of a module to ``to``, in place: an explicit reveal of the whole model."""
         return modules.decrypt(module, to)
+
+    def profile(self, *, lines: bool = True) -> Profile:
+        """Where a block spends time, rounds and bytes: ``with session.profile() as profile: ...``, ``print(profile)``.
+
+        lines: note the program's line of every instruction too (some microseconds each). Nothing is measured outside
+        of a profile. Starting raises ``SessionStateError`` while another profile of this session runs.
+        """
+        return Profile(self, lines=lines)

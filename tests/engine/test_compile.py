@@ -281,6 +281,27 @@ def test_written_arguments_are_written() -> None:
             assert whole.reveal().tolist() == [0.0, k, k, 0.0]
 
 
+def test_constants_that_a_function_leaves() -> None:
+    with Session() as session:
+        weight, bias = (nn.Parameter(session.share(torch.ones(2))) for _ in range(2))
+        kept = session.share(torch.zeros(2))
+
+        @torchveil.compile
+        def step(x: Tensor) -> tuple[Tensor, Tensor]:
+            weight.grad = bias.grad = None
+            (weight * x + bias).sum().backward()
+            kept.fill_(7)
+            return x * 0, torch.zeros_like(x)
+
+        for value in (1.0, 2.0, 3.0):
+            nothing, zeros = step(session.share(torch.full((2,), value)))
+            assert weight.grad is not None and bias.grad is not None
+            assert weight.grad.reveal().tolist() == [value, value]
+            assert bias.grad.reveal().tolist() == [1.0, 1.0]
+            assert kept.reveal().tolist() == [7.0, 7.0]
+            assert nothing.reveal().tolist() == zeros.reveal().tolist() == [0.0, 0.0]
+
+
 def test_the_same_argument_twice() -> None:
     with Session() as session:
         subtract = torchveil.compile(lambda x, y: x * 2 - y)

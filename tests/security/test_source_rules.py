@@ -55,7 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("torchveil.cli", "torchveil"),
     ("torchveil.compiling",),
     ("torchveil.session", "torchveil.guards"),
-    ("torchveil.modules",),
+    ("torchveil.modules", "torchveil.profiling"),
     ("torchveil.tensor",),
     ("torchveil.lowering",),
     ("torchveil.functions", "torchveil.public"),

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from torchveil.drivers.clock import RoleClock
 from torchveil.gates.base import Cost
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
@@ -27,6 +28,10 @@ class Driver(Protocol):
 
     def alias(self, new: int, old: int) -> None:
         """A second name for a wire; local, and no instruction."""
+        ...
+
+    def watch(self, clock: RoleClock | None) -> None:
+        """Time the work of each role on ``clock`` from here on, if there are roles; None ends it."""
         ...
 
     def share_of(self, wire: int) -> Tensor:

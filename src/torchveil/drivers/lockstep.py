@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchveil.drivers.clock import RoleClock
 from torchveil.drivers.exchange import Flight, combined
 from torchveil.drivers.replay import replay
 from torchveil.errors import PlainDiverged, ProtocolError
@@ -63,7 +64,7 @@ class Lockstep:
     add up to it exactly, and a range that is left raises before anything is computed from it.
     """
 
-    __slots__ = ("inputs", "measured", "n_parties", "number", "parties", "plain", "provider", "width")
+    __slots__ = ("gates", "inputs", "measured", "n_parties", "number", "parties", "plain", "provider", "width")
 
     def __init__(
         self,
@@ -81,13 +82,14 @@ class Lockstep:
         self.width = provider.width
         self.number = 0
         self.measured = Cost()
+        self.gates = GATES
 
     def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
         """Execute one instruction; ``clear`` is the owner's value of an input. Returns a revealed value, or None.
 
         ``measured`` holds what this instruction sent. Errors leave no trace of the instruction in any role.
         """
-        gate = GATES[type(i)]
+        gate = self.gates[type(i)]
         number = self.number
         self.number = number + 1
         roles: list[Any] = [self.provider, *self.parties]
@@ -142,6 +144,10 @@ class Lockstep:
         self.measured = Cost(rounds, flight.sent, dealt_bytes, outside + flight.outside)
         revealed: Tensor | None = flight.revealed
         return revealed
+
+    def watch(self, clock: RoleClock | None) -> None:
+        """Time every role's work on ``clock`` from here on; None ends it."""
+        self.gates = GATES if clock is None else clock.timed(GATES)
 
     def share_of(self, wire: int, rank: int = 0) -> Tensor:
         """One party's share: its shape and strides are those of the value; its elements are uniform."""

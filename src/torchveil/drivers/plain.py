@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from torchveil.drivers.clock import RoleClock
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost
 from torchveil.program import instructions as ins
@@ -39,6 +40,9 @@ class PlainDriver:
             raise
         self.measured = gate.cost(i, self._n_parties)
         return self.plain.value(i.x) if isinstance(i, ins.Reveal) else None
+
+    def watch(self, clock: RoleClock | None) -> None:
+        """Nothing to time: there are no roles."""
 
     def share_of(self, wire: int) -> Tensor:
         return self.plain.value(wire)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchveil.drivers.exchange import Flight
 from torchveil.errors import ProtocolError
 from torchveil.gates import GATES
-from torchveil.gates.base import Cost, n_bytes
+from torchveil.gates.base import Cost, Gate, n_bytes
 from torchveil.program.plan import Plan, Stage
 from torchveil.roles.provider import Provider
 
@@ -41,9 +41,10 @@ def replay(driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outp
             driver.alias(slot, wire)
         for role in roles:
             role.ledger.claim(first, plan.n_labels)
-        dealing = _dealing(driver.provider, plan, first)
-        # debug mode looks at the provider's masks after every instruction: no running ahead then
-        if driver.plain is None and plan.dealt >= THREAD_FROM:
+        dealing = _dealing(driver.provider, plan, first, driver.gates)
+        # debug mode looks at the provider's masks after every instruction, a profile at who works when
+        alone = driver.plain is None and driver.gates is GATES
+        if alone and plan.dealt >= THREAD_FROM:
             with _Ahead(dealing) as ahead:
                 cost = _Run(driver, plan, first, iter(ahead)).stages()
         else:
@@ -60,18 +61,18 @@ def replay(driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outp
             role.leave(last, failed=failed)
 
 
-def _dealing(provider: Provider, plan: Plan, first: int) -> Iterator[Dealt]:
+def _dealing(provider: Provider, plan: Plan, first: int, gates: Mapping[type, Gate]) -> Iterator[Dealt]:
     """The provider's run of a plan: what it deals for one instruction after the other, in the order of execution."""
     for stage in plan.stages:
         for position in (*stage.local, *stage.starts):
             i = plan.instructions[position]
             relative = plan.numbers[position]
             if relative is None:
-                GATES[type(i)].deal(provider, i)
+                gates[type(i)].deal(provider, i)
                 yield {}
                 continue
             provider.start(first + relative)
-            GATES[type(i)].deal(provider, i)
+            gates[type(i)].deal(provider, i)
             provider.ledger.finish(first + relative)
             yield provider.collect()
         provider.free(stage.frees)
@@ -146,10 +147,10 @@ class _Run:
 
     def _stage(self, stage: Stage) -> None:
         driver, instructions = self.driver, self.plan.instructions
-        parties = driver.parties
+        parties, gates = driver.parties, driver.gates
         for position in stage.local:
             i = instructions[position]
-            gate = GATES[type(i)]
+            gate = gates[type(i)]
             number = self._begin(position)
             for party in parties:
                 gate.evaluate(party, i)
@@ -161,7 +162,7 @@ class _Run:
         for position in stage.starts:
             i = instructions[position]
             number = self._begin(position)
-            flight = Flight([GATES[type(i)].evaluate(party, i) for party in parties], number or 0, position)
+            flight = Flight([gates[type(i)].evaluate(party, i) for party in parties], number or 0, position)
             for rank in self.ranks:
                 flight.launch(rank)
             self.flights.append(flight)
@@ -205,5 +206,5 @@ class _Run:
                 party.ledger.finish(flight.number)
             if driver.plain is not None:
                 i = self.plan.instructions[flight.position]
-                driver.follow_plain(GATES[type(i)], i)
+                driver.follow_plain(driver.gates[type(i)], i)
         self.flights = flying
