@@ -44,7 +44,7 @@ check: install ## lint, formatting, types
 	$(PY) -m mypy --strict src
 
 bench: install ## time the workloads against plain torch in the same run; bytes and rounds
-	PYTHONPATH=. $(PY) benchmarks/run.py --json out/bench.json
+	$(PY) -m benchmarks.run --json out/bench.json
 
 clean: ## remove everything that make created, .venv included
 	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
