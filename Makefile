@@ -3,6 +3,7 @@
 
 PYTHON  ?= python3
 WORKERS ?= 2
+THREADS ?= 1
 
 VENV  := .venv
 PY    := $(VENV)/bin/python
@@ -10,10 +11,10 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check bench bench-peer performance clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## create .venv and install the package in development mode (instant when nothing changed)
 
@@ -44,9 +45,21 @@ check: install ## lint, formatting, types
 	$(PY) -m mypy --strict src
 
 bench: install ## time the workloads against plain torch in the same run; bytes and rounds
-	$(PY) -m benchmarks.run --json out/bench.json
+	$(PY) -m benchmarks.run --threads $(THREADS) --json out/bench.json
+
+# The page's tables hold the last figures of bench-peer until it is run again.
+performance: install ## measure all figures of docs/explanation/performance.md and write them into it
+	$(PY) -m benchmarks.kernels --json out/kernels.json
+	$(PY) -m benchmarks.run --threads $(THREADS) --json out/bench.json
+	$(PY) -m benchmarks.memory --json out/memory.json
+	$(PY) -m benchmarks.report
+
+bench-peer: install ## the workloads in turn with CrypTen, installed in an environment of its own; written into the same page
+	$(PY) -m benchmarks.run --threads $(THREADS) --peer crypten --json out/bench-peer.json
+	$(PY) -m benchmarks.memory --peer crypten --json out/memory-peer.json
+	$(PY) -m benchmarks.report --peer
 
 clean: ## remove everything that make created, .venv included
-	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist out benchmarks/.peer-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .git -prune -o \( -name __pycache__ -o -name '*.egg-info' -o -name .ipynb_checkpoints \) \
 	  -type d -prune -exec rm -rf {} +

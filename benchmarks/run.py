@@ -69,7 +69,7 @@ def measure(workload: Workload, parties: int, repeats: int, warmup: int, peer: P
         clear()
         if beside:
             beside.warm_up()
-    before = session.cost().total
+    start = session.cost()
     seconds, cpu, plain = [], [], []
     for _ in range(repeats):
         cpu_start = time.process_time()
@@ -78,7 +78,8 @@ def measure(workload: Workload, parties: int, repeats: int, warmup: int, peer: P
         plain.append(timed(clear))
         if beside:
             beside.run()
-    after = session.cost().total
+    end = session.cost()
+    before, after = start.total, end.total
     row = {
         "workload": workload.name,
         "work": workload.work.name,
@@ -88,6 +89,7 @@ def measure(workload: Workload, parties: int, repeats: int, warmup: int, peer: P
         "cpu_seconds": statistics.median(cpu),
         "plain_seconds": statistics.median(plain),
         "ratio": statistics.median(seconds) / statistics.median(plain),
+        "instructions": (end.instructions - start.instructions) // repeats,
         "rounds": (after.rounds - before.rounds) // repeats,
         "sent_bytes": (after.sent - before.sent) // repeats,
         "dealt_bytes": (after.dealt - before.dealt) // repeats,

@@ -22,7 +22,6 @@ from typing import Any, Self
 
 from benchmarks.peers.crypten import install as crypten
 
-
 _ROOT = Path(__file__).parents[2]  # where ``benchmarks`` can be imported from
 
 

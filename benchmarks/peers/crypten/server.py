@@ -31,6 +31,7 @@ class Party:
 
     def __init__(self) -> None:
         import crypten
+
         from benchmarks.peers.crypten import workloads
 
         self._crypten = crypten
