@@ -66,7 +66,7 @@ def main() -> None:
     console.print(f"relu on 2^20 elements: {found['bytes_per_element']:.0f} bytes per element over all roles")
     if options.peer:
         with PEERS[options.peer](1) as peer:
-            peer.seconds(_SMALL)
+            peer.run(_SMALL)
             peak = peer.ask("memory", _LARGE)["peak_bytes"]
             found["peer"] = {"name": peer.name, "peak_bytes": peak, "bytes_per_element": peak / N}
         console.print(f"the same with {peer.name}: {found['peer']['bytes_per_element']:.0f}")

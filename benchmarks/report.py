@@ -147,7 +147,12 @@ def summary_block(bench: Row) -> str:
         for row in bench["rows"]
         if row["work"].split()[0] in ("W1", "W4")
     ]
-    return markdown(("", "time", "clear torch", "rounds", "sent by each party", "dealt"), rows) + "\n"
+    about, head = bench["about"], ("", "time", "clear torch", "rounds", "sent by each party", "dealt")
+    taken = (
+        f"{about['processor']}, {about['threads']} thread(s), {about['kernels']} kernels, load average "
+        f"{about['load_start']:.1f} to {about['load_end']:.1f}:"
+    )
+    return f"{taken}\n\n{markdown(head, rows)}\n"
 
 
 def memory_block(memory: Row) -> str:
@@ -162,11 +167,12 @@ def _peer_row(row: Row, marks: dict[str, int]) -> list[str]:
     peer = row["peer"]
     head = [row["workload"], milliseconds(row["seconds"]), milliseconds(row["plain_seconds"])]
     if "unavailable" in peer:
-        return [*head, "not available", "", "", "", "", ""]
+        return [*head, "not available", "", "", "", "", "", ""]
     mark = f" [{marks[peer['note']]}]" if peer["note"] else ""
+    cpu = f"{milliseconds(row['cpu_seconds'])}; {milliseconds(peer['cpu_seconds'])}"
     traffic = [f"{amount(row['sent_bytes'])}; {amount(peer['sent_bytes'])}", f"{row['rounds']}; {peer['rounds']}"]
     errors = [_error(row["largest_error"]), _error(peer["largest_error"])]
-    return [*head, milliseconds(peer["seconds"]) + mark, times(peer["ratio"]), *traffic, *errors]
+    return [*head, milliseconds(peer["seconds"]) + mark, times(peer["ratio"]), cpu, *traffic, *errors]
 
 
 def peer_block(bench: Row, memory: Row) -> str:
@@ -177,8 +183,18 @@ def peer_block(bench: Row, memory: Row) -> str:
     for row in rows:
         if note := row["peer"].get("note"):
             marks.setdefault(note, len(marks) + 1)
-    head = ("", "torchveil", "clear torch", name, f"{name} / torchveil", "sent by each party: ours; theirs",
-            "rounds: ours; theirs", "largest error: ours", "theirs")  # fmt: skip
+    head = (
+        "",
+        "torchveil",
+        "clear torch",
+        name,
+        f"{name} / torchveil",
+        "CPU, all roles: ours; theirs",
+        "sent by each party: ours; theirs",
+        "rounds: ours; theirs",
+        "largest error: ours",
+        "theirs",
+    )
     lines = [
         f"{name}: {about['peer_mode']}. torchveil: all roles in one process, {about['threads']} thread(s), "
         f"{about['kernels']} kernels. Medians of {about['repeats']} runs, the three in turn; load average "

@@ -106,20 +106,20 @@ class PeerRuns:
 
     def __init__(self, peer: Peer, name: str) -> None:
         self._peer, self._name = peer, name
-        self._seconds: list[float] = []
+        self._times: list[tuple[float, float]] = []  # seconds, processor seconds
         self._unavailable = peer.unavailable(name)
 
     def warm_up(self) -> None:
         if self._unavailable is None:
             try:
-                self._peer.seconds(self._name)
+                self._peer.run(self._name)
             except PeerError as problem:
                 self._unavailable = str(problem)
 
     def run(self) -> None:
         if self._unavailable is None:
             try:
-                self._seconds.append(self._peer.seconds(self._name))
+                self._times.append(self._peer.run(self._name))
             except PeerError as problem:
                 self._unavailable = str(problem)
 
@@ -127,10 +127,12 @@ class PeerRuns:
         """The peer's figures beside ``ours`` seconds, or why there are none."""
         if self._unavailable is not None:
             return {"unavailable": self._unavailable}
-        median = statistics.median(self._seconds)
+        seconds, cpu = ([times[k] for times in self._times] for k in range(2))
+        median = statistics.median(seconds)
         return {
             "seconds": median,
-            "seconds_all": self._seconds,
+            "seconds_all": seconds,
+            "cpu_seconds": statistics.median(cpu),
             "ratio": median / ours,
             **self._peer.ask("cost", self._name),
             **self._peer.ask("error", self._name),
@@ -166,6 +168,7 @@ _COLUMNS: tuple[_Column, ...] = (
 
 _PEER_COLUMNS: tuple[_Column, ...] = (
     ("peer", lambda row: milliseconds(row["peer"]["seconds"])),
+    ("peer cpu", lambda row: milliseconds(row["peer"]["cpu_seconds"])),
     ("peer/ours", lambda row: f"{row['peer']['ratio']:.1f}"),
     ("peer sent", lambda row: megabytes(row["peer"]["sent_bytes"])),
     ("peer rounds", lambda row: str(row["peer"]["rounds"])),
@@ -213,7 +216,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     console = Console()
     if not console.is_terminal:
-        console.width = 170
+        console.width = 180
     with contextlib.ExitStack() as stack:
         peer = stack.enter_context(PEERS[options.peer](options.threads)) if options.peer else None
         about = machine() | {"load_start": os.getloadavg()[0], "repeats": options.repeats}

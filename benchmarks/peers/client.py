@@ -2,7 +2,8 @@
 
     -> {"command": "hello"}                       <- {"peer": ..., "mode": ..., "workloads": {name: {"note": ...} or
                                                       {"unavailable": reason}}}
-    -> {"command": "run", "workload": name}       <- {"seconds": ...}     one run, after a barrier of the parties
+    -> {"command": "run", "workload": name}       <- {"seconds": ..., "cpu_seconds": ...}   one run, after a barrier
+                                                      of the parties; processor time of all parties together
     -> {"command": "cost", "workload": name}      <- {"sent_bytes": ..., "rounds": ...}   by the peer's own counters
     -> {"command": "error", "workload": name}     <- {"largest_error": ... or null}
     -> {"command": "memory", "workload": name}    <- {"peak_bytes": ...}  all its parties together
@@ -65,9 +66,10 @@ class Peer:
         """What to say beside the peer's figure."""
         return self._workloads.get(workload, {}).get("note", "")
 
-    def seconds(self, workload: str) -> float:
-        """One timed run."""
-        return float(self.ask("run", workload)["seconds"])
+    def run(self, workload: str) -> tuple[float, float]:
+        """Seconds and processor seconds of one run."""
+        answer = self.ask("run", workload)
+        return float(answer["seconds"]), float(answer["cpu_seconds"])
 
     def close(self) -> None:
         assert self._process.stdin and self._process.stdout

@@ -19,7 +19,7 @@ for line in sys.stdin:
     if request["command"] == "hello":
         answer = {"peer": "Fake 1", "mode": "none", "workloads": {"a": {"note": "so"}, "b": {"unavailable": "no b"}}}
     elif request["command"] == "run" and request["workload"] == "a":
-        answer = {"seconds": 0.25}
+        answer = {"seconds": 0.25, "cpu_seconds": 0.4}
     elif request["command"] == "die":
         sys.exit(3)
     else:
@@ -42,14 +42,14 @@ def test_a_peer_says_who_it_is_and_what_it_can(peer):
 
 
 def test_a_run_is_answered_by_its_seconds(peer):
-    assert peer.seconds("a") == 0.25
-    assert peer.seconds("a") == 0.25
+    assert peer.run("a") == (0.25, 0.4)
+    assert peer.run("a") == (0.25, 0.4)
 
 
 def test_an_error_is_raised_and_the_peer_lives_on(peer):
     with pytest.raises(PeerError, match="cannot cost"):
         peer.ask("cost", "a")
-    assert peer.seconds("a") == 0.25
+    assert peer.run("a") == (0.25, 0.4)
 
 
 def test_a_peer_that_ends_is_an_error_and_not_a_wait(peer):
@@ -63,6 +63,7 @@ def test_the_answers_of_both_parties_become_one():
         "seconds": 2.0,
         "rounds": 3,
     }
+    assert server.combine([{"cpu_seconds": 1.0}, {"cpu_seconds": 2.0}]) == {"cpu_seconds": 3.0}
     assert server.combine([{"peak_bytes": 5}, {"peak_bytes": 7}]) == {"peak_bytes": 12}
     assert server.combine([{"seconds": 1.0}, {"error": "no"}]) == {"error": "no"}
 

@@ -53,6 +53,7 @@ def out(tmp_path):
     rows.append(row(w4, ", compiled", rounds=36))
     figure = {
         "seconds": 2.0,
+        "cpu_seconds": 3.0,
         "ratio": 16.26,
         "sent_bytes": 10,
         "rounds": 9,

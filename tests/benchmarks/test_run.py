@@ -30,11 +30,11 @@ class FakePeer:
     def note(self, workload: str) -> str:
         return "of another kind"
 
-    def seconds(self, workload: str) -> float:
+    def run(self, workload: str) -> tuple[float, float]:
         self._log.append("peer")
         if self._log.count("peer") >= self._fails_at:
             raise PeerError("out of memory")
-        return 0.5
+        return 0.5, 0.75
 
     def ask(self, command: str, workload: str) -> dict[str, object]:
         return {"cost": {"sent_bytes": 10, "rounds": 2}, "error": {"largest_error": 1e-3}}[command]
@@ -60,6 +60,7 @@ def test_ours_clear_and_the_peer_take_turns():
     row = measure(logged(log), parties=2, repeats=3, warmup=1, peer=FakePeer(log))
     assert log == ["ours", "clear", "peer"] * 4
     assert row["peer"]["seconds_all"] == [0.5] * 3
+    assert row["peer"]["cpu_seconds"] == 0.75
     assert row["peer"]["ratio"] == pytest.approx(0.5 / row["seconds"])
     assert remarks([row]) == ["W0 relu 8: of another kind"]
 
