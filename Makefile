@@ -3,6 +3,7 @@
 
 PYTHON  ?= python3
 WORKERS ?= 2
+THREADS ?= 1
 
 VENV  := .venv
 PY    := $(VENV)/bin/python
@@ -10,7 +11,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check bench bench-scaling clean
+.PHONY: help install demo test check bench bench-peer bench-scaling performance clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,12 +45,24 @@ check: install ## lint, formatting, types
 	$(PY) -m mypy --strict src
 
 bench: install ## time the workloads against plain torch in the same run; bytes and rounds
-	PYTHONPATH=. $(PY) benchmarks/run.py --json out/bench.json
+	$(PY) -m benchmarks.run --threads $(THREADS) --json out/bench.json
+
+# The page's tables hold the last figures of bench-peer until it is run again.
+performance: install ## measure all figures of docs/explanation/performance.md and write them into it
+	$(PY) -m benchmarks.kernels --json out/kernels.json
+	$(PY) -m benchmarks.run --threads $(THREADS) --json out/bench.json
+	$(PY) -m benchmarks.memory --json out/memory.json
+	$(PY) -m benchmarks.report
+
+bench-peer: install ## the workloads in turn with CrypTen, installed in an environment of its own; written into the same page
+	$(PY) -m benchmarks.run --threads $(THREADS) --peer crypten --json out/bench-peer.json
+	$(PY) -m benchmarks.memory --peer crypten --json out/memory-peer.json
+	$(PY) -m benchmarks.report --peer
 
 bench-scaling: install ## check that cost grows linearly with batch and parameters; times, bytes and a plot in out/
 	$(PY) -m benchmarks.scaling --json out/scaling.json --plot out/scaling.svg
 
 clean: ## remove everything that make created, .venv included
-	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist out benchmarks/.peer-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .git -prune -o \( -name __pycache__ -o -name '*.egg-info' -o -name .ipynb_checkpoints \) \
 	  -type d -prune -exec rm -rf {} +

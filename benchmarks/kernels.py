@@ -1,6 +1,6 @@
 """Time the native kernels against their reference twins in the same run.
 
-    python benchmarks/kernels.py [--only mm] [--threads 1] [--repeats 9] [--json out/kernels.json]
+    python -m benchmarks.kernels [--only mm] [--threads 1] [--repeats 9] [--json out/kernels.json]
 
 Each pair runs alternately (A B A B) on the same operands; the table shows the smaller quartile of each, since a
 shared machine only ever adds time. ``--clock cpu`` counts the CPU time of the process instead: right for one
