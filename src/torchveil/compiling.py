@@ -70,7 +70,7 @@ class Arguments:
     @staticmethod
     def of(args: Any, kwargs: Any) -> Arguments:
         leaves, spec = tree_flatten((args, kwargs))
-        key: list[Any] = []
+        key: list[Any] = [torch.is_grad_enabled()]
         plain: list[Tensor] = []
         first: dict[int, int] = {}
         for place, x in enumerate(leaves):
@@ -287,7 +287,7 @@ def _written_cells(recorder: Recorder, slots: list[_Slot]) -> None:
 
 
 def _left_gradients(recorder: Recorder, slots: list[_Slot]) -> None:
-    for leaf, _ in recorder.gradients.values():
+    for leaf, _ in recorder.leaves():
         grad = leaf.grad
         if isinstance(grad, EncryptedTensor) and id(grad._cell) in recorder.born:
             slots.append(_Slot("grad", leaf, _forced(grad), grad.dtype))

@@ -38,7 +38,8 @@ def _settings(values: Iterator[tuple[str, Any]]) -> tuple[Any, ...]:
 
 def _module_facts(module: nn.Module) -> tuple[Any, ...]:
     tables = (module._parameters, module._buffers, module._modules)
-    return _settings(iter(module.__dict__.items())), tuple(id(x) for table in tables for x in table.values())
+    wanted = tuple(x.requires_grad for x in module._parameters.values() if x is not None)
+    return _settings(iter(module.__dict__.items())), tuple(id(x) for table in tables for x in table.values()), wanted
 
 
 def _state_fact(value: Any) -> Any:
@@ -90,7 +91,7 @@ class Witness:
     """The public facts of one recording; a context manager around it. ``misfit`` compares them with the present."""
 
     def __init__(self, recorder: Recorder, arguments: Sequence[Tensor]) -> None:
-        self._recorder = recorder
+        self._recorder: Recorder | None = recorder
         self._modules: dict[int, tuple[nn.Module, tuple[Any, ...]]] = {}
         self._optimizers: dict[int, tuple[Optimizer, tuple[Any, ...]]] = {}
         self._read: dict[int, tuple[weakref.ref[Tensor], int]] = {}
@@ -99,7 +100,7 @@ class Witness:
         self._own: dict[int, Tensor] = {}
         self._arguments = {id(x): x for x in arguments}
         self._outside: set[int] = {_storage(x) for x in arguments}
-        self._gradients: list[tuple[Any, bool]] = []
+        self._gradients: list[tuple[Any, bool | None]] = []
         self._handles: list[Any] = []
         self._watch = _Watch(self)
 
@@ -118,7 +119,10 @@ class Witness:
 
     def settle(self) -> None:
         """The recording is over: keep what a later run is compared with, drop what dies with it."""
-        self._gradients = [(leaf, had) for leaf, had in self._recorder.gradients.values() if had is not None]
+        if self._recorder is not None:
+            self._gradients = self._recorder.leaves()
+        # the recording holds every intermediate value
+        self._recorder = None
         self._read = {key: (ref, version) for key, (ref, version) in self._read.items() if ref() is not None}
         self._own = {}
 
@@ -131,7 +135,9 @@ class Witness:
             if _optimizer_facts(optimizer) != facts:
                 return f"a hyperparameter or the state of {type(optimizer).__name__} changed"
         for leaf, had in self._gradients:
-            if (leaf.grad is not None) != had:
+            if not leaf.requires_grad:
+                return "a tensor does not require a gradient any more"
+            if had is not None and (leaf.grad is not None) != had:
                 return "a parameter had a gradient once and once it had none"
         for ref, version in self._read.values():
             tensor = ref()

@@ -56,6 +56,14 @@ def kind_of(handle: Handle) -> Any:
     return handle.shape if isinstance(handle, Bit) else id(handle)
 
 
+def _is_leaf(tensor: Any) -> bool:
+    try:
+        return bool(tensor.is_leaf)
+    except RuntimeError:
+        # a view made while gradients were off, whose base was written since: torch does not want to be asked
+        return False
+
+
 class Recorder:
     """Collects one run of a function."""
 
@@ -110,6 +118,13 @@ class Recorder:
         """The function sets ``.grad`` of a tensor: what was there before does not matter."""
         if self.listening and id(tensor) not in self.gradients:
             self.gradients[id(tensor)] = tensor, None
+
+    def leaves(self) -> list[tuple[Any, bool | None]]:
+        """The leaf tensors met, and whether each had a gradient (None: the function had set it before).
+
+        Asked for at the end: below autograd a result has no graph yet and looks like a leaf.
+        """
+        return [(tensor, had) for tensor, had in self.gradients.values() if _is_leaf(tensor)]
 
     def settled(self, cell: Any) -> Handle:
         """The storage's value, evaluated outside the recording if nobody had asked for it yet."""

@@ -84,8 +84,10 @@ class EncryptedTensor(torch.Tensor):
         )
         out._cell = cell
         out._path = path
-        out._cached = handle
-        out._generation = cell.generation
+        if path:
+            # a tensor without a path has nothing of its own: it must not keep an old value alive
+            out._cached = handle
+            out._generation = cell.generation
         return out
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
@@ -98,6 +100,8 @@ class EncryptedTensor(torch.Tensor):
         recorder = ACTIVE.recorder
         if recorder is not None:
             recorder.read(self)
+        if not self._path:
+            return cell.handle
         if self._generation != cell.generation:
             handle = cell.handle
             for step in self._path:
@@ -138,7 +142,10 @@ class EncryptedTensor(torch.Tensor):
             from torchveil.functions.arithmetic import expand_to
 
             handle = expand_to(handle, tuple(self.shape))
-        cell.replace(structure.write(cell.handle, handle, self._path) if self._path else handle)
+        if not self._path:
+            cell.replace(handle)
+            return
+        cell.replace(structure.write(cell.handle, handle, self._path))
         self._cached = handle
         self._generation = cell.generation
 
@@ -452,6 +459,7 @@ def _reshape_in_place(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) 
     handle.session.operation = str(func)
     step = rule.function(handle, *args[1:], **kwargs)
     base._cached = structure.apply_map(handle, step)
+    base._generation = base._cell.generation
     base._path = (*base._path, step)
     return return_and_correct_aliasing(func, args, kwargs, base)
 

@@ -133,6 +133,8 @@ def test_wires_do_not_grow() -> None:
             step(*(session.share(part) for part in data(k)))
             counts.append(session.n_wires)
         assert counts[4] == counts[-1]
+        # parameters, momenta, gradients and the last loss; nothing in between
+        assert counts[-1] <= 3 * len(list(model.parameters())) + 3
 
 
 def test_results_of_one_call_survive_the_next() -> None:
@@ -251,6 +253,25 @@ def test_learning_rates_are_guarded() -> None:
         weight.data.copy_(session.share(torch.tensor([1.0])))
         step()
         assert abs(weight.reveal().item() - 0.5) < 1e-4
+
+
+def test_freezing_and_gradient_modes_are_guarded() -> None:
+    with Session() as session:
+        layer = session.encrypt(nn.Linear(2, 1))
+
+        @torchveil.compile
+        def gradients(x: Tensor) -> None:
+            layer.zero_grad()
+            layer(x).sum().backward()
+
+        x = session.share(torch.ones(1, 2))
+        for _ in range(3):
+            gradients(x)
+        layer.weight.requires_grad_(False)
+        gradients(x)
+        assert layer.weight.grad is None and layer.bias.grad is not None
+        with torch.no_grad(), pytest.raises(RuntimeError, match="does not require grad"):
+            gradients(x)
 
 
 def test_gradients_accumulate() -> None:

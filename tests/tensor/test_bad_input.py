@@ -309,7 +309,7 @@ def test_nothing_prints_a_secret() -> None:
         SESSION.cost(),
         SESSION.describe(),
     ]
-    shown += [x.grad_fn, (x * 2).grad_fn, x._cached, vars(x), SESSION._driver, *SESSION._driver.parties]
+    shown += [x.grad_fn, (x * 2).grad_fn, x._cell.handle, vars(x), SESSION._driver, *SESSION._driver.parties]
     shown += [SESSION._driver.provider, SESSION.reveals, list(SESSION._driver.parties[0].wires.values())[:3]]
     for thing in shown:
         tells_nothing(repr(thing))
