@@ -236,7 +236,7 @@ class Lockstep:
 
 def outputs(i: ins.Instruction) -> tuple[int, ...]:
     """The identifiers that an instruction defines."""
-    if isinstance(i, (ins.Compare, ins.Equal)):
+    if isinstance(i, (ins.Compare, ins.Equal, ins.Winner)):
         return i.outs
     out = getattr(i, "out", None)
     return () if out is None else (out,)
