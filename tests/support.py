@@ -179,6 +179,11 @@ class Machine:
         self.run(ins.Equal(outs, x, values, self.shape(x)))
         return outs
 
+    def winner(self, x: int, dim: int, reach: int | None = None) -> tuple[int, ...]:
+        outs = tuple(self.new() for _ in range(1 if reach is None else 2))
+        self.run(ins.Winner(outs, x, dim, reach, self.shape(x)))
+        return outs
+
     def map_bit(self, bit: int, name: str, *args: Any, flip: bool = False) -> int:
         out = self.new()
         self.run(ins.MapBit(out, bit, LinearMap(name, args), flip))

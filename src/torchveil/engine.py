@@ -384,7 +384,11 @@ class Engine:
         """The image of a secret under a linear map of the table; local."""
         identifier = self.new_id()
         self.submit(ins.Map(identifier, x.id, linear_map))
-        return self.wire(identifier, x.scale, x.format, wide=x.wide, nonnegative=x.nonnegative, parent=x)
+        out = self.wire(identifier, x.scale, x.format, wide=x.wide, nonnegative=x.nonnegative, parent=x)
+        if x.pending and linear_map.aliases:
+            # both are truncated at once: a gradient and its transpose
+            out.memo["view"] = (x, linear_map)
+        return out
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

@@ -118,7 +118,7 @@ def test_fewer_rounds_and_no_more_bytes() -> None:
 def test_wires_do_not_grow() -> None:
     with Session() as session:
         model = session.encrypt(net())
-        opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+        opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
         @torchveil.compile
         def step(x: Tensor, y: Tensor) -> Tensor:

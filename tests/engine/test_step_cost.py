@@ -45,9 +45,9 @@ def test_a_training_step_stays_in_its_budget() -> None:
     session = torchveil.Session()
     _step(session)
     cost = session.cost()
-    assert cost.rounds <= 70
-    assert cost.sent_bytes <= 6_000_000
-    assert cost.dealt_bytes <= 12_000_000
+    assert cost.rounds == 31
+    assert cost.sent_bytes <= 4_100_000
+    assert cost.dealt_bytes <= 8_000_000
     assert not session.reveals
 
 

@@ -25,6 +25,10 @@ def _bits(m: Machine, x: int) -> tuple[int, ...]:
     return m.compare(x, (0, 5, -5), [((0, 1), False), ((2,), True)], negate=True)
 
 
+def _stack(m: Machine, *xs: int) -> int:
+    return m.cat([m.map(x, "unsqueeze", 0) for x in xs])
+
+
 #: One way to run every instruction type (and every optional form), given two opened wires and a bit.
 CASES: dict[str, tuple[type[ins.Instruction], Callable[[Machine, int, int, int], object]]] = {
     "input": (ins.Input, lambda m, x, y, b: m.input(ring(*m.shape(x)))),
@@ -44,6 +48,8 @@ CASES: dict[str, tuple[type[ins.Instruction], Callable[[Machine, int, int, int],
     "compare with three thresholds": (ins.Compare, lambda m, x, y, b: _bits(m, x)),
     "equal": (ins.Equal, lambda m, x, y, b: m.equal(x, 5)),
     "equal to three values": (ins.Equal, lambda m, x, y, b: m.equal(x, 0, -1, 2**62)),
+    "winner": (ins.Winner, lambda m, x, y, b: m.winner(_stack(m, x, y), 0)),
+    "winner of eleven with a reach": (ins.Winner, lambda m, x, y, b: m.winner(_stack(m, *[x, y] * 5, x), 0, 2**40)),
     "map bit": (ins.MapBit, lambda m, x, y, b: m.map_bit(b, "flip", [0], flip=True)),
     "bit to arithmetic": (ins.BitToArithmetic, lambda m, x, y, b: m.arithmetic(b)),
     "weigh bits": (ins.WeighBits, lambda m, x, y, b: m.weigh([b, b], [1, 2])),

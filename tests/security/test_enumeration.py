@@ -326,6 +326,38 @@ def two_values_selected_by_one_bit(m: Bench, s: tuple[int, ...]) -> None:
     m.select(bit, y)
 
 
+def winner_of_two(m: Bench, s: tuple[int, ...]) -> None:
+    x = m.secret(s[0], s[1])
+    m.open(x)
+    m.winner(x, 0)
+
+
+def winner_and_near_of_two(m: Bench, s: tuple[int, ...]) -> None:
+    x = m.secret(s[0], s[1])
+    m.open(x)
+    m.winner(x, 0, 1)
+
+
+def winner_and_select(m: Bench, s: tuple[int, ...]) -> None:
+    x = m.secret(s[0], s[1])
+    m.open(x)
+    (won,) = m.winner(x, 0)
+    m.open(m.map(m.select(won, x), "sum", (0,), True))
+
+
+def winner_twice(m: Bench, s: tuple[int, ...]) -> None:
+    x = m.secret(s[0], s[1])
+    m.open(x)
+    m.winner(x, 0)
+    m.winner(x, 0)
+
+
+def winner_of_three(m: Bench, s: tuple[int, ...]) -> None:
+    x = m.secret(*s)
+    m.open(x)
+    m.winner(x, 0)
+
+
 TWO_SECRETS: list[Program] = [
     product_of_two,
     two_products_of_one_pair,
@@ -352,6 +384,25 @@ def test_all_pairs_of_secrets_in_z4(program: Program) -> None:
 )
 def test_pairs_of_secrets_in_z8(program: Program) -> None:
     assert not leaks(program, PAIRS8, width=3)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [winner_of_two, winner_and_near_of_two, winner_and_select, winner_twice],
+    ids=lambda program: program.__name__,
+)
+def test_winners_of_pairs_in_z4(program: Program) -> None:
+    assert not leaks(program, [*PAIRS4[:5], (3, 2)], width=2)
+
+
+@pytest.mark.parametrize(
+    ("program", "secrets", "width"),
+    [(winner_of_two, PAIRS8, 3), (winner_and_near_of_two, PAIRS8[:4], 3), (winner_of_three, TRIPLES, 2)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_trees_and_products_of_winners(program: Program, secrets: list[tuple[int, ...]], width: int) -> None:
+    """For the party that receives no corrections; what the other one receives leaves too much to enumerate."""
+    assert not leaks(program, secrets, width=width, among=[Coalition((1,))])
 
 
 def two_products_with_one_operand(m: Bench, s: tuple[int, ...]) -> None:
@@ -391,6 +442,7 @@ def test_three_secrets_in_z4(program: Program) -> None:
         (half_opened_sum, PAIRS4, 2),
         (compare, ALL8, 3),
         (compare_and_select, ALL8, 3),
+        (winner_of_two, PAIRS4[:5], 2),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

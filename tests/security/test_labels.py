@@ -83,6 +83,7 @@ def everything(m: Machine) -> None:
     bit = m.sign(x)
     first, second = m.compare(y, (0, 5), [((0, 1), False), ((1,), True)], negate=True)
     m.equal(x, 3, 4)
+    m.winner(y, 1, 2**60)
     z = m.product(x, y)
     m.product(x, y)
     m.open(z)

@@ -25,6 +25,7 @@ STEPS = st.lists(
         st.tuples(st.sampled_from(["truncate", "gated truncate"]), INDEX, st.integers(1, 2**40), INDEX),
         st.tuples(st.just("compare"), INDEX, st.integers(-(2**63), 2**63 - 1), st.booleans()),
         st.tuples(st.just("equal"), INDEX, st.integers(-(2**63), 2**63 - 1)),
+        st.tuples(st.just("winner"), INDEX, st.integers(0, 1), st.one_of(st.none(), st.integers(0, 2**61))),
         st.tuples(st.just("flip bit"), INDEX),
         st.tuples(st.sampled_from(["select", "arithmetic"]), INDEX, INDEX),
         st.tuples(st.sampled_from(["exponential", "series", "gated exponential", "gated series"]), INDEX, INDEX),
@@ -98,6 +99,8 @@ def run(m: Machine, steps: list[tuple[Any, ...]]) -> None:
             bits.extend(m.compare(opened(args[0]), thresholds, [((0, 1), False), ((0,), True)], negate=args[2]))
         elif kind == "equal":
             bits.extend(m.equal(opened(args[0]), args[1], 0))
+        elif kind == "winner":
+            bits.extend(m.winner(opened(args[0]), args[1], args[2] and args[2] % (size // 4)))
         elif kind == "flip bit":
             bits.append(m.map_bit(bit(args[0]), "flip", [0], flip=True))
         elif kind == "select":
@@ -138,6 +141,7 @@ def test_one_program_of_every_instruction() -> None:
         ("truncate", 2, 1000, 0),
         ("compare", 0, 7, True),
         ("equal", 1, 7),
+        ("winner", 1, 1, 2**40),
         ("select", 0, 2),
         ("gated truncate", 2, 10, 1),
         ("series", 0, 0),

@@ -97,11 +97,21 @@ def narrow(x: Secret) -> Secret:
     """x at its format's scale; truncated at most once, the result remembered."""
     if not x.pending:
         return x
-    known = x.memo.get("narrow")
+    known: Secret | None = x.memo.get("narrow")
     if known is None:
-        known = rescale(x, Fraction(x.format.scale, x.scale), x.format.scale)
+        known = _narrow_view(x) or rescale(x, Fraction(x.format.scale, x.scale), x.format.scale)
         x.memo["narrow"] = known
     return known
+
+
+def _narrow_view(x: Secret) -> Secret | None:
+    """The view of a truncated value, if x views one that is truncated already or has no more elements than x."""
+    base, view = x.memo.get("view", (None, None))
+    if base is None or (base.scale, base.format) != (x.scale, x.format):
+        return None
+    if base.numel > x.numel and "narrow" not in base.memo:
+        return None
+    return x.session.map(narrow(base), view)
 
 
 def to_scale(x: Secret, scale: int) -> Secret:
@@ -282,14 +292,21 @@ def expand_to(x: Handle, shape: Shape) -> Handle:
 def multiply_scalar(x: Secret, value: float) -> Secret:
     """x times a public number: local for a whole number, otherwise at most one truncation.
 
-    A pending truncation takes the factor in. A wide value takes the divisor into its scale while there is room, which
-    costs nothing and loses nothing: (1 - beta) g^2 keeps every digit.
+    A pending truncation takes the factor in. A divisor of the format's scale (a power of two, in base 2) makes a value
+    pending, to be truncated with whatever follows. A wide value takes any divisor into its scale while there is room:
+    (1 - beta) g^2 keeps every digit. Both cost nothing and lose nothing.
     """
     if value == 1:
         return x
     if not math.isfinite(value):
         encode_scalar(value, x.scale, op=x.session.operation)
-    return _multiply_fraction(x, Fraction(value))
+    fraction = Fraction(value)
+    numerator, divisor = _ratio(fraction.numerator, fraction.denominator)
+    scale = x.format.scale
+    if x.scale == scale > 1 and divisor > 1 and scale % divisor == 0 and abs(numerator) < divisor:
+        # products are pending at scale^2, a multiple of this, so a sum with one needs no truncation either
+        return combine([(x, numerator)], scale=scale * divisor)
+    return _multiply_fraction(x, fraction)
 
 
 def divide_scalar(x: Secret, value: float) -> Secret:
@@ -357,6 +374,11 @@ def product(a: Secret, b: Secret, function: str = "mul", options: dict[str, Any]
     out = raw_product(a, a if square else narrow(b), function, options)
     out.wide = square and function == "mul" and out.pending
     return out
+
+
+def multiply_divided(a: Secret, b: Secret) -> Secret:
+    """a * b, b as it is if a public divisor made it pending: its integers are those of a narrow value."""
+    return raw_product(narrow(a), b if b.scale < b.format.scale**2 else narrow(b))
 
 
 def raw_product(a: Secret, b: Secret, function: str = "mul", options: dict[str, Any] | None = None) -> Secret:

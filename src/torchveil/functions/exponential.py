@@ -8,6 +8,7 @@ saturating at 65536 (2**16) above.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 from torchveil.functions.arithmetic import combine, narrow, number, raw_product, rescale, to_scale
@@ -20,19 +21,34 @@ _MAX_UNIT = 2**32
 _WASTE = 1.04
 
 
-def _gate(x: Secret, bit: Bit, unit: int, n_bits: int) -> Secret:
+def _gate(x: Secret, bit: Bit, unit: int, n_bits: int, result_bits: int = RESULT_BITS) -> Secret:
     session = x.session
-    mask_bits, factor_bits = split((1 << n_bits) / unit)
+    mask_bits, factor_bits = split((1 << n_bits) / unit, result_bits)
     session.open(x)
     out = session.new_id()
     session.submit(ins.Exponential(out, x.id, bit.id, unit, n_bits, mask_bits, factor_bits, x.shape))
-    return session.wire(out, 1 << RESULT_BITS, x.format, shape=x.shape, nonnegative=True)
+    return session.wire(out, 1 << result_bits, x.format, shape=x.shape, nonnegative=True)
 
 
-def _filling(scale: int, reach: float) -> tuple[int, int]:
-    """(factor, bits), the factor as small as possible: ``factor * scale * reach`` is just below ``2**bits``.
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where the exponential of integers at a scale is computed: from ``-lowest`` to 0; below it counts as 0.
 
-    The gate reaches down to ``-2**bits / unit`` and loses a bit of precision for each ln 4 that nobody needs.
+    The integers are multiplied by ``factor`` and lie in an interval of ``n_bits`` bits then.
+    """
+
+    factor: int
+    n_bits: int
+
+    @property
+    def lowest(self) -> int:
+        return ((1 << self.n_bits) - 1) // self.factor
+
+
+def _filling(scale: int, reach: float) -> Window:
+    """The window for a reach, the factor as small as possible: ``factor * scale * reach`` is just below ``2**n_bits``.
+
+    The gate reaches down to ``-2**n_bits / unit`` and loses a bit of precision for each ln 4 that nobody needs.
     """
     factor = 0
     while True:
@@ -40,19 +56,36 @@ def _filling(scale: int, reach: float) -> tuple[int, int]:
         needed = factor * scale * reach
         n_bits = math.ceil(math.log2(needed))
         if 2**n_bits <= _WASTE * needed:
-            return factor, n_bits
+            return Window(factor, n_bits)
+
+
+def windowed(x: Secret, scale: int) -> tuple[Secret, Window]:
+    """(x, truncated if its scale is too fine; the window outside of which exp(x) is below half a unit of ``scale``)."""
+    reach = math.log(2 * scale)
+    window = _filling(x.scale, reach)
+    if window.factor * x.scale > _MAX_UNIT:
+        x = narrow(x)
+        window = _filling(x.scale, reach)
+    return x, window
+
+
+def exp_inside(x: Secret, window: Window, inside: Bit, result_bits: int = RESULT_BITS) -> Secret:
+    """exp(x) at 2^result_bits where x is ``inside`` the window, 0 elsewhere; no round after the opening of x."""
+    factor = window.factor
+    finer = x if factor == 1 else combine([(x, factor)], scale=factor * x.scale)
+    return _gate(finer, inside, factor * x.scale, window.n_bits, result_bits)
+
+
+def inside_window(x: Secret, window: Window) -> Bit:
+    """[x lies in the window] for x <= 0; 3 rounds after the opening of x."""
+    (inside,) = bits(x, (-window.lowest,), (NOT_BELOW,))
+    return inside
 
 
 def exp_nonpositive(x: Secret, scale: int) -> Secret:
     """exp(x) for x <= 0, at ``scale``. 4 rounds after the opening of x; pending x is used as it is."""
-    reach = math.log(2 * scale)
-    if _filling(x.scale, reach)[0] * x.scale > _MAX_UNIT:
-        x = narrow(x)
-    factor, n_bits = _filling(x.scale, reach)
-    lowest = ((1 << n_bits) - 1) // factor
-    (inside,) = bits(x, (-lowest,), (NOT_BELOW,))
-    finer = x if factor == 1 else combine([(x, factor)], scale=factor * x.scale)
-    return to_scale(_gate(finer, inside, factor * x.scale, n_bits), scale)
+    x, window = windowed(x, scale)
+    return to_scale(exp_inside(x, window, inside_window(x, window)), scale)
 
 
 def exp(x: Handle) -> Secret:

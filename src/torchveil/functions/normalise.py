@@ -259,8 +259,6 @@ def log_of_mantissa(m: Mantissa, scale: int, target: int) -> Secret:
     weights = [round(k * step * target) for k in range(len(m.buckets.positive))]
     # X = (m / 2^K) 4^j with j = low + k
     offset = round((m.buckets.low * step - math.log(scale)) * target)
-    if not weights:
-        return combine([(part, 1)], offset, scale=target)
     power = weigh(m.buckets.positive, weights, offset, target, _WHOLE)
     return combine([(part, 1), (power, 1)], scale=target)
 

@@ -18,6 +18,7 @@ from torchveil.gates import (
     selection,
     series,
     truncation,
+    winner,
 )
 from torchveil.gates.base import FREE, Cost, Gate
 from torchveil.program import instructions as ins
@@ -43,6 +44,7 @@ GATES: dict[type[ins.Instruction], Gate] = {
     ins.Truncate: truncation.GATE,
     ins.Compare: comparison.GATE,
     ins.Equal: equality.GATE,
+    ins.Winner: winner.GATE,
     ins.MapBit: bits.MAP_BIT,
     ins.BitToArithmetic: bits.BIT_TO_ARITHMETIC,
     ins.WeighBits: bits.WEIGH_BITS,

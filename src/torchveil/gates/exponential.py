@@ -34,14 +34,14 @@ from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
 from torchveil.roles.wires import Wire
 
-#: The result's scale is 2**RESULT_BITS.
+#: The result's scale is 2**RESULT_BITS, or less where results are to be added up before they are truncated.
 RESULT_BITS = 61
 
 
-def split(reach: float) -> tuple[int, int]:
+def split(reach: float, result_bits: int = RESULT_BITS) -> tuple[int, int]:
     """(mask_bits, factor_bits) that balance the two quantisation errors for exponents down to -reach."""
-    factor_bits = round((RESULT_BITS - reach / math.log(2)) / 2)
-    return RESULT_BITS - factor_bits, factor_bits
+    factor_bits = round((result_bits - reach / math.log(2)) / 2)
+    return result_bits - factor_bits, factor_bits
 
 
 def _reach(i: Exponential) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
-from torchveil.functions import maximum as tournament
+from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
 from torchveil.handle import Deferred, Handle
 from torchveil.lowering.table import aten, lowers
@@ -108,7 +108,7 @@ def _max_pool2d(
         low = -(2.0**20)
         wire = ar.add_scalar(wire, -low)
     entries = ar.secret(apply(wire, "windows2d", *args))
-    value, record = tournament.maximum(entries, 0)
+    value, winners = maximum(entries, 0)
     out = ar.secret(apply(value, "squeeze_dim", 0))
     if low is not None:
         out = ar.add_scalar(out, low)
@@ -118,7 +118,7 @@ def _max_pool2d(
     def unread() -> Handle:
         raise UnsupportedOperation("reading the indices of a max pooling", op="max_pool2d", remedy="use its values")
 
-    indices = Deferred(wire.session, out.shape, unread, {"tournament": record})
+    indices = Deferred(wire.session, out.shape, unread, {"winners": winners})
     indices.whole = True
     return out, indices
 
@@ -127,14 +127,14 @@ def _max_pool2d(
 def _max_pool2d_backward(
     grad: Handle, x: Handle, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, indices: Handle
 ) -> Handle:
-    record = indices.attachments.get("tournament") if isinstance(indices, Deferred) else None
-    if record is None:
+    winners = indices.attachments.get("winners") if isinstance(indices, Deferred) else None
+    if winners is None:
         raise UnsupportedOperation("the gradient of a max pooling whose winners are gone", op="max_pool2d_backward")
     single = len(x.shape) == 3
     shape = (1, *x.shape) if single else x.shape
     grad = apply(grad, "unsqueeze", 0) if single else grad
     args = _windows(x, kernel, stride, padding, dilation)
-    spread = tournament.distribute(record, ar.secret(apply(grad, "unsqueeze", 0)))
+    spread = winners.distribute(ar.secret(apply(grad, "unsqueeze", 0)))
     out = apply(spread, "scatter_windows2d", shape[2:], *args)
     return apply(out, "squeeze_dim", 0) if single else out
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
-from torchveil.functions import maximum as tournament
 from torchveil.functions.structure import apply, concatenate
 from torchveil.handle import Deferred, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand, session_of
@@ -77,13 +76,13 @@ def _index_add(x: Handle, dim: int, index: Any, source: Handle, *, alpha: float 
 
 @lowers(aten.scatter.src, indices=True)
 def _scatter(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
-    record = index.attachments.get("tournament") if isinstance(index, Deferred) else None
-    if record is not None and isinstance(x, Public) and x.fill == 0:
+    winners = index.attachments.get("winners") if isinstance(index, Deferred) else None
+    if winners is not None and isinstance(x, Public) and x.fill == 0:
         # the gradient of max or min along a dimension: torch scatters it to the (secret) winner
         dim = dim % max(1, len(x.shape))
         row = (*x.shape[:dim], 1, *x.shape[dim + 1 :]) if x.shape else ()
-        if record.dim == dim and index.shape == row == src.shape:
-            return tournament.distribute(record, ar.secret(src)) if x.shape else src
+        if winners.dim == dim and index.shape == row == src.shape:
+            return winners.distribute(ar.secret(src)) if x.shape else src
     places = _public_indices([index], "scatter")[0]
     mask = torch.ones(x.shape, dtype=torch.int64)
     if places is not None:

@@ -88,7 +88,7 @@ def _log_softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: A
         return ar.add(
             grad, ar.multiply(parts.narrow_probabilities(), Public(grad.session, tuple(sums.shape), tensor=sums)), -1
         )
-    return ar.add(grad, ar.multiply(parts.narrow_probabilities(), total(grad, dim, True)), -1)
+    return ar.add(grad, ar.multiply_divided(parts.narrow_probabilities(), ar.secret(total(grad, dim, True))), -1)
 
 
 # --- negative log likelihood -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Reductions: sums and means are local; maxima are tournaments whose winner bits serve index and gradient."""
+"""Reductions: sums and means are local; the winner bits of a maximum serve its index and its gradient."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
-from torchveil.functions import maximum as tournament
 from torchveil.functions import normalise
+from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
 from torchveil.handle import Deferred, Handle, Public
 from torchveil.lowering.table import aten, lowers
@@ -98,16 +98,16 @@ def _selection(x: Handle, dim: int, keepdim: bool, sign: int) -> tuple[Handle, H
     if 0 in wire.shape[dim : dim + 1]:
         raise UnsupportedOperation("the largest of nothing", op=wire.session.operation, remedy="check the shape")
     signed = wire if sign > 0 else ar.combine([(wire, -1)], scale=wire.scale)
-    value, record = tournament.maximum(signed, dim)
+    value, winners = maximum(signed, dim)
     if sign < 0:
         value = ar.combine([(value, -1)], scale=value.scale)
     shape = value.shape if keepdim else (*value.shape[:dim], *value.shape[dim + 1 :])
 
     def index() -> Handle:
-        found: Handle = tournament.winner_index(record, value)
+        found: Handle = winners.index(value)
         return found if keepdim else apply(found, "squeeze_dim", dim)
 
-    places = Deferred(wire.session, shape, index, {"tournament": record, "keepdim": keepdim})
+    places = Deferred(wire.session, shape, index, {"winners": winners, "keepdim": keepdim})
     places.whole = True
     return (value if keepdim else apply(value, "squeeze_dim", dim)), places
 

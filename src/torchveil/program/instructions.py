@@ -165,6 +165,21 @@ class Equal(Instruction):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Winner(Instruction):
+    """Bit wires of the shape of an opened wire x that has at least two entries along ``dim``.
+
+    ``outs[0]``: the entry is the first among the largest of its row. With a ``reach``, ``outs[1]``: the largest of the
+    row minus the entry is at most the reach.
+    """
+
+    outs: tuple[int, ...]
+    x: int
+    dim: int
+    reach: int | None
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MapBit(Instruction):
     """out = map(bit): structure only. With ``flip`` the complement."""
 

@@ -55,6 +55,7 @@ WIRING: dict[type[ins.Instruction], tuple[dict[str, str], dict[str, str]]] = {
     ins.Truncate: ({"x": "one", "bit": "maybe"}, _OUT),
     ins.Compare: (_X, {"outs": "many"}),
     ins.Equal: (_X, {"outs": "many"}),
+    ins.Winner: (_X, {"outs": "many"}),
     ins.MapBit: ({"bit": "one"}, _OUT),
     ins.BitToArithmetic: ({"bit": "one"}, _OUT),
     ins.WeighBits: ({"bits": "many"}, _OUT),

@@ -1,0 +1,123 @@
+"""The comparator: XOR shares of the sign bits [y - t < 0] of an opened value, before anything is opened.
+
+Theory of operation (w = 64). y^ = y + l is known. The sign of y - t is
+    msb(y - t) = msb(v) ^ msb(l) ^ [v_lo < l_lo],   v = y^ - t,
+with lo the low w - 1 bits. l_lo is cut into chunks of 4 bits; for each the provider deals, XOR-shared, the unary code
+T[u] = [u < l_k], u = 0..14. With the public digit v_k, lt_k = T[v_k] and le_k = T[v_k - 1] (T[-1] = 1), so e_k =
+lt_k ^ le_k: look-ups, no interaction, linear over GF(2), hence right for every number of parties. ``and_tree`` combines
+the chunks. One table serves any number of thresholds; the AND masks and monomials are fresh for each.
+
+Exact for all 2^64 values of y - t. With a = b as signed numbers, [a < b] = msb(a - b) needs |a - b| < 2^63.
+What a gate builds on these bits states views and cost; of the comparator itself, per element and J thresholds: 2
+rounds; sent 33 J / 8 (n - 1) bytes; dealt 32 + (96 J + 1) / 8 bytes. Floor: 232 bits of tables (15 per chunk, 7 for
+the top one) where 256 are dealt.
+Sources: one-time truth tables, Ishai et al., TCC'13; prefix parity, Boyle et al., CCS'23; the combination is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from torchveil.gates.base import Cost, Exchange
+from torchveil.kernels import (
+    and_tree,
+    evaluate_node,
+    gather_masked,
+    monomials,
+    pack_top_bits,
+    unary_leaf,
+    unary_tables,
+)
+from torchveil.randomness import Bits
+from torchveil.roles.party import Party
+from torchveil.roles.provider import Provider
+
+#: Slots of the labels. Those between belong to ``bit_opening``, those from 256 on to ``conjunction``.
+_TABLES, _SIGN, _TREE = 0, 1, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How the low w - 1 bits are cut: ``chunk`` bits each, trees of ``fan_in``."""
+
+    chunk: int
+    fan_in: int
+    chunks: int
+
+
+def geometry(width: int) -> Geometry:
+    """4-bit chunks and fan-in 4 in the real ring; 1-bit chunks and fan-in 2 in the small rings of the leak tests."""
+    chunk, fan_in = (4, 4) if width == 64 else (1, 2)
+    return Geometry(chunk, fan_in, -(-(width - 1) // chunk))
+
+
+def deal_signs(provider: Provider, mask: Tensor, n_thresholds: int) -> None:
+    """Deal what ``signs`` reads, for the mask [*lead, elements] of y; whole bytes of elements if there is a lead."""
+    shape = geometry(provider.width)
+    planes = (*mask.shape[:-1], -(-mask.shape[-1] // 8))
+    flat = mask.reshape(-1)
+    tables = unary_tables(flat, provider.width, shape.chunk)
+    provider.deal_words(_TABLES, tables.reshape(len(tables), *mask.shape), (1 << shape.chunk) - 1)
+    provider.deal_bits(_SIGN, pack_top_bits(flat, provider.width).reshape(1, *planes))
+    slot = _TREE
+    for level in and_tree.levels(shape.chunks, shape.fan_in):
+        for group in level:
+            size = (len(group.plan.variables), len(group.chunks), n_thresholds, *planes)
+            provider.deal_bits(slot, monomials(group.plan, provider.mask_bits(slot, size)))
+            slot += 1
+
+
+def signs(
+    party: Party, opened: Tensor, thresholds: Sequence[int], *, negate: bool = False
+) -> Generator[Exchange, tuple[Any, ...], Bits]:
+    """This party's XOR share of the packed bits [y - t_j < 0], [J, *lead, bytes], from y^ [*lead, elements]."""
+    shape = geometry(party.width)
+    planes = (*opened.shape[:-1], -(-opened.shape[-1] // 8))
+    tables = party.dealt_words(_TABLES, (shape.chunks, *opened.shape), (1 << shape.chunk) - 1)
+    flat = tables.reshape(shape.chunks, -1)
+    less, equal, tops = unary_leaf(opened.reshape(-1), flat, thresholds, negate, party.first, party.width, shape.chunk)
+    less, equal = (x.reshape(shape.chunks, len(thresholds), *planes) for x in (less, equal))
+    slot = _TREE
+    for level in and_tree.levels(shape.chunks, shape.fan_in):
+        masked, masks, first_slot = [], [], slot
+        for group in level:
+            shape_of = (len(group.plan.variables), len(group.chunks), *less.shape[1:])
+            mask = party.mask_bits(slot, shape_of)
+            masks.append(mask)
+            masked.append(gather_masked(group, less, equal, mask))
+            slot += 1
+        totals = yield Exchange("xor", tuple(masked))
+        n_groups = sum(len(group.chunks) for group in level)
+        next_less = np.empty((n_groups, *less.shape[1:]), dtype=np.uint8)
+        next_equal = np.zeros_like(next_less)
+        width = max(len(members) for group in level for members in group.chunks)
+        for offset, (group, mask, total) in enumerate(zip(level, masks, totals, strict=True)):
+            size = (len(group.plan.monomials), *mask.shape[1:])
+            dealt = party.dealt_bits(first_slot + offset, size)
+            lt_top = less[[members[-1] for members in group.chunks]]
+            lt_out, eq_out = evaluate_node(group.plan, lt_top, total, mask, dealt, party.first)
+            places = [members[0] // width for members in group.chunks]
+            next_less[places] = lt_out
+            if eq_out is not None:
+                next_equal[places] = eq_out
+        less, equal = next_less, next_equal
+    share: Bits = less[0] ^ party.dealt_bits(_SIGN, (1, *planes))
+    if party.first:
+        share ^= tops.reshape(share.shape)
+    return share
+
+
+def cost_of_signs(n_values: int, n_bytes: int, n_thresholds: int, n_parties: int) -> Cost:
+    """The cost of the comparator on ``n_values`` elements, ``n_bytes`` bytes of bits, and J thresholds."""
+    shape = geometry(64)
+    rounds, opened, dealt = and_tree.bits_per_comparison(shape.chunks, shape.fan_in)
+    return Cost(
+        rounds=rounds,
+        sent=opened * n_thresholds * n_bytes * (n_parties - 1),
+        dealt=2 * shape.chunks * n_values + (dealt * n_thresholds + 1) * n_bytes,
+    )
