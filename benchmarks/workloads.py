@@ -5,7 +5,7 @@ W2  a product of two secret matrices with truncation: 1024^3 and 128 x 784 x 128
 W3  relu on 2^16 and 2^20 elements
 W4  a training step of 784-128-128-10, batch 128, cross-entropy with secret one-hot labels, SGD; a fresh batch each time
 W5  LeNet on 28 x 28, batch 32: inference and training step
-W6  softmax of 128 x 10 and 128 x 128; sigmoid, exp, reciprocal and square root of 2^16 elements
+W6  softmax of 128 x 10 and 128 x 128; sigmoid, gelu, exp, reciprocal and square root of 2^16 elements
 """
 
 from __future__ import annotations
@@ -191,6 +191,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _function("W6 softmax 128x10", lambda x: torch.softmax(x, 1), _uniform(128, 10, low=-4, high=4)),
     _function("W6 softmax 128x128", lambda x: torch.softmax(x, 1), _uniform(128, 128, low=-4, high=4)),
     _function("W6 sigmoid 2^16", torch.sigmoid, _uniform(2**16, low=-8, high=8)),
+    _function("W6 gelu 2^16", functional.gelu, _uniform(2**16, low=-8, high=8)),
     _function("W6 exp 2^16", torch.exp, _uniform(2**16, low=-10, high=5)),
     _function("W6 reciprocal 2^16", torch.reciprocal, _uniform(2**16, low=0.1, high=64)),
     _function("W6 sqrt 2^16", torch.sqrt, _uniform(2**16, low=0.01, high=64)),

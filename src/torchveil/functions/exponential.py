@@ -29,26 +29,27 @@ def _gate(x: Secret, bit: Bit, unit: int, n_bits: int) -> Secret:
     return session.wire(out, 1 << RESULT_BITS, x.format, shape=x.shape, nonnegative=True)
 
 
-def _filling(scale: int, reach: float) -> tuple[int, int]:
-    """(factor, bits), the factor as small as possible: ``factor * scale * reach`` is just below ``2**bits``.
+def filling(scale: int, reach: float, waste: float = _WASTE) -> tuple[int, int]:
+    """(factor, bits), the factor as small as possible: ``2**bits`` is from 1 to ``waste`` times factor scale reach.
 
-    The gate reaches down to ``-2**bits / unit`` and loses a bit of precision for each ln 4 that nobody needs.
+    The exponential reaches down to ``-2**bits / unit`` and loses a bit of precision for each ln 4 that nobody needs; a
+    series needs more terms for a period that is longer than asked for.
     """
     factor = 0
     while True:
         factor += 1
         needed = factor * scale * reach
         n_bits = math.ceil(math.log2(needed))
-        if 2**n_bits <= _WASTE * needed:
+        if 2**n_bits <= waste * needed:
             return factor, n_bits
 
 
 def exp_nonpositive(x: Secret, scale: int) -> Secret:
     """exp(x) for x <= 0, at ``scale``. 4 rounds after the opening of x; pending x is used as it is."""
     reach = math.log(2 * scale)
-    if _filling(x.scale, reach)[0] * x.scale > _MAX_UNIT:
+    if filling(x.scale, reach)[0] * x.scale > _MAX_UNIT:
         x = narrow(x)
-    factor, n_bits = _filling(x.scale, reach)
+    factor, n_bits = filling(x.scale, reach)
     lowest = ((1 << n_bits) - 1) // factor
     (inside,) = bits(x, (-lowest,), (NOT_BELOW,))
     finer = x if factor == 1 else combine([(x, factor)], scale=factor * x.scale)

@@ -67,8 +67,8 @@ def buckets(x: Secret, low: int, high: int, *, signed: bool) -> Buckets:
     return Buckets(low, high, tuple(made[:count]), negative, tuple(top))
 
 
-def series(x: Secret, fit: TrigSeries, n_bits: int, bit: Bit | None = None) -> Secret:
-    """The trigonometric series of x's integers over a period of 2^n_bits, at scale 2^58; [gated by bit]."""
+def series(x: Secret, fit: TrigSeries, n_bits: int, bit: Bit | None = None, *, factor: int = 1) -> Secret:
+    """The trigonometric series of x's integers over a period of 2^n_bits / factor, at scale 2^58; [gated by bit]."""
     session = x.session
     session.open(x)
     out = session.new_id()
@@ -83,6 +83,7 @@ def series(x: Secret, fit: TrigSeries, n_bits: int, bit: Bit | None = None) -> S
             _integers(fit.sines, COEFFICIENT_BITS),
             round(Fraction(fit.constant) * (1 << SERIES_BITS)),
             x.shape,
+            factor,
         )
     )
     return session.wire(out, 1 << SERIES_BITS, x.format, shape=x.shape)
