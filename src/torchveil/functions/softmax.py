@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torchveil.functions.arithmetic import combine, narrow, number, raw_product, secret, to_scale
 from torchveil.functions.exponential import exp_nonpositive
 from torchveil.functions.maximum import maximum
-from torchveil.functions.normalise import Buckets, Mantissa, log_of_mantissa, mantissa, series
+from torchveil.functions.normalise import Lift, Mantissa, log_of_mantissa, mantissa, series
 from torchveil.functions.series import reciprocal_series
 from torchveil.functions.structure import apply
 from torchveil.handle import Handle, Secret
@@ -77,6 +77,6 @@ def _row(total: Secret, size: int, numerators: Secret) -> Mantissa:
     """The mantissa of row sums in [1, size] (at 2^22); up to four entries they lie in [1, 4] as they are."""
     low = _EXP_BITS // 2
     if size <= 4:
-        return Mantissa(combine([(total, 1)], scale=1), _EXP_BITS, Buckets(low, low + 1, (), (), ()))
+        return Mantissa(combine([(total, 1)], scale=1), _EXP_BITS)
     high = low + math.ceil(math.log(size * 1.001, 4))
-    return mantissa(total, low, high, signed=False, with_factor=True, also_open=[numerators])
+    return mantissa(total, low, high, signed=False, lift=Lift(4), also_open=[numerators])
