@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchveil import FixedPoint, Session
+from torchveil.functions.normalise import TWO_LEVELS_FROM
 
 POINTS = 20_000
 FORMATS = [
@@ -138,6 +139,36 @@ def test_division(number_format: FixedPoint, record_property: Callable[[str, obj
     error = float(((found - wanted).abs() / wanted.abs().clamp(min=1)).max())
     record_property("max_error", error)
     assert error <= 2 * unit + 2.0**-17
+
+
+ONE_LEVEL = ("log", "reciprocal", "sqrt", "rsqrt")
+
+
+@pytest.mark.parametrize("number_format", FORMATS[:4], ids=lambda f: f"{f.base}^{f.digits}")
+@pytest.mark.parametrize("name", ONE_LEVEL)
+def test_small_arrays_take_all_powers_at_once(name: str, number_format: FixedPoint) -> None:
+    """The large arrays of the other tests are normalised in two levels."""
+    torch.manual_seed(0)
+    case, unit = CASES[name], 1 / number_format.scale
+    session = Session(fixed_point=number_format)
+    x = on_grid(case.points(unit), number_format)
+    assert x.numel() >= TWO_LEVELS_FROM
+    found = torch.cat([case.function(session.share(part)).reveal(dtype=torch.float64) for part in x.split(2000)])
+    wanted = case.function(x)
+    assert bool(((found - wanted).abs() <= bound(case, unit, wanted)).all())
+
+
+@pytest.mark.parametrize("count", [100, 3000])
+@pytest.mark.parametrize("function", [torch.reciprocal, torch.sqrt, torch.rsqrt, torch.log])
+def test_powers_of_four_and_their_neighbours(function: Callable[[Tensor], Tensor], count: int) -> None:
+    """The edges of every bucket of both levels, checked at each instruction."""
+    unit = 2.0**-16
+    edges = 4.0 ** torch.arange(-8, 10, dtype=torch.float64)
+    x = torch.cat([edges - unit, edges, edges + unit])[1:]
+    x = torch.cat([x, torch.ones(count, dtype=torch.float64)])
+    found = function(Session(debug=True).share(x)).reveal(dtype=torch.float64)
+    wanted = function(x)
+    assert bool(((found - wanted).abs() <= 2.5 * unit + 2.0**-17 * wanted.abs()).all())
 
 
 RAMPS = {"gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "silu": F.silu}

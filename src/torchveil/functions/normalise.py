@@ -25,19 +25,23 @@ from fractions import Fraction
 from torchveil.fixedpoint import FixedPoint
 from torchveil.functions.arithmetic import (
     combine,
+    map_bit,
     narrow,
     number,
     raw_product,
     rescale,
+    secret,
     select_raw,
     to_scale,
     weigh,
 )
-from torchveil.functions.comparison import Output, bits
+from torchveil.functions.comparison import BELOW, Output, bits
 from torchveil.functions.series import TrigSeries, log_series, reciprocal_series, rsqrt_series, sqrt_series
+from torchveil.functions.structure import apply, concatenate
 from torchveil.gates.series import COEFFICIENT_BITS
 from torchveil.gates.series import RESULT_BITS as SERIES_BITS
 from torchveil.handle import Bit, Handle, Secret
+from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
 
 _WHOLE = FixedPoint(2, 0)
@@ -45,8 +49,8 @@ _WHOLE = FixedPoint(2, 0)
 #: Powers of four that the first of two levels takes together.
 _SPAN = 6
 
-#: From so many elements on there are two levels. They save some 500 bytes per element and cost 5 rounds: even at 1,000
-#: elements on a link of 10 Gbit/s and 50 us, at 2,500 on one of 100 Mbit/s and 20 ms.
+#: From so many elements on there are two levels. They save 235 to 410 bytes per element and cost 5 rounds: even at about
+#: 1,000 elements on a link of 10 Gbit/s and 50 us, at 4,000 on one of 100 Mbit/s and 20 ms.
 TWO_LEVELS_FROM = 2048
 
 
@@ -72,12 +76,14 @@ class Digit:
 class Lift:
     """A factor of the result: the product over all digits of base^shift, or with ``down`` of base^(rest - shift).
 
-    It is 0 beyond the top bucket, and with ``zero`` also below the lowest, which counts as the lowest power otherwise.
+    It is 0 beyond the top bucket, and with ``zero`` also below the lowest, which counts as the lowest power otherwise;
+    with ``signed`` it takes the sign of X.
     """
 
     base: int
     down: bool = False
     zero: bool = False
+    signed: bool = False
 
     def of(self, digit: Digit, without: Sequence[Bit] = ()) -> Secret:
         return digit.weigh(lambda s: self.base ** (digit.rest - s if self.down else s), without)
@@ -85,7 +91,7 @@ class Lift:
 
 @dataclass(frozen=True, slots=True)
 class Mantissa:
-    """m = |X| 4^shift in [1, 4) * 2^exponent, an opened wire; the digits of shift; and a factor with the sign of X."""
+    """m = |X| 4^shift in [1, 4) * 2^exponent; the digits of shift; the factor asked for."""
 
     value: Secret
     exponent: int
@@ -141,42 +147,68 @@ def _fine(x: Secret, high: int, span: int) -> Digit:
     return Digit(tuple(made), tuple(range(span - 2, -1, -1)), span - 1)
 
 
-def mantissa(
-    x: Secret, low: int, high: int, *, signed: bool, lift: Lift | None = None, also_open: Sequence[Secret] = ()
-) -> Mantissa:
-    """Normalise x's integers between 4^low and 4^high, and open m, the factor and ``also_open``.
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """|X| as ``value``, with ``floor`` added where it is below 4^low; where it lies, and that as a factor, ``raising``.
+
+    ``value`` and ``raising`` are opened together.
+    """
+
+    value: Secret
+    raising: Secret
+    found: _Coarse
+    low: int
+    high: int
+    span: int
+    floor: int
+
+
+def magnitude(x: Secret, low: int, high: int, *, signed: bool, floor: int = 0) -> Magnitude:
+    """The first level: |X| for a ``signed`` x, else X; all powers of four of a small array. 3 rounds and an opening."""
+    span = _SPAN if x.numel >= TWO_LEVELS_FROM and high - low > _SPAN else 1
+    x.session.open(x)
+    found = _coarse(x, low, range(high, low, -span)[::-1], signed=signed)
+    value = _as_integers(x)
+    if found.sign is not None:
+        value = combine([(value, 1), (select_raw(found.sign, value), -2)], scale=1)
+    if floor:
+        value = combine([(value, 1), (x.session.bit_to_arithmetic(found.tiny), floor)], scale=1)
+    # a number below 0 that has no sign here is tiny, and so is one that rounding has left a unit below 0
+    raising = Lift(4).of(found.digit, [found.top] if signed else [found.tiny, found.top])
+    x.session.open(value, raising)
+    return Magnitude(value, raising, found, low, high, span, floor)
+
+
+def mantissa(x: Magnitude, lift: Lift | None = None, *, also_open: Sequence[Secret] = ()) -> Mantissa:
+    """The mantissa, and the factor that ``lift`` says, opened together with ``also_open``.
 
     Zero and what lies beyond the top count as 4^low, what lies between 0 and 4^low as that or up to twice as much.
     """
-    session = x.session
-    span = _SPAN if x.numel >= TWO_LEVELS_FROM and high - low > _SPAN else 1
-    found = _coarse(x, low, range(high, low, -span)[::-1], signed=signed)
-    first, outside = found.digit, [found.tiny, found.top]
-    integers = _as_integers(x)
-    if found.sign is not None:
-        integers = combine([(integers, 1), (select_raw(found.sign, integers), -2)], scale=1)
-    # a number below 0 that has no sign here is tiny, and so is one that rounding has left a unit below 0
-    raising = Lift(4).of(first, [found.top] if signed else outside)
-    session.open(integers, raising, *also_open)
-    lowest = 4 ** (low + first.rest)
-    fill = weigh(outside, [lowest, lowest], 0, 1, _WHOLE)
-    value = combine([(raw_product(integers, raising), 1), (fill, 1)], scale=1)
-    factor = None
+    session, found, first = x.value.session, x.found, x.found.digit
+    outside = [found.tiny, found.top]
+    unit = 4**first.rest
+    lowest = unit << 2 * x.low
+    # where 4^shift is not 0 for tiny numbers, the floor has been lifted with them
+    raised = unit * x.floor if found.sign is not None else 0
+    fill = weigh(outside, [lowest - raised, lowest], 0, 1, _WHOLE)
+    value = combine([(raw_product(x.value, x.raising), 1), (fill, 1)], scale=1)
+    raising, factor = x.raising, None
     if lift is not None:
-        factor = raising if signed and lift == Lift(4) else lift.of(first, outside if lift.zero else [found.top])
-    if found.sign is not None and factor is not None:
-        factor = combine([(factor, 1), (select_raw(found.sign, factor), -2)], scale=1)
+        same = found.sign is not None and lift.base == 4 and not lift.down and not lift.zero
+        factor = raising if same else lift.of(first, outside if lift.zero else [found.top])
+        if found.sign is not None and lift.signed:
+            factor = combine([(factor, 1), (select_raw(found.sign, factor), -2)], scale=1)
     digits = [first]
-    if span > 1:
-        second = _fine(value, high, span)
+    if x.span > 1:
+        second = _fine(value, x.high, x.span)
         digits.append(second)
         raising = Lift(4).of(second)
-        raised = raising if lift is None or lift == Lift(4) else lift.of(second)
-        session.open(raising, *([] if factor is None else [factor, raised]))
+        more = raising if lift is None or (lift.base == 4 and not lift.down) else lift.of(second)
+        session.open(raising, *([] if factor is None else [factor, more]))
         value = raw_product(value, raising)
-        factor = None if factor is None else raw_product(factor, raised)
+        factor = None if factor is None else raw_product(factor, more)
     session.open(value, *([] if factor is None else [factor]), *also_open)
-    return Mantissa(value, 2 * (high - 1), tuple(digits), factor)
+    return Mantissa(value, 2 * (x.high - 1), tuple(digits), factor)
 
 
 def series(x: Secret, fit: TrigSeries, n_bits: int, bit: Bit | None = None, *, factor: int = 1) -> Secret:
@@ -231,7 +263,7 @@ def reciprocal(x: Handle) -> Secret:
     if wire.pending and not wire.wide:
         wire = narrow(wire)
     low, high = _lowest(wire.scale), _reach(wire.scale, 20)
-    m = mantissa(wire, low, high, signed=not wire.nonnegative, lift=Lift(4))
+    m = mantissa(magnitude(wire, low, high, signed=not wire.nonnegative), Lift(4, signed=True))
     fit = _mantissa_series(m, reciprocal_series(), 1 << min(26, 58 - 2 * (high - low)))
     out = raw_product(m.lifted(), fit)
     # 1/x = S N f / 2^K
@@ -243,22 +275,31 @@ def reciprocal(x: Handle) -> Secret:
 def divide(a: Handle, b: Handle) -> Secret:
     """a / b with error < 2**-17 |a/b| plus two units, for |a/b| < 2^21 and 2^-20 < |b| < 2^20.
 
-    b = 0 counts as one unit (a/0 = a/unit), |b| above 2^20 gives 0. A quotient above 2^24 leaves the ring like any
-    product that does; debug mode names it.
+    b = 0 counts as one unit (a/0 = a/unit), |b| above 2^20 gives 0 (debug mode stops at 2^21). A quotient that is too
+    large is cut off, with its sign, at 2^24 - 2^9 (at 2^22 - 2^7 with 20 digits, at 2^16 with 26; for b = 0 then at up
+    to four times that): for every a, and every b below 2^20.
 
     Both are multiplied by the same power of four first, so that a large quotient and a large divisor lose no digits.
+    Rounds: 3 more than a reciprocal's for the cut, which deals 120 bytes per element.
     """
     numerator, divisor = number(a), number(b)
     # a wide dividend (a first moment) keeps ten more digits
     numerator = to_scale(numerator, numerator.format.scale << 10) if numerator.wide else narrow(numerator)
     if divisor.pending and not divisor.wide:
         divisor = narrow(divisor)
-    numerator.session.own(numerator, divisor)
-    low, high = _lowest(divisor.scale), _reach(divisor.scale, 20)
     session = numerator.session
-    integers = _as_integers(numerator)
-    m = mantissa(divisor, low, high, signed=not divisor.nonnegative, lift=Lift(4), also_open=[integers])
-    scaled = raw_product(integers, m.lifted())
+    session.own(numerator, divisor)
+    session.open(numerator, divisor)
+    low, high = _lowest(divisor.scale), _reach(divisor.scale, 20)
+    # the product with the power of four stays below 2^62, and so does the quotient with 38 digits in the end
+    most, cut = _MOST * numerator.scale / divisor.scale, Fraction(1 << 62, 4**high)
+    # what counts as 4^low has a smaller product with its power of four than the largest: room for more
+    times = max(1, min(4 if low == 0 else 3, round(most / cut)))
+    cut, floor = min(cut, most / times), times << 2 * low
+    size = magnitude(divisor, low, high, signed=not divisor.nonnegative, floor=floor)
+    clamped = _clamped(_as_integers(numerator), size.value, max(1, int(cut)))
+    m = mantissa(size, Lift(4, signed=True), also_open=[clamped])
+    scaled = raw_product(clamped, m.lifted())
     inverse = series(m.value, reciprocal_series(), m.exponent + 3)
     session.open(scaled, inverse)
     # scaled = q m S_a / S_b (integers): keep 18 digits of q * m / 2^K
@@ -273,11 +314,28 @@ def divide(a: Handle, b: Handle) -> Secret:
     return result
 
 
+#: The largest quotient: with 38 digits, the errors of its factors included, it is below 2^62.
+_MOST = Fraction((1 << 24) - (1 << 9))
+
+
+def _clamped(a: Secret, size: Secret, cut: int) -> Secret:
+    """The integers a limited to +-w, w = cut size - 1, for opened a and size >= 1.
+
+    With U = a - w and V = a + w, u = [U < 0] and v = [V < 0], it is w + u U - v V. U and V are linear in opened values,
+    so both bits cost 3 rounds together, and the selections none.
+    """
+    ends = [combine([(a, 1), (size, factor)], sign, scale=1) for factor, sign in ((-cut, 1), (cut, -1))]
+    stacked = secret(concatenate([apply(end, "unsqueeze", 0) for end in ends], 0))
+    (below,) = bits(stacked, (0,), (BELOW,))
+    lower, upper = (select_raw(map_bit(below, LinearMap("select", (0, k))), end) for k, end in enumerate(ends))
+    return combine([(size, cut), (lower, 1), (upper, -1)], -1, scale=1)
+
+
 def sqrt(x: Handle) -> Secret:
     """sqrt(x) for 0 <= x < 2^28; 0 for x <= 0. A wide x (a second moment) gives a wide root. Error < 2**-20 relative
     plus one unit."""
     wire = _narrow_unless_wide(number(x))
-    m = mantissa(wire, 0, _reach(wire.scale, 28), signed=False, lift=Lift(2, down=True, zero=True))
+    m = mantissa(magnitude(wire, 0, _reach(wire.scale, 28), signed=False), Lift(2, down=True, zero=True))
     root = _mantissa_series(m, sqrt_series(), 1 << 24)
     out = raw_product(m.lifted(), root)
     target = wire.format.scale**2 if wire.wide else wire.format.scale
@@ -296,7 +354,7 @@ def rsqrt(x: Handle) -> Secret:
     """
     wire = _narrow_unless_wide(number(x))
     high = _reach(wire.scale, 28)
-    m = mantissa(wire, 0, high, signed=False, lift=Lift(2))
+    m = mantissa(magnitude(wire, 0, high, signed=False), Lift(2))
     inverse = _mantissa_series(m, rsqrt_series(), 1 << 24)
     out = raw_product(m.lifted(), inverse)
     target = wire.format.scale
@@ -309,8 +367,7 @@ def rsqrt(x: Handle) -> Secret:
 def log(x: Handle) -> Secret:
     """log(x) for 0 < x < 2^28; zero and negative numbers count as one unit (the smallest logarithm)."""
     wire = _narrow_unless_wide(number(x))
-    high = _reach(wire.scale, 28)
-    m = mantissa(wire, 0, high, signed=False)
+    m = mantissa(magnitude(wire, 0, _reach(wire.scale, 28), signed=False))
     return _like(log_of_mantissa(m, wire.scale, wire.format.scale), wire)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torchveil.functions.arithmetic import combine, narrow, number, raw_product, secret, to_scale
 from torchveil.functions.exponential import exp_nonpositive
 from torchveil.functions.maximum import maximum
-from torchveil.functions.normalise import Lift, Mantissa, log_of_mantissa, mantissa, series
+from torchveil.functions.normalise import Lift, Mantissa, log_of_mantissa, magnitude, mantissa, series
 from torchveil.functions.series import reciprocal_series
 from torchveil.functions.structure import apply
 from torchveil.handle import Handle, Secret
@@ -79,4 +79,4 @@ def _row(total: Secret, size: int, numerators: Secret) -> Mantissa:
     if size <= 4:
         return Mantissa(combine([(total, 1)], scale=1), _EXP_BITS)
     high = low + math.ceil(math.log(size * 1.001, 4))
-    return mantissa(total, low, high, signed=False, lift=Lift(4), also_open=[numerators])
+    return mantissa(magnitude(total, low, high, signed=False), Lift(4), also_open=[numerators])
