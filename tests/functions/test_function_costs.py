@@ -60,16 +60,16 @@ CASES: dict[str, tuple[Function, int, Wanted]] = {
     "reciprocal": (
         torch.reciprocal,
         SMALL,
-        Wanted(9, 8, ((38, 20),), 10, truncations=2, products=2, selections=2),
+        Wanted(9, 8, ((38, 20),), 9, truncations=2, products=2, selections=2),
     ),
     # 4^0, 4^6, 4^12, 4^18 and their negatives, then five powers; in addition a second m, N and the product of the Ns
     "reciprocal, two levels": (
         torch.reciprocal,
         LARGE,
-        Wanted(14, 11, ((8, 5), (5, 5)), 10, truncations=2, products=4, selections=2),
+        Wanted(14, 11, ((8, 5), (5, 5)), 9, truncations=2, products=4, selections=2),
     ),
-    "sqrt": (torch.sqrt, SMALL, Wanted(9, 7, ((23, 23),), 7, truncations=2, products=2)),
-    "sqrt, two levels": (torch.sqrt, LARGE, Wanted(14, 11, ((5, 5), (5, 5)), 7, truncations=2, products=4)),
+    "sqrt": (torch.sqrt, SMALL, Wanted(9, 7, ((23, 23),), 6, truncations=2, products=2)),
+    "sqrt, two levels": (torch.sqrt, LARGE, Wanted(14, 11, ((5, 5), (5, 5)), 6, truncations=2, products=4)),
     "rsqrt": (torch.rsqrt, SMALL, Wanted(9, 7, ((23, 23),), 7, truncations=2, products=2)),
     "log": (torch.log, SMALL, Wanted(7, 4, ((23, 23),), 7, truncations=1, products=1)),
     "log, two levels": (torch.log, LARGE, Wanted(12, 6, ((5, 5), (5, 5)), 7, truncations=1, products=2)),
@@ -100,7 +100,7 @@ def test_the_cut_of_a_quotient_costs_three_rounds_and_two_comparisons(count: int
     # dividend, cut dividend, divisor, |divisor|, N, m, two to be truncated, two truncated, the product; and m, N, N
     openings = 12 if count == SMALL else 15
     cut = Wanted(0, 0, ((1, 1), (1, 1)), 0, selections=2)
-    wanted = Wanted(rounds, openings, compared, 10, truncations=3, products=3 + 2 * (count == LARGE), selections=2)
+    wanted = Wanted(rounds, openings, compared, 9, truncations=3, products=3 + 2 * (count == LARGE), selections=2)
     assert after.total.rounds - before.total.rounds == wanted.rounds
     assert Fraction(after.total.sent - before.total.sent, count) == wanted.sent + cut.sent
     # the two comparisons run as one of twice the size

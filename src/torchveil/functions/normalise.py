@@ -49,8 +49,11 @@ _WHOLE = FixedPoint(2, 0)
 #: Powers of four that the first of two levels takes together.
 _SPAN = 6
 
-#: From so many elements on there are two levels. They save 235 to 410 bytes per element and cost 5 rounds: even at about
-#: 1,000 elements on a link of 10 Gbit/s and 50 us, at 4,000 on one of 100 Mbit/s and 20 ms.
+#: Absolute error of the fits of 1/m and sqrt m; for 1/m up to four times as much relative to the result.
+FIT = 2.0**-21
+
+#: From so many elements on there are two levels. They save 235 to 410 bytes per element and cost 5 rounds: even at
+#: about 1,000 elements on a link of 10 Gbit/s and 50 us, at 4,000 on one of 100 Mbit/s and 20 ms.
 TWO_LEVELS_FROM = 2048
 
 
@@ -264,7 +267,7 @@ def reciprocal(x: Handle) -> Secret:
         wire = narrow(wire)
     low, high = _lowest(wire.scale), _reach(wire.scale, 20)
     m = mantissa(magnitude(wire, low, high, signed=not wire.nonnegative), Lift(4, signed=True))
-    fit = _mantissa_series(m, reciprocal_series(), 1 << min(26, 58 - 2 * (high - low)))
+    fit = _mantissa_series(m, reciprocal_series(max_error=FIT), 1 << min(26, 58 - 2 * (high - low)))
     out = raw_product(m.lifted(), fit)
     # 1/x = S N f / 2^K
     target = wire.format.scale
@@ -300,7 +303,7 @@ def divide(a: Handle, b: Handle) -> Secret:
     clamped = _clamped(_as_integers(numerator), size.value, max(1, int(cut)))
     m = mantissa(size, Lift(4, signed=True), also_open=[clamped])
     scaled = raw_product(clamped, m.lifted())
-    inverse = series(m.value, reciprocal_series(), m.exponent + 3)
+    inverse = series(m.value, reciprocal_series(max_error=FIT), m.exponent + 3)
     session.open(scaled, inverse)
     # scaled = q m S_a / S_b (integers): keep 18 digits of q * m / 2^K
     kept = Fraction(divisor.scale << 18, numerator.scale << m.exponent)
@@ -336,7 +339,7 @@ def sqrt(x: Handle) -> Secret:
     plus one unit."""
     wire = _narrow_unless_wide(number(x))
     m = mantissa(magnitude(wire, 0, _reach(wire.scale, 28), signed=False), Lift(2, down=True, zero=True))
-    root = _mantissa_series(m, sqrt_series(), 1 << 24)
+    root = _mantissa_series(m, sqrt_series(max_error=FIT), 1 << 24)
     out = raw_product(m.lifted(), root)
     target = wire.format.scale**2 if wire.wide else wire.format.scale
     factor = Fraction(target) / (Fraction(math.sqrt(wire.scale)) * (root.scale << m.spare))

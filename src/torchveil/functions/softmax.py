@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torchveil.functions.arithmetic import combine, narrow, number, raw_product, secret, to_scale
 from torchveil.functions.exponential import exp_nonpositive
 from torchveil.functions.maximum import maximum
-from torchveil.functions.normalise import Lift, Mantissa, log_of_mantissa, magnitude, mantissa, series
+from torchveil.functions.normalise import FIT, Lift, Mantissa, log_of_mantissa, magnitude, mantissa, series
 from torchveil.functions.series import reciprocal_series
 from torchveil.functions.structure import apply
 from torchveil.handle import Handle, Secret
@@ -62,7 +62,7 @@ def softmax(x: Handle, dim: int) -> Softmax:
     numerators = combine([(exponentials, 1)], scale=1)
     row = _row(total, size, numerators)
     scaled = numerators if row.factor is None else raw_product(numerators, row.factor)
-    inverse = series(row.value, reciprocal_series(), row.exponent + 3)
+    inverse = series(row.value, reciprocal_series(max_error=FIT), row.exponent + 3)
     wire.session.open(scaled, inverse)
     digits = min(26, 60 - row.exponent)
     inverse = to_scale(inverse, 1 << digits)
