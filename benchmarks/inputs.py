@@ -136,6 +136,7 @@ WORKS: tuple[Work, ...] = (
     Function("W6 softmax 128x10", "softmax", (Uniform((128, 10), -4, 4),)),
     Function("W6 softmax 128x128", "softmax", (Uniform((128, 128), -4, 4),)),
     Function("W6 sigmoid 2^16", "sigmoid", (Uniform((2**16,), -8, 8),)),
+    Function("W6 gelu 2^16", "gelu", (Uniform((2**16,), -8, 8),)),
     Function("W6 exp 2^16", "exp", (Uniform((2**16,), -10, 5),)),
     Function("W6 reciprocal 2^16", "reciprocal", (Uniform((2**16,), 0.1, 64),)),
     Function("W6 sqrt 2^16", "sqrt", (Uniform((2**16,), 0.01, 64),)),

@@ -5,7 +5,7 @@ W2  a product of two secret matrices with truncation: 1024^3 and 128 x 784 x 128
 W3  relu on 2^16 and 2^20 elements
 W4  a training step of 784-128-128-10, batch 128, cross-entropy with secret one-hot labels, SGD; a fresh batch each time
 W5  LeNet on 28 x 28, batch 32: inference and training step
-W6  softmax of 128 x 10 and 128 x 128; sigmoid, exp, reciprocal and square root of 2^16 elements
+W6  softmax of 128 x 10 and 128 x 128; sigmoid, gelu, exp, reciprocal and square root of 2^16 elements
 
 Training also runs compiled (``torchveil.compile``), recorded before anything is timed; W1 then starts every run by
 sharing its parameters anew.

@@ -219,11 +219,11 @@ class Machine:
         sines: Sequence[int],
         constant: int,
         bit: int | None = None,
+        factor: int = 1,
     ) -> int:
-        out = self.new()
-        self.run(
-            ins.Series(out, x, bit, bits, tuple(frequencies), tuple(cosines), tuple(sines), constant, self.shape(x))
-        )
+        out, shape = self.new(), self.shape(x)
+        terms = (tuple(frequencies), tuple(cosines), tuple(sines))
+        self.run(ins.Series(out, x, bit, bits, *terms, constant, shape, factor))
         return out
 
     def refresh(self, x: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchveil import FixedPoint, Session
+from torchveil.functions.normalise import TWO_LEVELS_FROM
 
 POINTS = 20_000
 FORMATS = [
@@ -89,6 +91,9 @@ CASES = {
     "rsqrt": Case(torch.rsqrt, logarithmic(0, 2.0**27)),
     "sigmoid": Case(torch.sigmoid, linear(-60, 60)),
     "tanh": Case(torch.tanh, linear(-60, 60)),
+    "gelu": Case(F.gelu, linear(-20, 20)),
+    "gelu-tanh": Case(partial(F.gelu, approximate="tanh"), linear(-20, 20)),
+    "silu": Case(F.silu, linear(-20, 20)),
     "softplus": Case(F.softplus, linear(-60, 60)),
     "logsigmoid": Case(F.logsigmoid, linear(-60, 60)),
     "softmax of 2": Case(softmax, rows(2)),
@@ -134,6 +139,71 @@ def test_division(number_format: FixedPoint, record_property: Callable[[str, obj
     error = float(((found - wanted).abs() / wanted.abs().clamp(min=1)).max())
     record_property("max_error", error)
     assert error <= 2 * unit + 2.0**-17
+
+
+ONE_LEVEL = ("log", "reciprocal", "sqrt", "rsqrt")
+
+
+@pytest.mark.parametrize("number_format", FORMATS[:4], ids=lambda f: f"{f.base}^{f.digits}")
+@pytest.mark.parametrize("name", ONE_LEVEL)
+def test_small_arrays_take_all_powers_at_once(name: str, number_format: FixedPoint) -> None:
+    """The large arrays of the other tests are normalised in two levels."""
+    torch.manual_seed(0)
+    case, unit = CASES[name], 1 / number_format.scale
+    session = Session(fixed_point=number_format)
+    x = on_grid(case.points(unit), number_format)
+    assert x.numel() >= TWO_LEVELS_FROM
+    found = torch.cat([case.function(session.share(part)).reveal(dtype=torch.float64) for part in x.split(2000)])
+    wanted = case.function(x)
+    assert bool(((found - wanted).abs() <= bound(case, unit, wanted)).all())
+
+
+@pytest.mark.parametrize("count", [100, 3000])
+@pytest.mark.parametrize("function", [torch.reciprocal, torch.sqrt, torch.rsqrt, torch.log])
+def test_powers_of_four_and_their_neighbours(function: Callable[[Tensor], Tensor], count: int) -> None:
+    """The edges of every bucket of both levels, checked at each instruction."""
+    unit = 2.0**-16
+    edges = 4.0 ** torch.arange(-8, 10, dtype=torch.float64)
+    x = torch.cat([edges - unit, edges, edges + unit])[1:]
+    x = torch.cat([x, torch.ones(count, dtype=torch.float64)])
+    found = function(Session(debug=True).share(x)).reveal(dtype=torch.float64)
+    wanted = function(x)
+    assert bool(((found - wanted).abs() <= 2.5 * unit + 2.0**-17 * wanted.abs()).all())
+
+
+RAMPS = {"gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "silu": F.silu}
+
+
+@pytest.mark.parametrize("number_format", FORMATS[:4], ids=lambda f: f"{f.base}^{f.digits}")
+@pytest.mark.parametrize("name", RAMPS)
+def test_ramps_and_slopes_everywhere(name: str, number_format: FixedPoint) -> None:
+    """Every number of the format near 0, where both start and end, and far out: below one unit and 2**-17."""
+    unit = 1 / number_format.scale
+    near = torch.arange(-1000, 1001, dtype=torch.float64) * unit
+    corners = [near + centre for centre in (0, -4.9, 4.9, -15.0, 15.0)]
+    far = torch.tensor([1e4, -1e4, 2.0**30, -(2.0**30)], dtype=torch.float64)
+    x = on_grid(torch.cat([*corners, far, linear(-20, 20)(unit)]), number_format)
+    clear = x.clone().requires_grad_(True)
+    wanted = RAMPS[name](clear)
+    (slope,) = torch.autograd.grad(wanted.sum(), clear)
+    secret = Session(fixed_point=number_format).share(x).requires_grad_(True)
+    found = RAMPS[name](secret)
+    (found_slope,) = torch.autograd.grad(found.sum(), secret)
+    bound = unit + 2.0**-17
+    assert float((found.detach().reveal(dtype=torch.float64) - wanted.detach()).abs().max()) <= bound
+    assert float((found_slope.reveal(dtype=torch.float64) - slope).abs().max()) <= bound
+
+
+def test_a_slope_after_its_ramp_compares_nothing() -> None:
+    session = Session()
+    x = session.share(torch.linspace(-6, 6, 64)).requires_grad_(True)
+    out = F.gelu(x)
+    forward = session.cost().total
+    assert forward.rounds == 5
+    torch.autograd.grad(out.sum(), x)
+    backward = session.cost()
+    assert backward.gates["compare"].rounds == 3
+    assert backward.total.rounds - forward.rounds == 1
 
 
 def test_a_step_of_adam(record_property: Callable[[str, object], None]) -> None:

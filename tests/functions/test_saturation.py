@@ -27,6 +27,10 @@ TABLE = [
     (torch.sigmoid, HUGE, lambda s: 1.0),
     (torch.tanh, -50.0, lambda s: -1.0),
     (torch.tanh, HUGE, lambda s: 1.0),
+    (F.gelu, -50.0, lambda s: 0.0),
+    (F.gelu, HUGE, lambda s: HUGE),
+    (F.silu, -HUGE, lambda s: 0.0),
+    (F.silu, 600.0, lambda s: 600.0),
     (F.softplus, -600.0, lambda s: 0.0),
     (F.softplus, HUGE, lambda s: HUGE),
     (torch.log, 0.0, lambda s: -math.log(s)),
@@ -60,6 +64,53 @@ def test_division_by_a_secret_zero_divides_by_one_unit(number_format: FixedPoint
     session = Session(debug=True, fixed_point=number_format)
     quotient = session.share(torch.tensor([dividend])) / session.share(torch.zeros(1))
     assert float(quotient.reveal()) == pytest.approx(dividend * number_format.scale, rel=2**-15, abs=2e-3)
+
+
+DIVIDENDS = [0.0, 1.0, -1.0, 15.0, -300.0, 300.0, 1e4, -1e4, 1e6, -1e6, 2.0**30, -(2.0**30)]
+#: In units of the format, then real numbers.
+DIVISOR_UNITS = [0, 1, -1, 2, -2, 17, -17, 1000, -1000]
+DIVISORS = [1.0, -1.0, 3.0, -100.0, 1000.0, -(2.0**17)]
+
+
+@pytest.mark.parametrize("copies", [1, 20])
+@pytest.mark.parametrize("number_format", [*FORMATS, FixedPoint(2, 26)], ids=lambda f: f"{f.base}^{f.digits}")
+def test_a_quotient_that_is_too_large_is_cut_off_with_its_sign(number_format: FixedPoint, copies: int) -> None:
+    """Never garbage: exact between the limits, the limit beyond; in one level and in two, in debug mode as well."""
+    scale = number_format.scale
+    dividends = DIVIDENDS if scale < 2**21 else [value for value in DIVIDENDS if abs(value) < 2**26]
+    divisors = [value / scale for value in DIVISOR_UNITS] + DIVISORS
+    pairs = torch.cartesian_prod(*(torch.tensor(v, dtype=torch.float64) for v in (dividends, divisors)))
+    pairs = torch.round(pairs * scale).repeat(copies, 1)
+    a, b = pairs[:, 0], pairs[:, 1]
+    session = Session(debug=True, fixed_point=number_format)
+    found = (session.share(a / scale) / session.share(b / scale)).reveal(dtype=torch.float64)
+    # as the docstring of ``divide`` has it; 2**-20 is added to what lies below it in the finest format
+    lowest = 4 ** max(0, math.ceil((math.log2(scale) - 20) / 2))
+    tiny = b.abs() < lowest
+    size = torch.where(tiny, b.abs() + lowest, b.abs())
+    most = 2.0**24 - 2.0**9
+    cut = 2.0 ** (62 - 2 * math.ceil((math.log2(scale) + 20) / 2))
+    cut = min(cut, most if cut > most else most / 4)
+    quotient = a / size
+    inside = quotient.abs() <= torch.where(b == 0, min(most, 4 * cut if lowest == 1 else 3 * cut), cut)
+    error = (found - quotient * torch.where(b < 0, -1.0, 1.0)).abs()
+    assert bool((error <= 2.0**-17 * quotient.abs() + 2 / scale)[inside].all())
+    beyond = found[~inside]
+    assert beyond.numel() > 10
+    assert bool((beyond.sign() == (a.sign() * torch.where(b < 0, -1.0, 1.0))[~inside]).all())
+    assert float(beyond.abs().min()) >= cut * (1 - 2.0**-16)
+    assert float(beyond.abs().max()) <= min(most, 4 * cut) * (1 + 2.0**-16)
+    # beyond the limit nothing depends on the dividend but the sign
+    for divisor in b[~inside & ~tiny].unique():
+        assert float(found[~inside & (b == divisor)].abs().std(correction=0)) <= 2.0**-17 * cut
+
+
+@pytest.mark.parametrize("count", [3, 3000])
+def test_beyond_the_top_a_quotient_is_zero(count: int) -> None:
+    session = Session()
+    divisor = torch.full((count,), 2.0**44).mul_(torch.tensor([1.0, -1.0, 0.5]).repeat(count // 3))
+    quotient = session.share(torch.full((count,), 2.0**40)) / session.share(divisor)
+    assert float(quotient.reveal().abs().max()) == 0
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 17, 250, 1_000, 10_000])

@@ -15,11 +15,14 @@ import pytest
 from torchveil.functions.series import (
     COEFFICIENT_BITS,
     MAX_MAGNITUDE,
+    Ramp,
     TrigSeries,
     erf_series,
     exp_series,
     fit,
     log_series,
+    ramp_series,
+    ramp_slope_series,
     reciprocal_series,
     rsqrt_series,
     saturation,
@@ -35,6 +38,19 @@ def erf(x: Array) -> Array:
     return np.array([math.erf(value) for value in x.tolist()])
 
 
+def gelu(x: Array) -> Array:
+    return x * (1 + erf(x / math.sqrt(2))) / 2
+
+
+def silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
+
+
+def silu_slope(x: Array) -> Array:
+    step = 1 / (1 + np.exp(-x))
+    return step * (1 + x * (1 - step))
+
+
 CASES: list[tuple[str, Callable[[], TrigSeries], Callable[[Array], Array], float, int]] = [
     ("tanh", tanh_series, np.tanh, 2.0**-20, 23),
     ("tanh-1000", lambda: tanh_series(32.768), np.tanh, 2.0**-20, 24),
@@ -47,6 +63,9 @@ CASES: list[tuple[str, Callable[[], TrigSeries], Callable[[Array], Array], float
     ("sqrt", sqrt_series, np.sqrt, 2.0**-22, 7),
     ("rsqrt", rsqrt_series, lambda x: 1 / np.sqrt(x), 2.0**-22, 7),
     ("reciprocal-2", lambda: reciprocal_series(2), lambda x: 1 / x, 2.0**-22, 5),
+    ("gelu", lambda: ramp_series("gelu", 5.0, 20.0), lambda x: gelu(x) - x / 2, 2.0**-20, 8),
+    ("silu", lambda: ramp_series("silu", 15.0, 61.0), lambda x: silu(x) - x / 2, 2.0**-20, 23),
+    ("silu-slope", lambda: ramp_slope_series("silu", 15.0, 60.0), silu_slope, 2.0**-20, 25),
     ("sqrt-8", lambda: sqrt_series(4, 8.0, 2.0**-26), np.sqrt, 2.0**-26, 8),
 ]
 
@@ -107,6 +126,18 @@ def test_steps_use_odd_sines_where_the_period_allows() -> None:
     assert sigmoid_series().constant == 0.5
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu-tanh", "silu"])
+def test_ramps_use_odd_cosines_and_stay_in_range(name: Ramp) -> None:
+    limit = saturation(name, 2.0**-17)
+    series = ramp_series(name, limit, 4 * limit, 2.0**-19)
+    assert set(series.sines) == {0.0}
+    assert series.frequencies == tuple(range(1, 2 * len(series.frequencies), 2))
+    points = np.linspace(0, series.period, 20001)
+    # the truncation that follows takes 2**62 / 2**58, inside with x/2 and outside without
+    assert float(np.max(np.abs(series(points)))) < 16
+    assert limit < 16
+
+
 def test_evaluation_is_periodic_and_takes_scalars() -> None:
     series = sqrt_series()
     assert float(series(2.0)) == pytest.approx(math.sqrt(2), abs=2e-7)
@@ -139,6 +170,7 @@ def test_saturation_is_the_least_sixty_fourth(tail: float) -> None:
         ("tanh", lambda x: 2 / (math.exp(2 * x) + 1)),
         ("sigmoid", lambda x: 1 / (math.exp(x) + 1)),
         ("erf", math.erfc),
+        ("silu", lambda x: abs(float(silu_slope(np.array(x))) - 1)),
     ):
         limit = saturation(name, tail)
         assert (64 * limit).is_integer()

@@ -62,6 +62,20 @@ def test_every_period(bits: int) -> None:
     m.check()
 
 
+@pytest.mark.parametrize("factor", [3, 37, 2**20 + 1])
+def test_a_factor_shortens_the_period(factor: int) -> None:
+    x = ring(5000, seed=factor)
+    m = Machine(2)
+    out = m.series(m.opened(x), 30, (1, 3), (2**28, 0), (0, 2**27), 0, factor=factor)
+    angle = 2 * math.pi * (x * factor % 2**30).double() / 2**30
+    wanted = torch.cos(angle) + torch.sin(3 * angle) / 2
+    error = (m.value(out).double() / 2.0**RESULT_BITS - wanted).abs()
+    assert float(error.max()) <= declared((1, 3), (2**28, 0), (0, 2**27))
+    assert m.ulps(out) <= declared((1, 3), (2**28, 0), (0, 2**27)) * 2.0**RESULT_BITS
+    m.check()
+    m.check_costs()
+
+
 def test_no_frequency_leaves_the_constant() -> None:
     m = Machine(2)
     x = m.opened(ring(5))

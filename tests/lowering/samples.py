@@ -7,6 +7,7 @@ names rows that only autograd can call, since they reuse what a forward left; ``
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +96,11 @@ def binary(*, gradient: bool = True, units: float = 3.0) -> list[Call]:
     return [call(a, b, gradient=gradient, units=units) for a, b in pairs]
 
 
+def even(low: float, high: float, *shape: int) -> Tensor:
+    """Evenly spaced numbers."""
+    return torch.linspace(low, high, math.prod(shape), dtype=torch.float64).reshape(shape)
+
+
 #: torch's reduction codes
 NONE, MEAN, SUM = 0, 1, 2
 
@@ -161,8 +167,19 @@ SAMPLES: dict[str, list[Call]] = {
     "sigmoid_backward.default": [call(x(3, 4), x(3, 4, low=0, high=1))],
     "tanh.default": unary(low=-12, high=12),
     "tanh_backward.default": [call(x(3, 4), x(3, 4, low=-1, high=1), gradient_units=24)],
-    "silu.default": [call(x(3, 4), units=6), call(x(), units=6)],
-    "silu_backward.default": [call(x(3, 4), x(3, 4), gradient=False, units=12)],
+    "silu.default": [call(x(3, 4, low=-20, high=20)), call(x())],
+    "silu_backward.default": [call(x(3, 4), x(3, 4, low=-20, high=20), gradient=False)],
+    "gelu.default": [
+        call(even(-8, 8, 3, 4)),
+        call(even(-8, 8, 3, 4), approximate="tanh"),
+        call(even(-8, 8, 4, 3).t()),
+        call(even(-1, 1)),
+        call(torch.tensor([1e4, -1e4, 0.0, 2.0**-16, -(2.0**-16)], dtype=torch.float64)),
+    ],
+    "gelu_backward.default": [
+        call(even(-1, 2, 3, 4), even(-8, 8, 3, 4), gradient=False),
+        call(even(-1, 2, 3, 4), even(-8, 8, 3, 4), approximate="tanh", gradient=False),
+    ],
     "softplus.default": [call(x(3, 4, low=-30, high=30)), call(x(3), 2.0), call(x(3), 0.5)],
     "softplus_backward.default": [
         call(x(3), x(3), 1, 20, gradient=False, units=5),

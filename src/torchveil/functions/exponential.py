@@ -30,6 +30,21 @@ def _gate(x: Secret, bit: Bit, unit: int, n_bits: int, result_bits: int = RESULT
     return session.wire(out, 1 << result_bits, x.format, shape=x.shape, nonnegative=True)
 
 
+def filling(scale: int, reach: float, waste: float = _WASTE) -> tuple[int, int]:
+    """(factor, bits), the factor as small as possible: ``2**bits`` is from 1 to ``waste`` times factor scale reach.
+
+    The exponential reaches down to ``-2**bits / unit`` and loses a bit of precision for each ln 4 that nobody needs; a
+    series needs more terms for a period that is longer than asked for.
+    """
+    factor = 0
+    while True:
+        factor += 1
+        needed = factor * scale * reach
+        n_bits = math.ceil(math.log2(needed))
+        if 2**n_bits <= waste * needed:
+            return factor, n_bits
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Where the exponential of integers at a scale is computed: from ``-lowest`` to 0; below it counts as 0.
@@ -45,27 +60,13 @@ class Window:
         return ((1 << self.n_bits) - 1) // self.factor
 
 
-def _filling(scale: int, reach: float) -> Window:
-    """The window for a reach, the factor as small as possible: ``factor * scale * reach`` is just below ``2**n_bits``.
-
-    The gate reaches down to ``-2**n_bits / unit`` and loses a bit of precision for each ln 4 that nobody needs.
-    """
-    factor = 0
-    while True:
-        factor += 1
-        needed = factor * scale * reach
-        n_bits = math.ceil(math.log2(needed))
-        if 2**n_bits <= _WASTE * needed:
-            return Window(factor, n_bits)
-
-
 def windowed(x: Secret, scale: int) -> tuple[Secret, Window]:
     """(x, truncated if its scale is too fine; the window outside of which exp(x) is below half a unit of ``scale``)."""
     reach = math.log(2 * scale)
-    window = _filling(x.scale, reach)
+    window = Window(*filling(x.scale, reach))
     if window.factor * x.scale > _MAX_UNIT:
         x = narrow(x)
-        window = _filling(x.scale, reach)
+        window = Window(*filling(x.scale, reach))
     return x, window
 
 

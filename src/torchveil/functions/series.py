@@ -36,6 +36,8 @@ __all__ = [
     "exp_series",
     "fit",
     "log_series",
+    "ramp_series",
+    "ramp_slope_series",
     "reciprocal_series",
     "rsqrt_series",
     "saturation",
@@ -44,13 +46,18 @@ __all__ = [
     "tanh_series",
 ]
 
-Parity: TypeAlias = Literal["none", "odd", "odd-half-wave"]
+Parity: TypeAlias = Literal["none", "odd", "odd-half-wave", "even-half-wave"]
 """Which terms a fit may use.
 
 ``none``: cosines and sines of all frequencies.  ``odd``: a constant and sines of all frequencies, for ``f(-x) - c =
 c - f(x)``.  ``odd-half-wave``: a constant and sines of odd frequencies, which are also symmetric about a quarter
-period, ``s(period/2 - x) = s(x)``: right for a step that saturates within a quarter period.
+period, ``s(period/2 - x) = s(x)``: right for a step that saturates within a quarter period.  ``even-half-wave``: a
+constant and cosines of odd frequencies, which are antisymmetric about a quarter period: a triangle with rounded
+corners, right for an even function that becomes a straight line within a quarter period.
 """
+
+Ramp: TypeAlias = Literal["gelu", "gelu-tanh", "silu"]
+"""A smooth ramp, 0 far below and x far above, whose even part is ``ramp(x) - x/2``."""
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -202,14 +209,20 @@ def _quantised(value: Decimal) -> float:
     return int((value * (1 << COEFFICIENT_BITS)).to_integral_value(rounding=ROUND_HALF_EVEN)) / (1 << COEFFICIENT_BITS)
 
 
+#: Of each parity the distance of its frequencies, and whether their terms are sines.
+_TERMS: dict[Parity, tuple[int, tuple[bool, ...]]] = {
+    "none": (1, (False, True)),
+    "odd": (1, (True,)),
+    "odd-half-wave": (2, (True,)),
+    "even-half-wave": (2, (False,)),
+}
+
+
 def _terms(parity: Parity, harmonics: int) -> tuple[tuple[int, ...], list[_Term]]:
     """Return the frequencies of a fit with ``harmonics`` harmonics and its terms, the constant first."""
-    step = 2 if parity == "odd-half-wave" else 1
+    step, kinds = _TERMS[parity]
     frequencies = tuple(range(1, step * harmonics + 1, step))
-    terms: list[_Term] = [(False, 0)]
-    for frequency in frequencies:
-        terms += [(True, frequency)] if parity != "none" else [(False, frequency), (True, frequency)]
-    return frequencies, terms
+    return frequencies, [(False, 0), *((is_sine, frequency) for frequency in frequencies for is_sine in kinds)]
 
 
 @cache
@@ -271,7 +284,7 @@ def fit(
                     frequencies=frequencies,
                     constant=coefficients[False, 0],
                     cosines=tuple(coefficients.get((False, frequency), 0.0) for frequency in frequencies),
-                    sines=tuple(coefficients[True, frequency] for frequency in frequencies),
+                    sines=tuple(coefficients.get((True, frequency), 0.0) for frequency in frequencies),
                     max_error=max_error,
                 )
                 if series.magnitude > MAX_MAGNITUDE:
@@ -329,6 +342,55 @@ def _float_erf(x: Array) -> Array:
     return np.array([math.erf(value) for value in x.tolist()])
 
 
+# A ramp is x c(x) for a step c from 0 to 1.  Its even part is x (c(x) - 1/2), its slope c(x) + x c'(x).
+# gelu: c = (1 + erf(x / sqrt 2)) / 2;  gelu-tanh: c = (1 + tanh(a (x + b x**3))) / 2;  silu: c = 1 / (1 + e**-x).
+
+_CUBE = Decimal("0.044715")
+
+
+def _decimal_gelu(x: Decimal) -> tuple[Decimal, Decimal]:
+    step = _decimal_erf(x / Decimal(2).sqrt()) / 2
+    return step, step + x * (-x * x / 2).exp() / (2 * PI).sqrt()
+
+
+def _float_gelu(x: Array) -> tuple[Array, Array]:
+    step = _float_erf(x / math.sqrt(2)) / 2
+    return step, step + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _decimal_gelu_tanh(x: Decimal) -> tuple[Decimal, Decimal]:
+    inner = (2 / PI).sqrt()
+    step = _decimal_tanh(inner * (x + _CUBE * x**3)) / 2
+    return step, step + x * (1 - 4 * step * step) / 2 * inner * (1 + 3 * _CUBE * x * x)
+
+
+def _float_gelu_tanh(x: Array) -> tuple[Array, Array]:
+    inner, cube = math.sqrt(2 / math.pi), float(_CUBE)
+    step = np.tanh(inner * (x + cube * x**3)) / 2
+    return step, step + x * (1 - 4 * step * step) / 2 * inner * (1 + 3 * cube * x * x)
+
+
+def _decimal_silu(x: Decimal) -> tuple[Decimal, Decimal]:
+    step = _decimal_tanh(x / 2) / 2
+    return step, step + x * (1 - 4 * step * step) / 4
+
+
+def _float_silu(x: Array) -> tuple[Array, Array]:
+    step = np.tanh(x / 2) / 2
+    return step, step + x * (1 - 4 * step * step) / 4
+
+
+_DecimalRamp: TypeAlias = Callable[[Decimal], tuple[Decimal, Decimal]]
+_FloatRamp: TypeAlias = Callable[[Array], tuple[Array, Array]]
+
+#: Of each ramp a function to (c(x) - 1/2, slope - 1/2), in decimal and in double precision.
+_RAMPS: dict[Ramp, tuple[_DecimalRamp, _FloatRamp]] = {
+    "gelu": (_decimal_gelu, _float_gelu),
+    "gelu-tanh": (_decimal_gelu_tanh, _float_gelu_tanh),
+    "silu": (_decimal_silu, _float_silu),
+}
+
+
 def _decimal_exp(x: Decimal) -> Decimal:
     return x.exp()
 
@@ -370,10 +432,11 @@ def _float_rsqrt(x: Array) -> Array:
 
 
 @cache
-def saturation(name: Literal["tanh", "sigmoid", "erf"], tail: float) -> float:
+def saturation(name: Literal["tanh", "sigmoid", "erf"] | Ramp, tail: float) -> float:
     """Return the least multiple of ``1/64`` from which on the function is within ``tail`` of its limit 1.
 
-    ``1 - tanh L = 2 / (e**(2L) + 1)``, ``1 - sigmoid L = 1 / (e**L + 1)``; ``erf`` by search.
+    ``1 - tanh L = 2 / (e**(2L) + 1)``, ``1 - sigmoid L = 1 / (e**L + 1)``; ``erf`` by search.  Of a ramp it is the
+    slope that comes near 1, from above, beyond its maximum; the ramp itself is nearer to x by then.
 
     Raises:
         ValueError: ``tail`` is not between ``2**-60`` and ``1/4``.
@@ -385,10 +448,20 @@ def saturation(name: Literal["tanh", "sigmoid", "erf"], tail: float) -> float:
             return math.ceil(32 * (2 / Decimal(tail) - 1).ln()) / 64
         if name == "sigmoid":
             return math.ceil(64 * (1 / Decimal(tail) - 1).ln()) / 64
-        step = 1
-        while 1 - _decimal_erf(Decimal(step) / 64) > Decimal(tail):
+        if name == "erf":
+            step = 1
+            while 1 - _decimal_erf(Decimal(step) / 64) > Decimal(tail):
+                step += 1
+            return step / 64
+        both, _ = _RAMPS[name]
+        step = _PEAKS_BELOW * 64
+        while both(Decimal(step) / 64)[1] - Decimal("0.5") > Decimal(tail):
             step += 1
         return step / 64
+
+
+#: Where the slope of each ramp is past its maximum.
+_PEAKS_BELOW = 3
 
 
 def _step_series(
@@ -424,6 +497,42 @@ def sigmoid_series(period: float = 64.0, max_error: float = 2.0**-20, tail: floa
 def erf_series(period: float = 16.0, max_error: float = 2.0**-20, tail: float = 2.0**-18) -> TrigSeries:
     """Return a series for ``erf`` on ``[-L, L]``, ``L = saturation("erf", tail)``; see :func:`tanh_series`."""
     return _step_series("erf", _decimal_erf, _float_erf, period, max_error, tail)
+
+
+@cache
+def ramp_series(name: Ramp, limit: float, period: float, max_error: float = 2.0**-20) -> TrigSeries:
+    """Return a series for the even part ``ramp(x) - x/2`` on ``[-limit, limit]``; ``period`` is at least 4 limits.
+
+    A half-wave series needs the fewest terms where a quarter period is just the limit: 8 for gelu, 21 for silu.
+    """
+    both, both_float = _RAMPS[name]
+    return fit(
+        name,
+        lambda x: x * both(x)[0],
+        -limit,
+        limit,
+        period,
+        max_error,
+        "even-half-wave",
+        lambda x: x * both_float(x)[0],
+    )
+
+
+@cache
+def ramp_slope_series(name: Ramp, limit: float, period: float, max_error: float = 2.0**-20) -> TrigSeries:
+    """Return a series for the slope of a ramp on ``[-limit, limit]``, 0 below and 1 above; see :func:`ramp_series`."""
+    both, both_float = _RAMPS[name]
+    half = Decimal("0.5")
+    return fit(
+        f"{name} slope",
+        lambda x: half + both(x)[1],
+        -limit,
+        limit,
+        period,
+        max_error,
+        "odd-half-wave",
+        lambda x: 0.5 + both_float(x)[1],
+    )
 
 
 @cache

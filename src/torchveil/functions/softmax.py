@@ -20,7 +20,7 @@ from typing import Protocol
 from torchveil.functions.arithmetic import combine, narrow, number, raw_product, secret, to_scale
 from torchveil.functions.exponential import exp_inside, inside_window, windowed
 from torchveil.functions.maximum import maximum
-from torchveil.functions.normalise import Mantissa, log_of_mantissa, mantissa, series
+from torchveil.functions.normalise import FIT, Lift, Mantissa, log_of_mantissa, magnitude, mantissa, series
 from torchveil.functions.series import log_series, reciprocal_series
 from torchveil.functions.structure import apply
 from torchveil.handle import Handle, Secret
@@ -154,9 +154,10 @@ def _long(exponentials: Secret, dim: int) -> _Quotient:
     numerators = _integers(to_scale(exponentials, 1 << _EXP_BITS))
     total = secret(apply(numerators, "sum", (dim,), True))
     high = _EXP_BITS // 2 + math.ceil(math.log(exponentials.shape[dim] * 1.001, 4))
-    m = mantissa(total, _EXP_BITS // 2, high, signed=False, with_factor=True, also_open=[numerators])
-    scaled = raw_product(numerators, m.divisor_factor())
-    return _Quotient(scaled, series(m.value, reciprocal_series(), m.exponent + 3), m.exponent, _LongRow(m))
+    m = mantissa(magnitude(total, _EXP_BITS // 2, high, signed=False), Lift(4), also_open=[numerators])
+    scaled = raw_product(numerators, m.lifted())
+    inverse = series(m.value, reciprocal_series(max_error=FIT), m.exponent + 3)
+    return _Quotient(scaled, inverse, m.exponent, _LongRow(m))
 
 
 def _integers(x: Secret) -> Secret:

@@ -1,7 +1,8 @@
 """Trigonometric series of a secret: any smooth function on a bounded interval, one opening, no further round.
 
-Theory of operation. With t = 2 pi x / 2^b, x^ = x + l and phi, theta^ the angles of l and x^ modulo 2^b (a reduction of
-the opening, rules O2; a sum of angles has no wrap), j t = j theta^ - j phi, so
+Theory of operation. With t = 2 pi c x / 2^b for a public integer c (any period, then), x^ = x + l and phi, theta^ the
+angles of c l and c x^ modulo 2^b (a public map of the opening, rules O2; a sum of angles has no wrap), j t =
+j theta^ - j phi, so
 
     a cos(jt) + b sin(jt) = (a cos j theta^ + b sin j theta^) cos j phi + (a sin j theta^ - b cos j theta^) sin j phi:
 
@@ -39,7 +40,7 @@ RESULT_BITS = COEFFICIENT_BITS + ANGLE_BITS
 
 
 def _angles(values: Tensor, i: Series) -> list[tuple[Tensor, Tensor]]:
-    cosine, sine = cos_sin(values, i.bits)
+    cosine, sine = cos_sin(values if i.factor == 1 else values * i.factor, i.bits)
     return list(harmonics(cosine, sine, i.frequencies))
 
 
@@ -81,7 +82,7 @@ def clear(plain: Plain, i: Series) -> None:
     x = plain.value(i.x)
     mask = plain.mask(i.x)
     if mask is None:
-        angle = (x & ((1 << i.bits) - 1)).to(torch.float64) * (2 * math.pi / (1 << i.bits))
+        angle = (x * i.factor & ((1 << i.bits) - 1)).to(torch.float64) * (2 * math.pi / (1 << i.bits))
         total = torch.full(i.shape, i.constant / 2.0**RESULT_BITS, dtype=torch.float64)
         for j, a, b in zip(i.frequencies, i.cosines, i.sines, strict=True):
             total += (a * torch.cos(j * angle) + b * torch.sin(j * angle)) / 2.0**COEFFICIENT_BITS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exponential, normalise, sigmoidal
+from torchveil.functions.series import Ramp
 from torchveil.handle import Bit, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers
 
@@ -85,16 +86,26 @@ def _tanh_backward(grad: Handle, output: Handle) -> Handle:
 
 @lowers(aten.silu.default)
 def _silu(x: Handle) -> Handle:
-    return ar.multiply(x, sigmoidal.sigmoid(x))
+    return sigmoidal.ramp(x, "silu")
 
 
 @lowers(aten.silu_backward.default)
 def _silu_backward(grad: Handle, x: Handle) -> Handle:
-    wire = ar.narrow(ar.number(x))
-    gate_value = sigmoidal.sigmoid(wire)
-    rest = ar.add(Public(wire.session, wire.shape, fill=1.0), gate_value, -1)
-    inner = ar.add(ar.multiply(wire, rest), Public(wire.session, wire.shape, fill=1.0))
-    return ar.multiply(grad, ar.multiply(gate_value, inner))
+    return ar.multiply(grad, sigmoidal.ramp_slope(x, "silu"))
+
+
+#: torch's ``approximate`` to the ramp.
+_GELUS: dict[str, Ramp] = {"none": "gelu", "tanh": "gelu-tanh"}
+
+
+@lowers(aten.gelu.default)
+def _gelu(x: Handle, approximate: str = "none") -> Handle:
+    return sigmoidal.ramp(x, _GELUS[approximate])
+
+
+@lowers(aten.gelu_backward.default)
+def _gelu_backward(grad: Handle, x: Handle, approximate: str = "none") -> Handle:
+    return ar.multiply(grad, sigmoidal.ramp_slope(x, _GELUS[approximate]))
 
 
 def softplus(x: Secret) -> Secret:

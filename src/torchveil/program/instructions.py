@@ -233,7 +233,7 @@ class Exponential(Instruction):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series(Instruction):
-    """out = [bit *] sum a_j cos(j t) + b_j sin(j t), t = 2 pi x / 2^bits, for an opened wire x."""
+    """out = [bit *] sum a_j cos(j t) + b_j sin(j t), t = 2 pi factor x / 2^bits, for an opened wire x."""
 
     out: int
     x: int
@@ -244,6 +244,7 @@ class Series(Instruction):
     sines: tuple[int, ...]
     constant: int
     shape: Shape
+    factor: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
