@@ -1,8 +1,11 @@
 """Native ring kernels for torchveil. Use them through ``torchveil.kernels``; nothing here is a public interface."""
 
 from torchveil_native._core import (
+    Exponential,
     Keystream,
     Program,
+    Trigonometry,
+    add_pieces,
     bit_to_ring,
     divide,
     has_aes,
@@ -14,16 +17,18 @@ from torchveil_native._core import (
     pack_bits,
     pack_top_bits,
     select,
+    select_masks,
     set_level,
     truncate,
     unary_leaf,
     unary_tables,
     unpack_bits,
     unpack_to_ring,
+    xor_pieces,
 )
 
 #: Rises whenever a function here changes its meaning; ``torchveil`` uses no other than the one it was written for.
-INTERFACE = 1
+INTERFACE = 2
 
 
 def features() -> dict[str, bool]:
@@ -33,8 +38,11 @@ def features() -> dict[str, bool]:
 
 __all__ = [
     "INTERFACE",
+    "Exponential",
     "Keystream",
     "Program",
+    "Trigonometry",
+    "add_pieces",
     "bit_to_ring",
     "divide",
     "features",
@@ -47,10 +55,12 @@ __all__ = [
     "pack_bits",
     "pack_top_bits",
     "select",
+    "select_masks",
     "set_level",
     "truncate",
     "unary_leaf",
     "unary_tables",
     "unpack_bits",
     "unpack_to_ring",
+    "xor_pieces",
 ]

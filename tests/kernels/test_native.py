@@ -145,14 +145,13 @@ def test_product_share(level: str, function: str, first: bool) -> None:
     sx, sy, so = shapes[function]
     name = "mul" if function == "broadcast" else function
     x, a, y, b, dealt = ring(sx, 1), ring(sx, 2), ring(sy, 3), ring(sy, 4), ring(so, 5)
-    untouched = dealt.clone()
     expected = gate_steps.product_share(name, dealt, x, a, y, b, first, {}, 64)
-    check(native.product_share(name, dealt, x, a, y, b, first, {}, 64), expected)
-    check(dealt, untouched)
+    for piece in layouts(dealt):  # which may be overwritten
+        check(native.product_share(name, piece.clone(), x, a, y, b, first, {}, 64), expected)
     for i in range(len(layouts(x))):
         # opening and mask of one wire need not lie in memory alike
         mixed = [layouts(t)[(i + j) % len(layouts(t))] for j, t in enumerate((x, a, y, b))]
-        check(native.product_share(name, dealt, *mixed, first, {}, 64), expected)
+        check(native.product_share(name, dealt.clone(), *mixed, first, {}, 64), expected)
 
 
 CONVOLUTIONS = [
@@ -186,12 +185,12 @@ def test_convolutions(level: str, case: tuple) -> None:
     a, b = ring(sx, 4), ring(sw, 5)
     for first in (True, False):
         check(
-            native.product_share("conv2d", grad, x, a, w, b, first, options, 64),
+            native.product_share("conv2d", grad.clone(), x, a, w, b, first, options, 64),
             gate_steps.product_share("conv2d", grad, x, a, w, b, first, options, 64),
         )
         gradient = {**options, "kernel": sw[2:]}
         check(
-            native.product_share("conv2d_weight_grad", b, x, a, grad, spread, first, gradient, 64),
+            native.product_share("conv2d_weight_grad", b.clone(), x, a, grad, spread, first, gradient, 64),
             gate_steps.product_share("conv2d_weight_grad", b, x, a, grad, spread, first, gradient, 64),
         )
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from torchveil.errors import Desynchronised, PlainDiverged, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost, Exchange, Gate, n_bytes
-from torchveil.kernels import reduce_ring
+from torchveil.kernels import reduce_ring, sum_pieces, xor_pieces
 from torchveil.program import instructions as ins
 from torchveil.roles.keys import Identity, agree_session_id
 from torchveil.roles.party import Party, RandomSource
@@ -204,15 +203,7 @@ class Lockstep:
             messages = following
 
     def _total(self, kind: str, pieces: list[Any]) -> Any:
-        if kind == "xor":
-            total = pieces[0]
-            for piece in pieces[1:]:
-                total = np.bitwise_xor(total, piece)
-            return total
-        total = pieces[0]
-        for piece in pieces[1:]:
-            total = total + piece
-        return reduce_ring(total, self.width)
+        return xor_pieces(pieces) if kind == "xor" else sum_pieces(pieces, self.width)
 
     def _follow_plain(self, gate: Gate, i: ins.Instruction, clear: Tensor | None) -> None:
         """Debug mode: run the clear meaning and compare it with the sum of the shares."""

@@ -28,9 +28,9 @@ from torch import Tensor
 from torchveil.gates.base import Cost, Exchange, Gate, Interaction
 from torchveil.kernels import (
     and_tree,
+    dealt_monomials,
     evaluate_node,
     gather_masked,
-    monomials,
     pack_top_bits,
     signed,
     unary_leaf,
@@ -80,13 +80,17 @@ def deal(provider: Provider, i: Compare) -> None:
         mask = provider.reduce(-mask)
     count = mask.numel()
     n_bytes = -(-count // 8)
-    provider.deal_words(_TABLES, unary_tables(mask, provider.width, shape.chunk), (1 << shape.chunk) - 1)
+    pads = provider.pads_words(_TABLES, (shape.chunks, count), (1 << shape.chunk) - 1)
+    provider.send_words_correction(_TABLES, unary_tables(mask, provider.width, shape.chunk, pads))
     provider.deal_bits(_SIGN, pack_top_bits(mask, provider.width).reshape(1, n_bytes))
     slot = _TREE
     for level in and_tree.levels(shape.chunks, shape.fan_in):
         for group in level:
             size = (len(group.plan.variables), len(group.chunks), len(i.thresholds), n_bytes)
-            provider.deal_bits(slot, monomials(group.plan, provider.mask_bits(slot, size)))
+            masks = provider.mask_bits_pieces(slot, size)
+            dealt_size = (len(group.plan.monomials), *size[1:])
+            pads_bits = provider.pads_bits(slot, dealt_size)
+            provider.send_bits_correction(slot, dealt_monomials(group.plan, masks, pads_bits))
             slot += 1
     flips = provider.mask_bits(_FLIP, (len(i.outs), n_bytes))
     bits = unpack_to_ring(flips, count, i.shape)
@@ -101,14 +105,14 @@ def evaluate(party: Party, i: Compare) -> Interaction:
     opened = opened.reshape(-1)
     count = opened.numel()
     n_bytes = -(-count // 8)
-    tables = party.dealt_words(_TABLES, (shape.chunks, count), (1 << shape.chunk) - 1)
+    tables = party.dealt_words_piece(_TABLES, (shape.chunks, count), (1 << shape.chunk) - 1)
     less, equal, tops = unary_leaf(opened, tables, i.thresholds, i.negate, party.first, party.width, shape.chunk)
     slot = _TREE
     for level in and_tree.levels(shape.chunks, shape.fan_in):
         masked, masks, first_slot = [], [], slot
         for group in level:
             shape_of = (len(group.plan.variables), len(group.chunks), *less.shape[1:])
-            mask = party.mask_bits(slot, shape_of)
+            mask = party.mask_bits_piece(slot, shape_of)
             masks.append(mask)
             masked.append(gather_masked(group, less, equal, mask))
             slot += 1
@@ -119,7 +123,7 @@ def evaluate(party: Party, i: Compare) -> Interaction:
         width = max(len(members) for group in level for members in group.chunks)
         for offset, (group, mask, total) in enumerate(zip(level, masks, totals, strict=True)):
             size = (len(group.plan.monomials), *mask.shape[1:])
-            dealt = party.dealt_bits(first_slot + offset, size)
+            dealt = party.dealt_bits_piece(first_slot + offset, size)
             lt_top = less[[members[-1] for members in group.chunks]]
             lt_out, eq_out = evaluate_node(group.plan, lt_top, total, mask, dealt, party.first)
             places = [members[0] // width for members in group.chunks]

@@ -18,7 +18,7 @@ import torch
 
 from torchveil.gates.base import Cost, Exchange, Gate, Interaction
 from torchveil.gates.comparison import geometry
-from torchveil.kernels import and_tree, evaluate_product, monomials, unary_leaf, unary_tables, unpack_to_ring
+from torchveil.kernels import and_tree, dealt_monomials, evaluate_product, unary_leaf, unary_tables, unpack_to_ring
 from torchveil.program.instructions import Equal
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -39,12 +39,14 @@ def deal(provider: Provider, i: Equal) -> None:
     mask = provider.wires[i.x].total_mask().reshape(-1)
     count = mask.numel()
     n_bytes = -(-count // 8)
-    tables = unary_tables(mask, provider.width + 1, chunk)
-    provider.deal_words(_TABLES, tables, (1 << chunk) - 1)
+    pads = provider.pads_words(_TABLES, (chunks, count), (1 << chunk) - 1)
+    provider.send_words_correction(_TABLES, unary_tables(mask, provider.width + 1, chunk, pads))
     for level, sizes in enumerate(and_tree.product_levels(chunks, fan_in)):
         for group, size in enumerate(sizes):
-            masks = provider.mask_bits(_slot(level, group), (size, len(i.values), n_bytes))
-            provider.deal_bits(_slot(level, group), monomials(and_tree.product_node(size), masks))
+            slot, plan = _slot(level, group), and_tree.product_node(size)
+            masks = provider.mask_bits_pieces(slot, (size, len(i.values), n_bytes))
+            pads_bits = provider.pads_bits(slot, (len(plan.monomials), len(i.values), n_bytes))
+            provider.send_bits_correction(slot, dealt_monomials(plan, masks, pads_bits))
     flips = provider.mask_bits(_FLIP, (len(i.outs), n_bytes))
     bits = unpack_to_ring(flips, count, i.shape)
     provider.deal(_RESULT, bits)
@@ -58,7 +60,7 @@ def evaluate(party: Party, i: Equal) -> Interaction:
     opened = opened.reshape(-1)
     count = opened.numel()
     n_bytes = -(-count // 8)
-    tables = party.dealt_words(_TABLES, (chunks, count), (1 << chunk) - 1)
+    tables = party.dealt_words_piece(_TABLES, (chunks, count), (1 << chunk) - 1)
     _, equal, _ = unary_leaf(opened, tables, i.values, False, party.first, party.width, chunk, whole=True)
     for level, sizes in enumerate(and_tree.product_levels(chunks, fan_in)):
         starts = np.cumsum([0, *sizes])
@@ -70,7 +72,7 @@ def evaluate(party: Party, i: Equal) -> Interaction:
         rows = []
         for group, (mask, total) in enumerate(zip(masks, totals, strict=True)):
             plan = and_tree.product_node(sizes[group])
-            dealt = party.dealt_bits(_slot(level, group), (len(plan.monomials), *mask.shape[1:]))
+            dealt = party.dealt_bits_piece(_slot(level, group), (len(plan.monomials), *mask.shape[1:]))
             rows.append(evaluate_product(plan, total, mask, dealt, party.first))
         equal = np.stack(rows)
     flips = party.mask_bits(_FLIP, (len(i.outs), n_bytes))
