@@ -235,7 +235,11 @@ def test_operands_that_do_not_fit_are_refused(level: str, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match="divisor"):
         native.divide_unsigned(ring((3,)), 0, 64)
     with pytest.raises(ValueError, match="contiguous"):
-        native.core.divide(ring((3,)), ring((6,))[::2], 3, 1)
+        native.core.divide(ring((6,))[::2], ring((3,)), 3, 1)
+    with pytest.raises(TypeError, match="int64"):
+        native.core.divide(ring((3,)), ring((3,)).to(torch.int32), 3, 1)
+    with pytest.raises(ValueError, match="two pieces"):
+        native.core.add_pieces(ring((3,)), (ring((3,)),), 1)
 
 
 # --- keystream -------------------------------------------------------------------------------------------------------
@@ -476,16 +480,23 @@ def test_programs_are_checked() -> None:
         program([(5, 1, 0, 0)], 1, 1, 0)
     ready = program([(4, 1, 0, 0)], 1, 1, 0)
     with pytest.raises(ValueError, match="input planes"):
-        ready.run((plane((2, 8)),), (plane((1, 8)),), 8, 1)
+        ready.run((plane((2, 8)),), (plane((1, 8)),), (), 8, 1)
     with pytest.raises(ValueError, match="output planes"):
-        ready.run((plane((1, 8)),), (plane((2, 8)),), 8, 1)
+        ready.run((plane((1, 8)),), (plane((2, 8)),), (), 8, 1)
     with pytest.raises(ValueError, match="whole planes"):
-        ready.run((plane((1, 9)),), (plane((1, 8)),), 8, 1)
+        ready.run((plane((1, 9)),), (plane((1, 8)),), (), 8, 1)
     frozen = plane((1, 8))
     frozen.flags.writeable = False
     with pytest.raises((ValueError, BufferError)):
-        ready.run((plane((1, 8)),), (frozen,), 8, 1)
-    ready.run((frozen,), (plane((1, 8)),), 8, 1)
+        ready.run((plane((1, 8)),), (frozen,), (), 8, 1)
+    ready.run((frozen,), (plane((1, 8)),), (), 8, 1)
+    key = native.core.Keystream(KEY)
+    with pytest.raises(ValueError, match="without a keystream"):
+        ready.run(((1, ()),), (plane((1, 8)),), (), 8, 1)
+    with pytest.raises(ValueError, match="a pair"):
+        ready.run(((1, ((key, 1, 2),)),), (plane((1, 8)),), (), 8, 1)
+    with pytest.raises(ValueError, match="some outputs only"):
+        ready.run((frozen,), (plane((1, 8)),), ((), ()), 8, 1)
 
 
 # --- bits ------------------------------------------------------------------------------------------------------------
