@@ -26,6 +26,14 @@ TV_INLINE void and_range(u64* TV_RESTRICT out, const u64* TV_RESTRICT bit, const
     for (i64 i = begin; i < end; ++i) out[i] = mask[i] & (0 - bit[i]);
 }
 
+TV_INLINE void weigh_range(u64* TV_RESTRICT out, const u64* TV_RESTRICT flip, const u64* TV_RESTRICT bit, u64 weight,
+                           u64 first, i64 begin, i64 end) {
+    for (i64 i = begin; i < end; ++i) {
+        const u64 flipped = 0 - flip[i];
+        out[i] += weight * ((bit[i] ^ flipped) - flipped + (flip[i] & (0 - first)));
+    }
+}
+
 // `out` may be `a`.
 TV_INLINE void add_range(u64* out, const u64* a, const u64* b, i64 begin, i64 end) {
     for (i64 i = begin; i < end; ++i) out[i] = a[i] + b[i];
@@ -77,6 +85,8 @@ TV_EACH_LEVEL(multiply,
 TV_EACH_LEVEL(ring, (u64* out, const u64* flip, const u64* bit, u64 first, i64 begin, i64 end),
               (out, flip, bit, first, begin, end))
 
+TV_EACH_LEVEL(weigh, (u64* out, const u64* flip, const u64* bit, u64 weight, u64 first, i64 begin, i64 end),
+              (out, flip, bit, weight, first, begin, end))
 TV_EACH_LEVEL(and, (u64* out, const u64* bit, const u64* mask, i64 begin, i64 end), (out, bit, mask, begin, end))
 TV_EACH_LEVEL(add, (u64* out, const u64* a, const u64* b, i64 begin, i64 end), (out, a, b, begin, end))
 TV_EACH_LEVEL(exclusive, (u8* out, const u8* a, const u8* b, i64 begin, i64 end), (out, a, b, begin, end))
@@ -118,6 +128,18 @@ void multiply(u64* out, const Source& dealt, const u64* x, const u64* a, const u
 void bit_to_ring(u64* out, const u64* flip, const u64* bit, bool first, i64 count, int threads) {
     parallel_ranges(threads, count, kGrain, 64, [&](i64 begin, i64 end) {
         ring_any(out, flip, bit, first ? 1 : 0, begin, end);
+    });
+}
+
+void weigh_bits(u64* out, const u64* const* flips, const u64* const* bits, const u64* weights, int n, u64 constant,
+                bool first, i64 count, int threads) {
+    // Long pieces: many bits are many streams, and the hardware fetches ahead only along those that go on for a while.
+    parallel_ranges(threads, count, kGrain / 4, kBlock, [&](i64 begin, i64 end) {
+        for (i64 at = begin; at < end; at += 32 * kBlock) {
+            const i64 stop = std::min(end, at + 32 * kBlock);
+            std::fill(out + at, out + stop, first ? constant : 0);
+            for (int j = 0; j < n; ++j) weigh_any(out, flips[j], bits[j], weights[j], first ? 1 : 0, at, stop);
+        }
     });
 }
 

@@ -23,4 +23,27 @@ private:
     i64 size_ = 0;
 };
 
+// A large buffer whose pages are used again by the next one: the system would have to clear a fresh page at its first
+// touch, which takes longer than what kernels do with it. At most kIdle bytes lie idle in the process. Not initialised.
+class Block {
+public:
+    static constexpr i64 kIdle = 64 << 20;
+
+    explicit Block(i64 bytes);
+    ~Block();
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
+
+    u8* data() const { return data_; }
+    i64 size() const { return bytes_; }
+
+private:
+    u8* data_;
+    i64 bytes_;
+    i64 room_;
+};
+
+// Bytes that lie idle now.
+i64 idle_bytes();
+
 }  // namespace tv

@@ -22,6 +22,7 @@
 #include "elementwise.h"
 #include "keystream.h"
 #include "matmul.h"
+#include "memory.h"
 #include "planes.h"
 #include "truncate.h"
 
@@ -435,6 +436,21 @@ void py_multiply(nb::handle out, nb::handle dealt, nb::handle x, nb::handle a, n
     multiply(to.ring(), d, x_open.ring(), a_mask.ring(), y_open.ring(), b_mask.ring(), first, size / 8, threads);
 }
 
+void py_weigh_bits(nb::handle out, nb::sequence flips, nb::sequence bits, const std::vector<u64>& weights, u64 constant,
+                   bool first, int threads) {
+    const Flat to(out, true);
+    const std::size_t n = weights.size();
+    require(nb::len(flips) == n && nb::len(bits) == n, "expected a flip and a share for each weight");
+    Held held;
+    std::vector<const u64*> f, b;
+    for (std::size_t j = 0; j < n; ++j) {
+        f.push_back(held.ring(flips[j], to.size()));
+        b.push_back(held.ring(bits[j], to.size()));
+    }
+    nb::gil_scoped_release release;
+    weigh_bits(to.ring(), f.data(), b.data(), weights.data(), static_cast<int>(n), constant, first, to.size() / 8, threads);
+}
+
 void py_add_pieces(nb::handle out, nb::sequence pieces, int threads) {
     const Flat to(out, true);
     Held held;
@@ -606,6 +622,14 @@ bool py_set_level(const std::string& name) {
 
 }  // namespace
 
+// A Block as a Python buffer: what a tensor or array made from it keeps alive.
+int block_buffer(PyObject* self, Py_buffer* view, int flags) {
+    const Block& block = *nb::inst_ptr<Block>(self);
+    return PyBuffer_FillInfo(view, self, block.data(), static_cast<Py_ssize_t>(block.size()), 0, flags);
+}
+
+PyType_Slot kBlockSlots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(block_buffer)}, {0, nullptr}};
+
 NB_MODULE(_core, m) {
     nb::set_leak_warnings(false);  // streams and cached programs live until the process ends
     m.def("level", &level_name);
@@ -626,6 +650,16 @@ NB_MODULE(_core, m) {
         .def("combine", &py_combine, nb::arg("label"), nb::arg("how"), nb::arg("out"), nb::arg("in_").none(),
              nb::arg("kept").none(), nb::arg("keep"), nb::arg("threads"))
         .def("__repr__", [](const Keystream&) { return "<Keystream>"; });
+
+    nb::class_<Block>(m, "Block", nb::type_slots(kBlockSlots))
+        .def("__init__",
+             [](Block* self, i64 bytes) {
+                 require(bytes > 0 && bytes < (i64{1} << 46), "a block has a size");
+                 new (self) Block(bytes);
+             },
+             nb::arg("n_bytes"))
+        .def("__repr__", [](const Block&) { return "<Block>"; });
+    m.def("idle_bytes", &idle_bytes);
 
     m.def("matmul", &py_matmul, nb::arg("out"), nb::arg("terms"), nb::arg("accumulate"), nb::arg("threads"));
     m.def("divide", &py_divide, nb::arg("out"), nb::arg("x"), nb::arg("divisor"), nb::arg("threads"));
@@ -675,6 +709,8 @@ NB_MODULE(_core, m) {
           nb::arg("threads"));
     m.def("select_masks", &py_select_masks, nb::arg("out"), nb::arg("pads"), nb::arg("bit"), nb::arg("mask"),
           nb::arg("threads"));
+    m.def("weigh_bits", &py_weigh_bits, nb::arg("out"), nb::arg("flips"), nb::arg("bits"), nb::arg("weights"),
+          nb::arg("constant"), nb::arg("first"), nb::arg("threads"));
     m.def("add_pieces", &py_add_pieces, nb::arg("out"), nb::arg("pieces"), nb::arg("threads"));
     m.def("xor_pieces", &py_xor_pieces, nb::arg("out"), nb::arg("pieces"), nb::arg("threads"));
     m.def("select", &py_select, nb::arg("out"), nb::arg("flip"), nb::arg("opened"), nb::arg("bit"), nb::arg("dealt"),

@@ -1,6 +1,7 @@
 """Native ring kernels for torchveil. Use them through ``torchveil.kernels``; nothing here is a public interface."""
 
 from torchveil_native._core import (
+    Block,
     Exponential,
     Keystream,
     Program,
@@ -10,6 +11,7 @@ from torchveil_native._core import (
     divide,
     has_aes,
     has_vaes,
+    idle_bytes,
     level,
     mask_quotients,
     matmul,
@@ -24,6 +26,7 @@ from torchveil_native._core import (
     unary_tables,
     unpack_bits,
     unpack_to_ring,
+    weigh_bits,
     xor_pieces,
 )
 
@@ -38,6 +41,7 @@ def features() -> dict[str, bool]:
 
 __all__ = [
     "INTERFACE",
+    "Block",
     "Exponential",
     "Keystream",
     "Program",
@@ -48,6 +52,7 @@ __all__ = [
     "features",
     "has_aes",
     "has_vaes",
+    "idle_bytes",
     "level",
     "mask_quotients",
     "matmul",
@@ -62,5 +67,6 @@ __all__ = [
     "unary_tables",
     "unpack_bits",
     "unpack_to_ring",
+    "weigh_bits",
     "xor_pieces",
 ]

@@ -170,6 +170,19 @@ def test_sums_of_messages(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatc
     check(native.xor_pieces(turned), gate_steps.xor_pieces(turned))
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (40_000,)])
+def test_weighed_bits(threads: int, shape: tuple[int, ...]) -> None:
+    for width in (64, 8):
+        for n in (1, 2, 5):
+            for layout in range(len(layouts(bits(shape)))):
+                flips = [layouts(bits(shape, j))[layout] for j in range(n)]
+                shares = [reference.reduce_ring(layouts(ring(shape, 9 + j))[layout], width) for j in range(n)]
+                weights = [1 - (3 << 20) * j for j in range(n)]
+                for first in (True, False):
+                    arguments = (flips, shares, weights, -77, first, width)
+                    check(native.weighed_bits(*arguments), gate_steps.weighed_bits(*arguments))
+
+
 # --- series and exponentials -----------------------------------------------------------------------------------------
 
 FREQUENCIES = [(1,), (1, 2, 3, 4, 5), (1, 3, 5, 7, 9, 11), (2, 4, 9), (7,), (1, 2, 11, 30), tuple(range(1, 24))]

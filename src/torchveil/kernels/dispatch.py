@@ -64,6 +64,7 @@ unary_leaf = native.unary_leaf if NATIVE else gate_steps.unary_leaf
 pack_top_bits = native.pack_top_bits if NATIVE else gate_steps.pack_top_bits
 unpack_to_ring = native.unpack_to_ring if NATIVE else gate_steps.unpack_to_ring
 bit_share = native.bit_share if NATIVE else gate_steps.bit_share
+weighed_bits = native.weighed_bits if NATIVE else gate_steps.weighed_bits
 selection_masks = native.selection_masks if NATIVE else gate_steps.selection_masks
 selected_share = native.selected_share if NATIVE else gate_steps.selected_share
 

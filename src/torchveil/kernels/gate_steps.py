@@ -263,6 +263,16 @@ def bit_share(flip: Tensor, bit: Tensor, first: bool) -> Tensor:
     return share + flip if first else share
 
 
+def weighed_bits(
+    flips: Sequence[Tensor], bits: Sequence[Tensor], weights: Sequence[int], constant: int, first: bool, width: int
+) -> Tensor:
+    """A party's share of constant + the sum of weight * bit (at least one), from its shares as in ``bit_share``."""
+    total = bit_share(flips[0], bits[0], first) * weights[0]
+    for flip, bit, weight in zip(flips[1:], bits[1:], weights[1:], strict=True):
+        total += bit_share(flip, bit, first) * weight
+    return reduce_ring(total + constant if first else total, width)
+
+
 def selection_masks(bit: Tensor, mask: Tensor, width: int, pads: RingPads = ()) -> Tensor:
     """The provider of a selection: r l, less its pads."""
     return take_off(bit * mask, pads, width)

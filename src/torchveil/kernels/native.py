@@ -14,6 +14,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,35 @@ core: Any = _load()
 _FAST_PRODUCTS = core is not None and core.level() == "avx512"
 _RING = 2**64 - 1
 _SMALL = 1 << 12  # multiplications
+_LARGE = 1 << 19  # bytes of a buffer whose pages are worth keeping
 _FILL, _ADD, _SUBTRACT, _XOR = range(4)
 _threads = torch.get_num_threads
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    """A tensor of int64 whose elements are to be written; a large one in memory that is used again."""
+    n = prod(shape)
+    if n < _LARGE // 8:
+        return torch.empty(shape, dtype=torch.int64)
+    return torch.frombuffer(core.Block(8 * n), dtype=torch.int64).view(shape)
+
+
+def _array_of(shape: tuple[int, ...], dtype: Any) -> Any:
+    """As ``_empty``, a numpy array."""
+    n = prod(shape) * np.dtype(dtype).itemsize
+    if n < _LARGE:
+        return np.empty(shape, dtype)
+    return np.frombuffer(core.Block(n), dtype).reshape(shape)
+
+
+def _packed(shape: tuple[int, ...]) -> Bits:
+    out: Bits = _array_of(shape, np.uint8)
+    return out
+
+
+def _words(shape: tuple[int, ...]) -> Words:
+    out: Words = _array_of(shape, np.uint16)
+    return out
 
 
 def _array(x: Any) -> Any:
@@ -96,17 +124,17 @@ class NativeStream(Stream):
         return done
 
     def ring(self, number: int, slot: int, shape: tuple[int, ...], width: int) -> Tensor:
-        out = torch.empty(shape, dtype=torch.int64)
+        out = _empty(shape)
         if self.combine(_FILL, number, slot, out, None, keep=(1 << width) - 1):
             return out
         return super().ring(number, slot, shape, width)
 
     def bits(self, number: int, slot: int, shape: tuple[int, ...]) -> Bits:
-        out = np.empty(shape, dtype=np.uint8)
+        out = _packed(shape)
         return out if self.combine(_FILL, number, slot, out, None) else super().bits(number, slot, shape)
 
     def words(self, number: int, slot: int, shape: tuple[int, ...], valid: int) -> Words:
-        out = np.empty(shape, dtype=np.uint16)
+        out = _words(shape)
         if self.combine(_FILL, number, slot, out, None, keep=_word_mask(valid)):
             return out
         return super().words(number, slot, shape, valid)
@@ -129,7 +157,7 @@ def add_stream(total: Tensor, stream: Source, number: int, slot: int, width: int
 
 def subtract_stream(value: Tensor, stream: Source, number: int, slot: int, width: int) -> Tensor:
     if width == 64 and isinstance(stream, NativeStream):
-        out = torch.empty(value.shape, dtype=torch.int64)
+        out = _empty(value.shape)
         if stream.combine(_SUBTRACT, number, slot, out, value):
             return out
     return gate_steps.subtract_stream(value, stream, number, slot, width)
@@ -137,7 +165,7 @@ def subtract_stream(value: Tensor, stream: Source, number: int, slot: int, width
 
 def mask_value(value: Tensor, stream: Source, number: int, slot: int, width: int) -> tuple[Tensor, Tensor]:
     if width == 64 and isinstance(stream, NativeStream):
-        out, mask = torch.empty(value.shape, dtype=torch.int64), torch.empty(value.shape, dtype=torch.int64)
+        out, mask = _empty(value.shape), _empty(value.shape)
         if stream.combine(_ADD, number, slot, out, value, mask):
             return out, mask
     return gate_steps.mask_value(value, stream, number, slot, width)
@@ -145,7 +173,7 @@ def mask_value(value: Tensor, stream: Source, number: int, slot: int, width: int
 
 def xor_bits(value: Bits, stream: Source, number: int, slot: int) -> Bits:
     if isinstance(stream, NativeStream):
-        out = np.empty(value.shape, dtype=np.uint8)
+        out = _packed(value.shape)
         if stream.combine(_XOR, number, slot, out, _array(value)):
             return out
     return gate_steps.xor_bits(value, stream, number, slot)
@@ -153,7 +181,7 @@ def xor_bits(value: Bits, stream: Source, number: int, slot: int) -> Bits:
 
 def xor_words(value: Words, stream: Source, number: int, slot: int, valid: int) -> Words:
     if isinstance(stream, NativeStream):
-        out = np.empty(value.shape, dtype=np.uint16)
+        out = _words(value.shape)
         if stream.combine(_XOR, number, slot, out, _array(value), keep=_word_mask(valid)):
             return out
     return gate_steps.xor_words(value, stream, number, slot, valid)
@@ -233,16 +261,21 @@ def sum_pieces(pieces: Sequence[Tensor], width: int) -> Tensor:
         return gate_steps.sum_pieces(pieces, width)
     if not _same(first.shape, *pieces[1:]):
         return gate_steps.sum_pieces(pieces, width)
-    out = torch.empty(first.shape, dtype=torch.int64)
+    out = _empty(first.shape)
     core.add_pieces(out, pieces, _threads())
     return out
 
 
 def xor_pieces(pieces: Sequence[Bits]) -> Bits:
     first = pieces[0]
-    if len(pieces) < 2 or first.nbytes < 8 * _SMALL or any(x.shape != first.shape for x in pieces):
+    if (
+        len(pieces) < 2
+        or first.nbytes < 8 * _SMALL
+        or first.dtype != np.uint8
+        or any(x.shape != first.shape for x in pieces)
+    ):
         return gate_steps.xor_pieces(pieces)
-    out = np.empty(first.shape, dtype=first.dtype)
+    out = _packed(first.shape)
     core.xor_pieces(out, [_array(x) for x in pieces], _threads())
     return out
 
@@ -254,7 +287,7 @@ _Term = tuple[Tensor, Tensor, Tensor | None, bool]
 
 def _product(terms: Sequence[_Term]) -> Tensor:
     x, y = terms[0][:2]
-    out = torch.empty((*x.shape[:-1], y.shape[-1]), dtype=torch.int64)
+    out = _empty((*x.shape[:-1], y.shape[-1]))
     core.matmul(out, terms, False, _threads())
     return out
 
@@ -302,7 +335,7 @@ def _conv2d(out: Tensor | None, x: Tensor, w: Tensor, negative: bool, **options:
     )
     columns = _columns(x, (w.shape[2], w.shape[3]), options["stride"], options["padding"], options["dilation"], False)
     flat = w.reshape(1, w.shape[0], -1).expand(shape[0], -1, -1)
-    result = torch.empty(shape, dtype=torch.int64) if out is None else out
+    result = _empty(shape) if out is None else out
     core.matmul(result.view(shape[0], shape[1], -1), ((flat, columns, None, negative),), out is not None, _threads())
     return result
 
@@ -370,7 +403,7 @@ def product_share(
     if width != 64 or _foreign(x_open):
         return gate_steps.product_share(function, dealt, x_open, a, y_open, b, first, options, width)
     if function == "mul" and _same(dealt.shape, x_open, a, y_open, b):
-        out = torch.empty(dealt.shape, dtype=torch.int64)
+        out = _empty(dealt.shape)
         core.multiply(out, _source(dealt), x_open, a, y_open, b, first, _threads())
         return out
     # the product is accumulated into the dealt piece
@@ -398,7 +431,7 @@ def product_share(
 def divide_unsigned(x: Tensor, divisor: int, width: int) -> Tensor:
     if not x.is_cpu:
         return reference.divide_unsigned(x, divisor, width)
-    out = torch.empty(x.shape, dtype=torch.int64)
+    out = _empty(x.shape)
     core.divide(out, x, divisor, _threads())
     return out
 
@@ -412,7 +445,7 @@ def mask_quotients(
     pairs = _all_pairs(pads, n)
     if pairs is None:
         return _less_pads(mask_quotients(r, bit, divisor, width), pads)
-    outs = tuple([torch.empty(r.shape, dtype=torch.int64) for _ in range(n)])
+    outs = tuple([_empty(r.shape) for _ in range(n)])
     core.mask_quotients(outs, pairs, r, bit, divisor, _threads())
     return outs
 
@@ -428,7 +461,7 @@ def truncated_share(
 ) -> Tensor:
     if width != 64 or not opened.is_cpu or not _same(opened.shape, *quotients, *tops, *(gate or ())):
         return gate_steps.truncated_share(opened, quotients, tops, gate, first, divisor, width)
-    out = torch.empty(opened.shape, dtype=torch.int64)
+    out = _empty(opened.shape)
     flip, bit = gate or (None, None)
     pieces = [_source(x) for x in quotients], [_source(x) for x in tops]
     core.truncate(out, opened, *pieces, flip, bit, first, divisor, _threads())
@@ -462,7 +495,7 @@ def series_masks(
     pairs = _all_pairs(pads, n)
     if pairs is None:
         return _less_pads(series_masks(mask, bit, bits, frequencies, width), pads)
-    outs: tuple[Tensor, ...] = torch.empty((n, *mask.shape), dtype=torch.int64).unbind(0)
+    outs: tuple[Tensor, ...] = _empty((n, *mask.shape)).unbind(0)
     _trigonometry(bits, frequencies).masks(outs, pairs, mask, bit, _threads())
     return outs
 
@@ -480,7 +513,7 @@ def series_share(
 ) -> Tensor:
     if not opened.is_cpu or not 3 <= bits <= 62 or not _same(opened.shape, *pieces, *(gate or ())):
         return curves.series_share(opened, pieces, gate, first, bits, frequencies, cosines, sines, constant)
-    out = torch.empty(opened.shape, dtype=torch.int64)
+    out = _empty(opened.shape)
     flip, bit = gate or (None, None)
     coefficients = [a & _RING for a in cosines], [b & _RING for b in sines], constant & _RING
     _trigonometry(bits, frequencies).share(
@@ -504,7 +537,7 @@ def exponential_masks(
     pairs = _all_pairs(pads, n)
     if pairs is None:
         return _less_pads(exponential_masks(mask, bit, bits, unit, mask_bits, width), pads)
-    outs = tuple([torch.empty(mask.shape, dtype=torch.int64) for _ in range(n)])
+    outs = tuple([_empty(mask.shape) for _ in range(n)])
     _exponential(unit, mask_bits, 0).masks(outs, pairs, mask, bit, bits, _threads())
     return outs
 
@@ -519,7 +552,7 @@ def exponential_share(
 ) -> Tensor:
     if not opened.is_cpu or not _same(opened.shape, *pieces, *(gate or ())):
         return curves.exponential_share(opened, pieces, gate, bits, unit, factor_bits)
-    out = torch.empty(opened.shape, dtype=torch.int64)
+    out = _empty(opened.shape)
     flip = None if gate is None else gate[0]
     kernel = _exponential(unit, factor_bits, curves.exponential_reach(bits, unit))
     kernel.share(out, opened, [_source(x) for x in pieces], flip, bits, _threads())
@@ -532,7 +565,7 @@ def exponential_share(
 def unary_tables(mask: Tensor, width: int, chunk: int, pads: WordsPads = ()) -> Words:
     if chunk != 4 or width < 64:
         return gate_steps.unary_tables(mask, width, chunk, pads)
-    out = np.empty((16, mask.numel()), dtype=np.uint16)
+    out = _words((16, mask.numel()))
     pairs = _pairs(pads)
     keep = _word_mask(pads[0].valid) if pads else _RING
     core.unary_tables(out, pairs or (), None, mask, False, width > 64, keep, _threads())
@@ -555,9 +588,9 @@ def unary_leaf(
     if chunk != 4 or width != 64:
         return gate_steps.unary_leaf(opened, tables, thresholds, negate, first, width, chunk, whole)
     n_bytes = -(-opened.numel() // 8)
-    less = np.empty((16, len(thresholds), n_bytes), dtype=np.uint8)
-    equal = np.empty_like(less)
-    tops = np.empty((len(thresholds), n_bytes), dtype=np.uint8)
+    less = _packed((16, len(thresholds), n_bytes))
+    equal = _packed(less.shape)
+    tops = _packed((len(thresholds), n_bytes))
     values = [t & _RING for t in thresholds]
     keep = _word_mask(tables.valid) if isinstance(tables, DrawnWords) else _RING
     table = _source(tables)
@@ -571,7 +604,7 @@ def pack_bits(bits: np.ndarray[Any, Any]) -> Bits:
         return reference.pack_bits(bits)
     count = bits.shape[-1]
     rows = bits.size // max(count, 1)
-    out = np.empty((*bits.shape[:-1], -(-count // 8)), dtype=np.uint8)
+    out = _packed((*bits.shape[:-1], -(-count // 8)))
     if out.size:
         core.pack_bits(out, _array(bits), rows, count, _threads())
     return out
@@ -581,7 +614,7 @@ def unpack_bits(packed: Bits, count: int) -> Bits:
     if packed.ndim == 0 or -(-count // 8) != packed.shape[-1]:
         return reference.unpack_bits(packed, count)
     rows = packed.size // max(packed.shape[-1], 1)
-    out = np.empty((*packed.shape[:-1], count), dtype=np.uint8)
+    out = _packed((*packed.shape[:-1], count))
     if out.size:
         core.unpack_bits(out, _array(packed), rows, count, _threads())
     return out
@@ -590,7 +623,7 @@ def unpack_bits(packed: Bits, count: int) -> Bits:
 def pack_top_bits(x: Tensor, width: int) -> Bits:
     if width != 64 or x.dim() != 1:
         return gate_steps.pack_top_bits(x, width)
-    out = np.empty(-(-x.numel() // 8), dtype=np.uint8)
+    out = _packed((-(-x.numel() // 8),))
     core.pack_top_bits(out, x, 1, x.numel(), _threads())
     return out
 
@@ -598,7 +631,7 @@ def pack_top_bits(x: Tensor, width: int) -> Bits:
 def unpack_to_ring(packed: Bits, count: int, shape: tuple[int, ...]) -> Tensor:
     if packed.ndim != 2 or -(-count // 8) != packed.shape[-1]:
         return gate_steps.unpack_to_ring(packed, count, shape)
-    out = torch.empty((len(packed), *shape), dtype=torch.int64)
+    out = _empty((len(packed), *shape))
     core.unpack_to_ring(out, _array(packed), len(packed), count, _threads())
     return out
 
@@ -673,7 +706,7 @@ def _planes(piece: BitsPiece) -> Any:
 
 
 def monomials(plan: and_tree.Node, masks: Bits) -> Bits:
-    out = np.empty((len(plan.monomials), *masks.shape[1:]), dtype=np.uint8)
+    out = _packed((len(plan.monomials), *masks.shape[1:]))
     if out.size:
         _monomial_program(plan).run((_array(masks),), (out,), (), out[0].size, _threads())
     return out
@@ -684,7 +717,7 @@ def dealt_monomials(plan: and_tree.Node, masks: BitsPads, pads: BitsPads) -> Bit
     if pairs is None:
         return and_tree.dealt_monomials(plan, masks, pads)
     shape = masks[0].shape
-    out = np.empty((len(plan.monomials), *shape[1:]), dtype=np.uint8)
+    out = _packed((len(plan.monomials), *shape[1:]))
     if out.size:
         drawn_masks = shape[0], pairs[: len(masks)]
         _monomial_program(plan).run((drawn_masks,), (out,), (pairs[len(masks) :],), out[0].size, _threads())
@@ -731,8 +764,8 @@ def _node_program(plan: and_tree.Node, first: bool, product_alone: bool) -> Any:
 def evaluate_node(
     plan: and_tree.Node, lt_top: Bits, opened: Bits, masks: BitsPiece, dealt: BitsPiece, first: bool
 ) -> tuple[Bits, Bits | None]:
-    less = np.empty(lt_top.shape, dtype=np.uint8)
-    equal = None if plan.equal is None else np.empty(lt_top.shape, dtype=np.uint8)
+    less = _packed(lt_top.shape)
+    equal = None if plan.equal is None else _packed(lt_top.shape)
     if less.size:
         inputs = (_array(lt_top), _array(opened), _planes(masks), _planes(dealt))
         outputs = (less,) if equal is None else (less, equal)
@@ -741,7 +774,7 @@ def evaluate_node(
 
 
 def evaluate_product(plan: and_tree.Node, opened: Bits, masks: BitsPiece, dealt: BitsPiece, first: bool) -> Bits:
-    out = np.empty(opened.shape[1:], dtype=np.uint8)
+    out = _packed(opened.shape[1:])
     if out.size:
         inputs = (_array(opened), _planes(masks), _planes(dealt))
         _node_program(plan, first, True).run(inputs, (out,), (), out.size, _threads())
@@ -763,7 +796,7 @@ def _gather_program(group: and_tree.Group, n_chunks: int) -> Any:
 
 def gather_masked(group: and_tree.Group, lt: Bits, eq: Bits, mask: BitsPiece) -> Bits:
     """``and_tree.gather(group, lt, eq) ^ mask`` in one pass."""
-    out = np.empty(mask.shape, dtype=np.uint8)
+    out = _packed(mask.shape)
     if out.size:
         inputs = (_array(lt), _array(eq), _planes(mask))
         size = lt[0].size
@@ -780,8 +813,19 @@ def gather_masked(group: and_tree.Group, lt: Bits, eq: Bits, mask: BitsPiece) ->
 def bit_share(flip: Tensor, bit: Tensor, first: bool) -> Tensor:
     if flip.shape != bit.shape or not flip.is_cpu:
         return gate_steps.bit_share(flip, bit, first)
-    out = torch.empty(flip.shape, dtype=torch.int64)
+    out = _empty(flip.shape)
     core.bit_to_ring(out, flip, bit, first, _threads())
+    return out
+
+
+def weighed_bits(
+    flips: Sequence[Tensor], bits: Sequence[Tensor], weights: Sequence[int], constant: int, first: bool, width: int
+) -> Tensor:
+    shape = flips[0].shape
+    if width != 64 or not flips[0].is_cpu or not _same(shape, *flips[1:], *bits):
+        return gate_steps.weighed_bits(flips, bits, weights, constant, first, width)
+    out = _empty(shape)
+    core.weigh_bits(out, flips, bits, [w & _RING for w in weights], constant & _RING, first, _threads())
     return out
 
 
@@ -789,7 +833,7 @@ def selection_masks(bit: Tensor, mask: Tensor, width: int, pads: RingPads = ()) 
     if width != 64 or not mask.is_cpu or bit.shape != mask.shape:
         return gate_steps.selection_masks(bit, mask, width, pads)
     pairs = _pairs(pads)
-    out = torch.empty(mask.shape, dtype=torch.int64)
+    out = _empty(mask.shape)
     core.select_masks(out, pairs or (), bit, mask, _threads())
     return less_pads(out, pads, 64, True) if pairs is None else out
 
@@ -797,6 +841,6 @@ def selection_masks(bit: Tensor, mask: Tensor, width: int, pads: RingPads = ()) 
 def selected_share(flip: Tensor, opened: Tensor, bit: Tensor, dealt: RingPiece, share: Tensor, width: int) -> Tensor:
     if width != 64 or not opened.is_cpu or not _same(opened.shape, flip, bit, dealt, share):
         return gate_steps.selected_share(flip, opened, bit, dealt, share, width)
-    out = torch.empty(opened.shape, dtype=torch.int64)
+    out = _empty(opened.shape)
     core.select(out, flip, opened, bit, _source(dealt), share, _threads())
     return out
