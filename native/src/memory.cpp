@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -8,21 +9,27 @@
 #include <vector>
 
 #include <pthread.h>
-
-#ifdef __linux__
 #include <sys/mman.h>
-#endif
 
 namespace tv {
 namespace {
 
 constexpr i64 kHugePage = 1 << 21;
 
-u8* fresh(i64 bytes, i64 align) {
-    void* const at = std::aligned_alloc(static_cast<std::size_t>(align), static_cast<std::size_t>(bytes));
-    if (at == nullptr) throw std::bad_alloc();
-    huge_pages(at, bytes);
-    return static_cast<u8*>(at);
+// Pages of their own, so that they go back to the system when they are released: malloc may keep what it was given back.
+u8* map_pages(i64 bytes) {
+    const i64 more = bytes >= kHugePage ? kHugePage : 0;  // to begin at a huge page
+    void* const found = mmap(nullptr, static_cast<std::size_t>(bytes + more), PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (found == MAP_FAILED) throw std::bad_alloc();
+    u8* const at = static_cast<u8*>(found);
+    if (more == 0) return at;
+    const i64 past = static_cast<i64>(reinterpret_cast<std::uintptr_t>(at) % static_cast<std::uintptr_t>(kHugePage));
+    const i64 head = past == 0 ? 0 : kHugePage - past;
+    if (head > 0) munmap(at, static_cast<std::size_t>(head));
+    if (head < more) munmap(at + head + bytes, static_cast<std::size_t>(more - head));
+    huge_pages(at + head, bytes);
+    return at + head;
 }
 
 i64 rounded(i64 bytes) {
@@ -41,7 +48,11 @@ public:
             const i64 size = held_[i].size;
             if (size >= bytes && size <= bytes + bytes / 4 && (best == held_.size() || size <= held_[best].size)) best = i;
         }
-        if (best == held_.size()) return nullptr;
+        if (best == held_.size()) {
+            // a fresh one is due: memory in use and idle together should not grow for want of a fitting size
+            release(std::max<i64>(0, total_ - bytes));
+            return nullptr;
+        }
         const Buffer found = held_[best];
         held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(best));
         total_ -= found.size;
@@ -53,12 +64,7 @@ public:
         const std::lock_guard<std::mutex> lock(mutex_);
         held_.push_back({at, size});
         total_ += size;
-        std::size_t old = 0;
-        for (; total_ > Block::kIdle; ++old) {
-            total_ -= held_[old].size;
-            std::free(held_[old].at);
-        }
-        held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(old));
+        release(Block::kIdle);
     }
 
     i64 total() {
@@ -71,6 +77,17 @@ private:
         u8* at;
         i64 size;
     };
+
+    // The oldest go back to the system until no more than `most` bytes are left.
+    void release(i64 most) {
+        std::size_t old = 0;
+        for (; total_ > most; ++old) {
+            total_ -= held_[old].size;
+            munmap(held_[old].at, static_cast<std::size_t>(held_[old].size));
+        }
+        held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(old));
+    }
+
     std::mutex mutex_;
     std::vector<Buffer> held_;
     i64 total_ = 0;
@@ -95,7 +112,7 @@ Idle& idle() {
 
 Block::Block(i64 bytes) : data_(nullptr), bytes_(bytes), room_(rounded(bytes)) {
     data_ = idle().take(room_, room_);
-    if (data_ == nullptr) data_ = fresh(room_, room_ >= kHugePage ? kHugePage : 1 << 16);
+    if (data_ == nullptr) data_ = map_pages(room_);
 }
 
 Block::~Block() { idle().give(data_, room_); }
@@ -120,7 +137,9 @@ u64* Scratch::get(i64 count) {
         memory_.reset();
         size_ = 0;
         const i64 align = count * 8 >= kHugePage ? kHugePage : 64, bytes = (count * 8 + align - 1) / align * align;
-        memory_.reset(reinterpret_cast<u64*>(fresh(bytes, align)));
+        memory_.reset(static_cast<u64*>(std::aligned_alloc(static_cast<std::size_t>(align), static_cast<std::size_t>(bytes))));
+        if (memory_ == nullptr) throw std::bad_alloc();
+        huge_pages(memory_.get(), bytes);
         size_ = count;
     }
     return memory_.get();

@@ -54,7 +54,7 @@ def test_arrays_and_small_tensors() -> None:
 def test_few_bytes_lie_idle() -> None:
     held = [native._empty((SIZE,)) for _ in range(80)]
     del held
-    assert 0 < native.core.idle_bytes() <= 64 << 20
+    assert 0 < native.core.idle_bytes() <= 32 << 20
 
 
 def test_sizes_out_of_range_are_refused() -> None:

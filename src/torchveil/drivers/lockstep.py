@@ -117,6 +117,7 @@ class Lockstep:
             outside = 8 * clear.numel()
         if dealt:
             self.parties[self.provider.receiver].deliver(dealt)
+            del dealt  # whoever uses a correction frees it
         revealed: Tensor | None = None
         rounds = sent = 0
         if gate.interactive:

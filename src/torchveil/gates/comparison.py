@@ -107,6 +107,7 @@ def evaluate(party: Party, i: Compare) -> Interaction:
     n_bytes = -(-count // 8)
     tables = party.dealt_words_piece(_TABLES, (shape.chunks, count), (1 << shape.chunk) - 1)
     less, equal, tops = unary_leaf(opened, tables, i.thresholds, i.negate, party.first, party.width, shape.chunk)
+    del tables  # the largest thing here: 32 bytes an element
     slot = _TREE
     for level in and_tree.levels(shape.chunks, shape.fan_in):
         masked, masks, first_slot = [], [], slot

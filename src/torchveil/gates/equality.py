@@ -62,6 +62,7 @@ def evaluate(party: Party, i: Equal) -> Interaction:
     n_bytes = -(-count // 8)
     tables = party.dealt_words_piece(_TABLES, (chunks, count), (1 << chunk) - 1)
     _, equal, _ = unary_leaf(opened, tables, i.values, False, party.first, party.width, chunk, whole=True)
+    del tables
     for level, sizes in enumerate(and_tree.product_levels(chunks, fan_in)):
         starts = np.cumsum([0, *sizes])
         masks = [
