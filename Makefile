@@ -10,10 +10,10 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check bench bench-kernels clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## create .venv and install the package in development mode (instant when nothing changed)
 
@@ -45,6 +45,9 @@ check: install ## lint, formatting, types
 
 bench: install ## time the workloads against plain torch in the same run; bytes and rounds
 	PYTHONPATH=. $(PY) benchmarks/run.py --json out/bench.json
+
+bench-kernels: install ## time each native kernel beside its reference twin (pytest-benchmark)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q benchmarks/test_kernels.py --benchmark-only --benchmark-columns=min,median,iqr
 
 clean: ## remove everything that make created, .venv included
 	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis

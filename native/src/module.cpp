@@ -76,8 +76,8 @@ void require_tensor(nb::handle object) {
 class Flat {
 public:
     Flat(nb::handle object, bool writable) {
-        Torch& t = Torch::get();
-        if (is_plain_tensor(object) || PyObject_HasAttr(object.ptr(), t.data_ptr.ptr()) == 1) {
+        if (PyObject_CheckBuffer(object.ptr()) == 0) {  // a tensor is none, and without tensors torch is not needed
+            Torch& t = Torch::get();
             require_tensor(object);
             owner_ = nb::borrow(object);
             if (!nb::cast<bool>(call(owner_, t.is_contiguous))) {
