@@ -80,6 +80,11 @@ def encode(values: Tensor, scale: int, *, op: str = "encode") -> Tensor:
     raise _out_of_range(op, scale)
 
 
+def decode(raw: Tensor, scale: int) -> Tensor:
+    """raw / scale as float64: exact for |raw| < 2**53, otherwise correct to a relative 2**-53."""
+    return raw.to(torch.float64) / scale
+
+
 def encode_scalar(value: float, scale: int, *, op: str) -> int:
     """round(value * scale) for a public number that is added to or compared with a secret.
 
