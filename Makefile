@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check bench bench-peer bench-scaling performance clean
+.PHONY: help install demo test check bench bench-kernels bench-peer bench-scaling performance clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,9 @@ bench-peer: install ## the workloads in turn with CrypTen, installed in an envir
 
 bench-scaling: install ## check that cost grows linearly with batch and parameters; times, bytes and a plot in out/
 	$(PY) -m benchmarks.scaling --json out/scaling.json --plot out/scaling.svg
+
+bench-kernels: install ## time each native kernel beside its reference twin (pytest-benchmark)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q benchmarks/test_kernels.py --benchmark-only --benchmark-columns=min,median,iqr
 
 clean: ## remove everything that make created, .venv included
 	rm -rf $(VENV) build dist out benchmarks/.peer-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

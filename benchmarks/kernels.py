@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from torchveil.kernels import and_tree, chunks, gate_steps, native, reference
+from torchveil.kernels import and_tree, chunks, curves, gate_steps, native, reference
+from torchveil.kernels.drawn import DrawnRing
 from torchveil.randomness import Stream
 
 KEY = bytes(range(16))
@@ -80,7 +81,7 @@ def products() -> Iterator[Case]:
         arguments = ("mm", z, a, b, c, d, first, {}, 64)
         yield Case(
             f"product_share mm 128 x 784 x 128, {'first' if first else 'other'} party",
-            lambda arguments=arguments: native.product_share(*arguments),
+            lambda arguments=arguments: native.product_share(arguments[0], arguments[1].clone(), *arguments[2:]),
             lambda arguments=arguments: gate_steps.product_share(*arguments),
             2 * 128 * 784 * 128.0,
             "GMAC/s",
@@ -269,6 +270,54 @@ def comparisons() -> Iterator[Case]:
         )
 
 
+def curves_() -> Iterator[Case]:
+    n, frequencies = 1 << 16, tuple(range(1, 12))
+    mask, bit, flip, share = ring(n), bits(n), bits(n), ring(n)
+    fast, plain = native.NativeStream(KEY), Stream(KEY)
+    count = 4 * len(frequencies)
+    pads, twins = ([[DrawnRing(s, 1, slot, (n,), 64)] for slot in range(count)] for s in (fast, plain))
+    yield elementwise(
+        "series_masks 2^16, 11 frequencies, gated",
+        lambda: native.series_masks(mask, bit, 24, frequencies, 64, pads),
+        lambda: curves.series_masks(mask, bit, 24, frequencies, 64, twins),
+        n,
+        8 * count,
+    )
+    values = tuple(range(1, 12))
+    arguments = ((flip, share), True, 24, frequencies, values, values, 5)
+    yield elementwise(
+        "series_share 2^16, 11 frequencies, gated",
+        lambda: native.series_share(mask, [p[0] for p in pads], *arguments),
+        lambda: curves.series_share(mask, [p[0] for p in twins], *arguments),
+        n,
+        8 * count,
+    )
+    interval = (20, 1 << 16)
+    yield elementwise(
+        "exponential_masks 2^16, gated",
+        lambda: native.exponential_masks(mask, bit, *interval, 40, 64, pads[:4]),
+        lambda: curves.exponential_masks(mask, bit, *interval, 40, 64, twins[:4]),
+        n,
+        48,
+    )
+    yield elementwise(
+        "exponential_share 2^16, gated",
+        lambda: native.exponential_share(mask, [p[0] for p in pads[:4]], (flip, share), *interval, 21),
+        lambda: curves.exponential_share(mask, [p[0] for p in twins[:4]], (flip, share), *interval, 21),
+        n,
+        56,
+    )
+    flips, shares = [bits(n) for _ in range(36)], [ring(n) for _ in range(36)]
+    weights = list(range(36))
+    yield elementwise(
+        "weighed_bits 2^16, 36 bits",
+        lambda: native.weighed_bits(flips, shares, weights, 1, True, 64),
+        lambda: gate_steps.weighed_bits(flips, shares, weights, 1, True, 64),
+        n,
+        36 * 16 + 8,
+    )
+
+
 def seconds(run: Run, clock: Callable[[], float], calls: int) -> float:
     start = clock()
     for _ in range(calls):
@@ -315,7 +364,7 @@ def main() -> None:
     for column in ("kernel", "native", "reference", "rate", "reference rate", "ns/element", "ratio"):
         table.add_column(column, justify="left" if column == "kernel" else "right")
     results = []
-    for case in (case for group in (products, keystreams, truncations, comparisons) for case in group()):
+    for case in (case for group in (products, keystreams, truncations, comparisons, curves_) for case in group()):
         if arguments.only not in case.name:
             continue
         found = measure(case, arguments.repeats, clock)

@@ -145,10 +145,10 @@ class RecordingLockstep(Lockstep):
 
     __slots__ = ("messages",)
 
-    def _total(self, kind: str, pieces: list[Any]) -> Any:
+    def total(self, kind: str, pieces: list[Any]) -> Any:
         self.messages: list[tuple[str, list[Any]]]
         self.messages.append((kind, list(pieces)))
-        return super()._total(kind, pieces)
+        return super().total(kind, pieces)
 
 
 PURPOSES = ("mask", "mask-bits", "dealt", "dealt-bits")

@@ -12,12 +12,18 @@
 namespace tv {
 namespace {
 
-constexpr i64 kGrain = 1 << 14;
+constexpr i64 kGrain = 1 << 15;
+
+// Elements are taken a block at a time, so that every plane and every row of tables is touched in whole cache lines: rows
+// lie a power of two apart and would otherwise push each other out of the cache. A dealt table that is keystream is
+// drawn a block at a time as well.
+constexpr i64 kBlock = 512;
 
 struct Leaf {
     LeafOut out;
     const u64* opened;
-    const u16* tables;
+    const u16* rows[16];  // of the dealt table, from element `origin` on
+    i64 origin;
     const u64* thresholds;
     i64 n;
     i64 count;
@@ -74,7 +80,7 @@ void leaf_portable(const Leaf& l, i64 begin, i64 end) {
                 u32 less = 0, at_most = 0;
                 for (i64 b = 0; b < real; ++b) {
                     const u32 digit = (v[b] >> (4 * k)) & (k == 15 && !l.full ? 7u : 15u);
-                    const u32 table = l.tables[k * l.count + i + b];
+                    const u32 table = l.rows[k][i - l.origin + b];
                     less |= ((table >> digit) & 1u) << b;
                     at_most |= (((table << 1 | (l.first ? 1u : 0u)) >> digit) & 1u) << b;
                 }
@@ -163,7 +169,7 @@ TV_AVX2 void leaf_avx2(const Leaf& l, i64 begin, i64 end) {
                     _mm256_and_si256(_mm256_srl_epi16(words[k / 4], _mm_cvtsi32_si128(4 * (k % 4))), valid);
                 const __m256i hot = one_hot(digit);
                 const __m256i table =
-                    _mm256_loadu_si256(reinterpret_cast<const __m256i*>(l.tables + k * l.count + i));
+                    _mm256_loadu_si256(reinterpret_cast<const __m256i*>(l.rows[k] + (i - l.origin)));
                 const u32 less = test_lanes(table, hot);
                 const u32 at_most = test_lanes(_mm256_or_si256(_mm256_slli_epi16(table, 1), start), hot);
                 const u16 lt = static_cast<u16>(less), eq = static_cast<u16>(less ^ at_most);
@@ -211,10 +217,6 @@ TV_AVX512 TV_INLINE u32 top_bits(const __m512i (&v)[4]) {
     for (int b = 0; b < 4; ++b) tops |= static_cast<u32>(_mm512_movepi64_mask(v[b])) << (8 * b);
     return tops;
 }
-
-// Elements are sorted a block at a time, so that every plane and every row of tables is touched in whole cache lines: rows
-// lie a power of two apart and would otherwise push each other out of the cache.
-constexpr i64 kBlock = 512;
 
 // words[w][i] = 16-bit word w of +-x[i] - threshold for `real` elements; their packed top bits to `tops` if not null.
 TV_AVX512 TV_INLINE void sort_block(u16 (&words)[4][kBlock], u8* tops, const u64* x, i64 real, bool negate,
@@ -270,7 +272,7 @@ TV_AVX512 void leaf_avx512(const Leaf& l, i64 begin, i64 end) {
             for (int k = 0; k < 16; ++k) {
                 const __m512i valid = _mm512_set1_epi16(k == 15 && !l.full ? 7 : 15);
                 const __m128i shift = _mm_cvtsi32_si128(4 * (k % 4));
-                const u16* const row = l.tables + k * l.count + at;
+                const u16* const row = l.rows[k] + (at - l.origin);
                 u32 less[kBlock / 32], equal[kBlock / 32];
                 for (i64 i = 0; i < real; i += 32) {
                     const i64 left = std::min<i64>(32, real - i);
@@ -294,28 +296,51 @@ TV_AVX512 void leaf_avx512(const Leaf& l, i64 begin, i64 end) {
 
 #endif  // TV_X86
 
-}  // namespace
-
-void unary_tables(u16* out, u8* tops, const u64* x, i64 count, bool negate, bool full, int threads) {
-    const Tables t{out, tops, x, count, negate, full};
-    parallel_ranges(threads, count, kGrain, 512, [&](i64 begin, i64 end) {
+void tables_any(const Tables& t, i64 begin, i64 end) {
 #ifdef TV_X86
-        if (cpu().level == Level::avx512) return tables_avx512(t, begin, end);
-        if (cpu().level == Level::avx2) return tables_avx2(t, begin, end);
+    if (cpu().level == Level::avx512) return tables_avx512(t, begin, end);
+    if (cpu().level == Level::avx2) return tables_avx2(t, begin, end);
 #endif
-        tables_portable(t, begin, end);
+    tables_portable(t, begin, end);
+}
+
+void leaf_any(const Leaf& l, i64 begin, i64 end) {
+#ifdef TV_X86
+    if (cpu().level == Level::avx512) return leaf_avx512(l, begin, end);
+    if (cpu().level == Level::avx2) return leaf_avx2(l, begin, end);
+#endif
+    leaf_portable(l, begin, end);
+}
+
+template <class Body>
+void each_block(i64 count, int threads, const Body& body) {
+    parallel_ranges(threads, count, kGrain, kBlock, [&](i64 begin, i64 end) {
+        for (i64 at = begin; at < end; at += kBlock) body(at, std::min(kBlock, end - at));
     });
 }
 
-void unary_leaf(const LeafOut& out, const u64* opened, const u16* tables, const u64* thresholds, i64 n, i64 count,
+}  // namespace
+
+void unary_tables(u16* out, const Pads& pads, u8* tops, const u64* x, i64 count, bool negate, bool full, int threads) {
+    const Tables t{out, tops, x, count, negate, full};
+    each_block(count, threads, [&](i64 at, i64 size) {
+        tables_any(t, at, at + size);
+        for (int k = 0; k < 16 && !pads.empty(); ++k) {
+            const i64 place = k * count + at;
+            blind(pads, reinterpret_cast<u8*>(out + place), 2 * place, 2 * size);
+        }
+    });
+}
+
+void unary_leaf(const LeafOut& out, const u64* opened, const Source& tables, const u64* thresholds, i64 n, i64 count,
                 bool negate, bool full, bool first, int threads) {
-    const Leaf l{out, opened, tables, thresholds, n, count, negate, full, first};
-    parallel_ranges(threads, count, kGrain, 512, [&](i64 begin, i64 end) {
-#ifdef TV_X86
-        if (cpu().level == Level::avx512) return leaf_avx512(l, begin, end);
-        if (cpu().level == Level::avx2) return leaf_avx2(l, begin, end);
-#endif
-        leaf_portable(l, begin, end);
+    each_block(count, threads, [&](i64 at, i64 size) {
+        alignas(64) u8 drawn[16][2 * kBlock + 64];
+        Leaf l{out, opened, {}, at, thresholds, n, count, negate, full, first};
+        for (int k = 0; k < 16; ++k) {
+            l.rows[k] = reinterpret_cast<const u16*>(tables.bytes(2 * (k * count + at), 2 * size, drawn[k]));
+        }
+        leaf_any(l, at, at + size);
     });
 }
 

@@ -12,7 +12,7 @@
 namespace tv {
 namespace {
 
-constexpr i64 kGrain = 1 << 18;  // bytes per thread
+constexpr i64 kGrain = 1 << 19;  // bytes per task
 
 // The S-box from arithmetic in GF(2^8) (FIPS 197, section 5.1.1), without a table that is indexed by key bytes.
 u8 multiply(u8 a, u8 b) {
@@ -191,6 +191,36 @@ Keystream::Keystream(const u8 (&key)[16]) {
 Keystream::~Keystream() {
     std::memset(round_keys_, 0, sizeof round_keys_);
     __asm__ __volatile__("" : : "r"(round_keys_) : "memory");  // the compiler must not drop a write nobody reads
+}
+
+const u8* Source::bytes(i64 begin, i64 size, u8* scratch) const {
+    if (at != nullptr) return at + begin;
+    const i64 start = begin & ~i64{15};
+    choose(Combine::fill)(key->round_keys(), label, Use{scratch - start, nullptr, nullptr, keep}, start, begin + size);
+    return scratch + (begin - start);
+}
+
+void combine_range(const Source& source, Combine how, u8* out, i64 begin, i64 end) {
+    choose(how)(source.key->round_keys(), source.label, Use{out, out, nullptr, source.keep}, begin, end);
+}
+
+void take_off(const Pads& pads, u64* out, i64 begin, i64 end) {
+    for (const Source& pad : pads) combine_range(pad, Combine::subtract, reinterpret_cast<u8*>(out), 8 * begin, 8 * end);
+}
+
+void blind(const Pads& pads, u8* out, i64 begin, i64 size) {
+    for (const Source& pad : pads) {
+        if (begin % 16 == 0) {
+            combine_range(pad, Combine::exclusive, out - begin, begin, begin + size);
+            continue;
+        }
+        for (i64 at = 0; at < size; at += 512) {
+            alignas(64) u8 drawn[512 + Source::kSlack];
+            const i64 piece = std::min<i64>(512, size - at);
+            const u8* const from = pad.bytes(begin + at, piece, drawn);
+            for (i64 i = 0; i < piece; ++i) out[at + i] = static_cast<u8>(out[at + i] ^ from[i]);
+        }
+    }
 }
 
 bool keystream(const Keystream& key, u64 label, Combine how, u8* out, const u8* in, u8* kept, u64 keep, i64 bytes,

@@ -1,7 +1,7 @@
 // Theory of operation. The planes are cut into blocks that fit the first-level cache all together, and the whole program
 // runs on one block after the other: a plane is read from memory once, however often the program uses it. Planes often lie
 // a power of two apart, so blocks of different planes push each other out of the cache; those that are used again are
-// copied to memory of our own first.
+// copied to memory of our own first. A plane that is keystream is drawn there and never stored as a whole.
 
 #include "planes.h"
 
@@ -13,7 +13,7 @@ namespace tv {
 namespace {
 
 constexpr i64 kBlock = 512;
-constexpr i64 kGrain = 4096;  // bytes of a plane per thread
+constexpr i64 kGrain = 4096;  // bytes of a plane per task
 constexpr std::size_t kAhead = 6;  // steps by which a block is fetched before it is used
 
 // Eight bytes and one, at any address, that may alias anything.
@@ -110,6 +110,22 @@ Run choose() {
     return run_portable;
 }
 
+constexpr i64 kRoom = kBlock + 64;  // of a drawn block, which need not begin at its start
+
+// Where the XOR of a plane's keystreams, bytes [at, at + size), begins in `room`; `more` is room for another.
+u8* drawn_block(const Plane& plane, i64 at, i64 size, u8* room, u8* more) {
+    u8* total = nullptr;
+    for (const Source& source : *plane.sources) {
+        const u8* const found = source.bytes(plane.offset + at, size, total == nullptr ? room : more);
+        if (total == nullptr) {
+            total = room + (found - room);
+            continue;
+        }
+        for (i64 i = 0; i < size; ++i) total[i] = static_cast<u8>(total[i] ^ found[i]);
+    }
+    return total;
+}
+
 }  // namespace
 
 PlaneProgram localised(const PlaneProgram& program) {
@@ -142,11 +158,36 @@ PlaneProgram localised(const PlaneProgram& program) {
     return out;
 }
 
-void run_planes(const PlaneProgram& program, const std::vector<u8*>& planes, i64 bytes, int threads) {
+void run_planes(const PlaneProgram& program, const std::vector<Plane>& planes, i64 bytes, int threads) {
     const Run use = choose();
+    const std::size_t inputs = static_cast<std::size_t>(program.inputs);
+    i64 drawn = 0;
+    bool padded = false;
+    for (std::size_t p = 0; p < planes.size(); ++p) {
+        if (p < inputs) drawn += planes[p].at == nullptr;
+        if (p >= inputs) padded = padded || planes[p].sources != nullptr;
+    }
     parallel_ranges(threads, bytes, kGrain, kBlock, [&](i64 begin, i64 end) {
-        std::vector<u8> memory(static_cast<std::size_t>(program.temporaries * kBlock));
-        use(program.steps, planes, memory.data(), begin, end);
+        std::vector<u8> memory(static_cast<std::size_t>(program.temporaries * kBlock + (drawn + 1) * kRoom));
+        u8* const rooms = memory.data() + program.temporaries * kBlock;
+        std::vector<u8*> places(planes.size());
+        for (std::size_t p = 0; p < planes.size(); ++p) places[p] = planes[p].at;
+        // Keystream is drawn block by block just before it is used, and added to a block just after it was made.
+        const i64 step = drawn == 0 && !padded ? end - begin : kBlock;
+        for (i64 at = begin; at < end; at += step) {
+            const i64 size = std::min(step, end - at);
+            u8* room = rooms;
+            for (std::size_t p = 0; drawn != 0 && p < inputs; ++p) {
+                if (planes[p].at != nullptr) continue;
+                places[p] = drawn_block(planes[p], at, size, room, rooms + drawn * kRoom) - at;
+                room += kRoom;
+            }
+            use(program.steps, places, memory.data(), at, at + size);
+            for (std::size_t p = inputs; padded && p < planes.size(); ++p) {
+                const Plane& plane = planes[p];
+                if (plane.sources != nullptr) blind(*plane.sources, plane.at + at, plane.offset + at, size);
+            }
+        }
     });
 }
 

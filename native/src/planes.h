@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cpu.h"
+#include "keystream.h"
 
 namespace tv {
 
@@ -34,7 +34,15 @@ struct PlaneProgram {
 // The same program with every plane that it touches more than once held in a temporary.
 PlaneProgram localised(const PlaneProgram& program);
 
+// One plane: in memory, or (an input only) the XOR of sources, drawn block by block; what it holds begins at byte `offset`
+// of the sources. An output is in memory and XORed with its sources.
+struct Plane {
+    u8* at;
+    const Pads* sources;
+    i64 offset;
+};
+
 // Run the program on planes of `bytes` bytes each; temporaries hold no value between calls.
-void run_planes(const PlaneProgram& program, const std::vector<u8*>& planes, i64 bytes, int threads);
+void run_planes(const PlaneProgram& program, const std::vector<Plane>& planes, i64 bytes, int threads);
 
 }  // namespace tv

@@ -123,7 +123,8 @@ void parallel(int threads, i64 count, const std::function<void(i64)>& task) {
 }
 
 void parallel_ranges(int threads, i64 count, i64 grain, i64 align, const std::function<void(i64, i64)>& task) {
-    const i64 pieces = std::min<i64>(threads, count / std::max<i64>(grain, 1));
+    // Several pieces a thread: on a machine with other work, the threads do not advance alike.
+    const i64 pieces = threads <= 1 ? 1 : std::min<i64>(4 * threads, count / std::max<i64>(grain, 1));
     if (pieces <= 1) {
         if (count > 0) task(0, count);
         return;

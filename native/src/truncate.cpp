@@ -5,12 +5,15 @@
 
 #include "truncate.h"
 
+#include <algorithm>
+
 #include "pool.h"
 
 namespace tv {
 namespace {
 
-constexpr i64 kGrain = 1 << 15;
+constexpr i64 kGrain = 1 << 16;
+constexpr i64 kBlock = 512;  // elements: what is drawn for them stays in the first-level cache
 
 template <bool wide>
 TV_INLINE u64 high_product(u64 a, u64 b) {
@@ -83,10 +86,10 @@ TV_INLINE void truncate_range(u64* TV_RESTRICT out, const u64* TV_RESTRICT opene
 }
 
 template <bool wide, bool power>
-TV_INLINE void truncate_gated_range(u64* TV_RESTRICT out, const u64* TV_RESTRICT opened, const TruncationPieces& p,
-                                    u64 first, Divisor d, i64 begin, i64 end) {
-    const u64 *TV_RESTRICT q1 = p.quotient[0], *TV_RESTRICT q0 = p.quotient[1], *TV_RESTRICT t1 = p.top[0],
-              *TV_RESTRICT t0 = p.top[1], *TV_RESTRICT flip = p.flip, *TV_RESTRICT bit = p.bit;
+TV_INLINE void truncate_gated_range(u64* TV_RESTRICT out, const u64* TV_RESTRICT opened, const u64* TV_RESTRICT q1,
+                                    const u64* TV_RESTRICT q0, const u64* TV_RESTRICT t1, const u64* TV_RESTRICT t0,
+                                    const u64* TV_RESTRICT flip, const u64* TV_RESTRICT bit, u64 first, Divisor d,
+                                    i64 begin, i64 end) {
     for (i64 i = begin; i < end; ++i) {
         u64 jump;
         const u64 q = quotients<wide, power>(opened[i], d, jump), flipped = 0 - flip[i];
@@ -134,8 +137,16 @@ TV_EACH_LEVEL(truncate,
                i64 end),
               (out, opened, dealt, top, first, d, begin, end))
 TV_EACH_LEVEL(truncate_gated,
-              (u64* out, const u64* opened, const TruncationPieces& p, u64 first, const Divisor& d, i64 begin, i64 end),
-              (out, opened, p, first, d, begin, end))
+              (u64* out, const u64* opened, const u64* q1, const u64* q0, const u64* t1, const u64* t0, const u64* flip,
+               const u64* bit, u64 first, const Divisor& d, i64 begin, i64 end),
+              (out, opened, q1, q0, t1, t0, flip, bit, first, d, begin, end))
+
+template <class Body>
+void each_block(i64 count, int threads, const Body& body) {
+    parallel_ranges(threads, count, kGrain, kBlock, [&](i64 begin, i64 end) {
+        for (i64 at = begin; at < end; at += kBlock) body(at, std::min(kBlock, end - at));
+    });
+}
 
 }  // namespace
 
@@ -154,25 +165,29 @@ void divide(u64* out, const u64* x, i64 count, const Divisor& d, int threads) {
     parallel_ranges(threads, count, kGrain, 64, [&](i64 begin, i64 end) { divide_any(out, x, d, begin, end); });
 }
 
-void mask_quotients(u64* const (&out)[4], const u64* r, const u64* bit, i64 count, const Divisor& d, int threads) {
-    parallel_ranges(threads, count, kGrain, 64, [&](i64 begin, i64 end) {
+void mask_quotients(u64* const (&out)[4], const Pads (&pads)[4], const u64* r, const u64* bit, i64 count,
+                    const Divisor& d, int threads) {
+    each_block(count, threads, [&](i64 at, i64 size) {
         if (bit == nullptr) {
-            mask_any(out[0], out[1], r, d, begin, end);
+            mask_any(out[0], out[1], r, d, at, at + size);
         } else {
-            mask_gated_any(out[0], out[1], out[2], out[3], r, bit, d, begin, end);
+            mask_gated_any(out[0], out[1], out[2], out[3], r, bit, d, at, at + size);
         }
+        for (int i = 0; i < 4; ++i) take_off(pads[i], out[i], at, at + size);
     });
 }
 
 void truncate(u64* out, const u64* opened, const TruncationPieces& pieces, bool first, i64 count, const Divisor& d,
               int threads) {
     const u64 adds = first ? 1 : 0;
-    parallel_ranges(threads, count, kGrain, 64, [&](i64 begin, i64 end) {
-        if (pieces.flip == nullptr) {
-            truncate_any(out, opened, pieces.quotient[0], pieces.top[0], adds, d, begin, end);
-        } else {
-            truncate_gated_any(out, opened, pieces, adds, d, begin, end);
-        }
+    each_block(count, threads, [&](i64 at, i64 size) {
+        alignas(64) u64 drawn[4][kBlock + Source::kSlack];
+        const u64* const q1 = pieces.quotient[0].ring(at, size, drawn[0]);
+        const u64* const t1 = pieces.top[0].ring(at, size, drawn[1]);
+        if (pieces.flip == nullptr) return truncate_any(out + at, opened + at, q1, t1, adds, d, 0, size);
+        const u64* const q0 = pieces.quotient[1].ring(at, size, drawn[2]);
+        const u64* const t0 = pieces.top[1].ring(at, size, drawn[3]);
+        truncate_gated_any(out + at, opened + at, q1, q0, t1, t0, pieces.flip + at, pieces.bit + at, adds, d, 0, size);
     });
 }
 

@@ -1,7 +1,7 @@
 // Division by a public divisor: the provider's side and a party's side of the truncation gate.
 #pragma once
 
-#include "cpu.h"
+#include "keystream.h"
 
 namespace tv {
 
@@ -22,13 +22,14 @@ struct Divisor {
 void divide(u64* out, const u64* x, i64 count, const Divisor& d, int threads);
 
 // The provider: q = floor((r + 2^62 mod d) / d) and t, the top bit of r. Without a bit, out[0] = q and out[1] = t; with
-// one, out[0..3] = b q, q - b q, b t, t - b t.
-void mask_quotients(u64* const (&out)[4], const u64* r, const u64* bit, i64 count, const Divisor& d, int threads);
+// one, out[0..3] = b q, q - b q, b t, t - b t; each less its pads.
+void mask_quotients(u64* const (&out)[4], const Pads (&pads)[4], const u64* r, const u64* bit, i64 count,
+                    const Divisor& d, int threads);
 
 // What a party holds of the dealt values and of the gating bit (then flip is not null).
 struct TruncationPieces {
-    const u64* quotient[2];  // its piece of q, or of b q and (1 - b) q
-    const u64* top[2];
+    Source quotient[2];  // its piece of q, or of b q and (1 - b) q
+    Source top[2];
     const u64* flip;
     const u64* bit;
 };

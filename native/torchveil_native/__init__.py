@@ -1,12 +1,17 @@
 """Native ring kernels for torchveil. Use them through ``torchveil.kernels``; nothing here is a public interface."""
 
 from torchveil_native._core import (
+    Block,
+    Exponential,
     Keystream,
     Program,
+    Trigonometry,
+    add_pieces,
     bit_to_ring,
     divide,
     has_aes,
     has_vaes,
+    idle_bytes,
     level,
     mask_quotients,
     matmul,
@@ -14,16 +19,19 @@ from torchveil_native._core import (
     pack_bits,
     pack_top_bits,
     select,
+    select_masks,
     set_level,
     truncate,
     unary_leaf,
     unary_tables,
     unpack_bits,
     unpack_to_ring,
+    weigh_bits,
+    xor_pieces,
 )
 
 #: Rises whenever a function here changes its meaning; ``torchveil`` uses no other than the one it was written for.
-INTERFACE = 1
+INTERFACE = 2
 
 
 def features() -> dict[str, bool]:
@@ -33,13 +41,18 @@ def features() -> dict[str, bool]:
 
 __all__ = [
     "INTERFACE",
+    "Block",
+    "Exponential",
     "Keystream",
     "Program",
+    "Trigonometry",
+    "add_pieces",
     "bit_to_ring",
     "divide",
     "features",
     "has_aes",
     "has_vaes",
+    "idle_bytes",
     "level",
     "mask_quotients",
     "matmul",
@@ -47,10 +60,13 @@ __all__ = [
     "pack_bits",
     "pack_top_bits",
     "select",
+    "select_masks",
     "set_level",
     "truncate",
     "unary_leaf",
     "unary_tables",
     "unpack_bits",
     "unpack_to_ring",
+    "weigh_bits",
+    "xor_pieces",
 ]

@@ -63,7 +63,13 @@ def encode(values: Tensor, scale: int, *, op: str = "encode") -> Tensor:
         if raw.numel() and (int(raw.max()) >= limit or int(raw.min()) <= -limit):
             raise _out_of_range(op, scale)
         return raw * scale
-    wide = values.detach().to(torch.float64)
+    scaled: Tensor = values.detach().to(torch.float64, copy=True).mul_(scale)
+    if not scaled.numel():
+        return scaled.to(torch.int64)
+    low, high = (float(x) for x in torch.aminmax(scaled))
+    if low > -ENCODABLE and high < ENCODABLE:  # neither holds for nan
+        return scaled.round_().to(torch.int64)
+    wide = values.detach()
     if not bool(torch.isfinite(wide).all()):
         bad = int((~torch.isfinite(wide)).sum())
         raise EncodingError(
@@ -71,10 +77,7 @@ def encode(values: Tensor, scale: int, *, op: str = "encode") -> Tensor:
             op=op,
             remedy="clean the data first, for example with torch.nan_to_num",
         )
-    scaled = (wide * scale).round_()
-    if scaled.numel() and float(scaled.abs().max()) >= ENCODABLE:
-        raise _out_of_range(op, scale)
-    return scaled.to(torch.int64)
+    raise _out_of_range(op, scale)
 
 
 def decode(raw: Tensor, scale: int) -> Tensor:

@@ -96,7 +96,7 @@ def test_an_error_leaves_no_trace(kind: type[ins.Instruction], rank: int, monkey
         ins.Bilinear: lambda: m.product(x, x),
     }
     before = _state(m)
-    original = Party.dealt
+    original = Party.dealt_piece
 
     def failing(self: Party, slot: int, shape: tuple[int, ...]) -> Any:
         if self.rank == rank:
@@ -104,7 +104,7 @@ def test_an_error_leaves_no_trace(kind: type[ins.Instruction], rank: int, monkey
         return original(self, slot, shape)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Party, "dealt", failing)
+        patch.setattr(Party, "dealt_piece", failing)
         with pytest.raises(KeyboardInterrupt):
             acts[kind]()
     assert _state(m) == before

@@ -145,14 +145,13 @@ def test_product_share(level: str, function: str, first: bool) -> None:
     sx, sy, so = shapes[function]
     name = "mul" if function == "broadcast" else function
     x, a, y, b, dealt = ring(sx, 1), ring(sx, 2), ring(sy, 3), ring(sy, 4), ring(so, 5)
-    untouched = dealt.clone()
     expected = gate_steps.product_share(name, dealt, x, a, y, b, first, {}, 64)
-    check(native.product_share(name, dealt, x, a, y, b, first, {}, 64), expected)
-    check(dealt, untouched)
+    for piece in layouts(dealt):  # which may be overwritten
+        check(native.product_share(name, piece.clone(), x, a, y, b, first, {}, 64), expected)
     for i in range(len(layouts(x))):
         # opening and mask of one wire need not lie in memory alike
         mixed = [layouts(t)[(i + j) % len(layouts(t))] for j, t in enumerate((x, a, y, b))]
-        check(native.product_share(name, dealt, *mixed, first, {}, 64), expected)
+        check(native.product_share(name, dealt.clone(), *mixed, first, {}, 64), expected)
 
 
 CONVOLUTIONS = [
@@ -186,12 +185,12 @@ def test_convolutions(level: str, case: tuple) -> None:
     a, b = ring(sx, 4), ring(sw, 5)
     for first in (True, False):
         check(
-            native.product_share("conv2d", grad, x, a, w, b, first, options, 64),
+            native.product_share("conv2d", grad.clone(), x, a, w, b, first, options, 64),
             gate_steps.product_share("conv2d", grad, x, a, w, b, first, options, 64),
         )
         gradient = {**options, "kernel": sw[2:]}
         check(
-            native.product_share("conv2d_weight_grad", b, x, a, grad, spread, first, gradient, 64),
+            native.product_share("conv2d_weight_grad", b.clone(), x, a, grad, spread, first, gradient, 64),
             gate_steps.product_share("conv2d_weight_grad", b, x, a, grad, spread, first, gradient, 64),
         )
 
@@ -223,20 +222,24 @@ def test_shapes_are_inferred_on_meta() -> None:
     assert native.bmm(x[0].repeat(1, 9, 9), x[0].repeat(1, 9, 9)).shape == (3, 72, 72)
 
 
-def test_operands_that_do_not_fit_are_refused(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_SMALL", -1)
+def test_operands_that_do_not_fit_are_refused(level: str) -> None:
     with pytest.raises(ValueError, match="shapes do not fit"):
-        native.mm(ring((2, 3)), ring((4, 5)))
+        native.core.matmul(ring((2, 5)), [(ring((2, 3)), ring((4, 5)), None, False)], False, 1)
     with pytest.raises(TypeError, match="int64"):
         native.core.matmul(ring((2, 5)), [(ring((2, 3)).to(torch.int32), ring((3, 5)), None, False)], False, 1)
     with pytest.raises(TypeError, match="plain torch"):
-        native.mm(torch.nn.Parameter(ring((2, 3)), requires_grad=False), ring((3, 5)))
+        parameter = torch.nn.Parameter(ring((2, 3)), requires_grad=False)
+        native.core.matmul(ring((2, 5)), [(parameter, ring((3, 5)), None, False)], False, 1)
     with pytest.raises(ValueError, match="another size"):
         native.core.divide(ring((3,)), ring((4,)), 3, 1)
     with pytest.raises(ValueError, match="divisor"):
         native.divide_unsigned(ring((3,)), 0, 64)
     with pytest.raises(ValueError, match="contiguous"):
-        native.core.divide(ring((3,)), ring((6,))[::2], 3, 1)
+        native.core.divide(ring((6,))[::2], ring((3,)), 3, 1)
+    with pytest.raises(TypeError, match="int64"):
+        native.core.divide(ring((3,)), ring((3,)).to(torch.int32), 3, 1)
+    with pytest.raises(ValueError, match="two pieces"):
+        native.core.add_pieces(ring((3,)), (ring((3,)),), 1)
 
 
 # --- keystream -------------------------------------------------------------------------------------------------------
@@ -477,16 +480,23 @@ def test_programs_are_checked() -> None:
         program([(5, 1, 0, 0)], 1, 1, 0)
     ready = program([(4, 1, 0, 0)], 1, 1, 0)
     with pytest.raises(ValueError, match="input planes"):
-        ready.run((plane((2, 8)),), (plane((1, 8)),), 8, 1)
+        ready.run((plane((2, 8)),), (plane((1, 8)),), (), 8, 1)
     with pytest.raises(ValueError, match="output planes"):
-        ready.run((plane((1, 8)),), (plane((2, 8)),), 8, 1)
+        ready.run((plane((1, 8)),), (plane((2, 8)),), (), 8, 1)
     with pytest.raises(ValueError, match="whole planes"):
-        ready.run((plane((1, 9)),), (plane((1, 8)),), 8, 1)
+        ready.run((plane((1, 9)),), (plane((1, 8)),), (), 8, 1)
     frozen = plane((1, 8))
     frozen.flags.writeable = False
     with pytest.raises((ValueError, BufferError)):
-        ready.run((plane((1, 8)),), (frozen,), 8, 1)
-    ready.run((frozen,), (plane((1, 8)),), 8, 1)
+        ready.run((plane((1, 8)),), (frozen,), (), 8, 1)
+    ready.run((frozen,), (plane((1, 8)),), (), 8, 1)
+    key = native.core.Keystream(KEY)
+    with pytest.raises(ValueError, match="without a keystream"):
+        ready.run(((1, ()),), (plane((1, 8)),), (), 8, 1)
+    with pytest.raises(ValueError, match="a pair" if native.core.has_aes() else "no AES"):
+        ready.run(((1, ((key, 1, 2),)),), (plane((1, 8)),), (), 8, 1)
+    with pytest.raises(ValueError, match="some outputs only"):
+        ready.run((frozen,), (plane((1, 8)),), ((), ()), 8, 1)
 
 
 # --- bits ------------------------------------------------------------------------------------------------------------

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from torchveil.errors import Desynchronised
 from torchveil.gates.base import Exchange, Interaction, n_bytes
-from torchveil.kernels import reduce_ring
 
 
 class Flight:
@@ -33,14 +30,14 @@ class Flight:
         """Let one party, in order of rank, come to its first exchange."""
         self._messages.append(next(self._running[rank]))
 
-    def totals(self, width: int) -> tuple[Any, ...]:
+    def totals(self, combine: Callable[[str, list[Any]], Any]) -> tuple[Any, ...]:
         """Exchange: what every party gets, the combination of all pieces."""
         messages = self._messages
         first = messages[0]
         if any(m.kind != first.kind or len(m.pieces) != len(first.pieces) for m in messages[1:]):
             raise Desynchronised("parties are at different exchanges")
         size = sum(n_bytes(piece) for piece in first.pieces)
-        totals = tuple(combined(first.kind, [m.pieces[k] for m in messages], width) for k in range(len(first.pieces)))
+        totals = tuple(combine(first.kind, [m.pieces[k] for m in messages]) for k in range(len(first.pieces)))
         self._messages = []
         if first.kind == "reveal":
             # for the receiver alone: the parties go on without it
@@ -65,15 +62,3 @@ class Flight:
         if len(self._messages) != len(self._running):
             raise Desynchronised("some parties finished before others")
         return False
-
-
-def combined(kind: str, pieces: Sequence[Any], width: int) -> Any:
-    """The sum (in the ring) or XOR of all parties' pieces."""
-    total = pieces[0]
-    if kind == "xor":
-        for piece in pieces[1:]:
-            total = np.bitwise_xor(total, piece)
-        return total
-    for piece in pieces[1:]:
-        total = total + piece
-    return reduce_ring(total, width)

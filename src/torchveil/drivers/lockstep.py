@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
-from torchveil.drivers.exchange import Flight, combined
+from torchveil.drivers.exchange import Flight
 from torchveil.drivers.replay import replay
 from torchveil.errors import PlainDiverged, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost, Gate, n_bytes
-from torchveil.kernels import reduce_ring
+from torchveil.kernels import reduce_ring, sum_pieces, xor_pieces
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.program.wiring import defines
@@ -134,6 +134,7 @@ class Lockstep:
             outside = 8 * clear.numel()
         if dealt:
             self.parties[self.provider.receiver].deliver(dealt)
+            del dealt  # whoever uses a correction frees it
         if not gate.interactive:
             for party in self.parties:
                 gate.evaluate(party, i)
@@ -204,10 +205,14 @@ class Lockstep:
             flight.launch(rank)
         while not flight.landed:
             rounds += 1
-            totals = flight.totals(self.width)
+            totals = flight.totals(self.total)
             for rank in ranks:
                 flight.answer(rank, totals)
         return rounds
+
+    def total(self, kind: str, pieces: list[Any]) -> Any:
+        """What crosses in one exchange: the sum (in the ring) or XOR of all parties' pieces."""
+        return xor_pieces(pieces) if kind == "xor" else sum_pieces(pieces, self.width)
 
     def follow_plain(self, gate: Gate, i: ins.Instruction, clear: Tensor | None = None) -> None:
         """Debug mode: run the clear meaning and compare it with the sum of the shares."""
@@ -219,11 +224,11 @@ class Lockstep:
         gate.clear(plain, i)
         for out in defines(i):
             if out in plain.wires:
-                total = combined("sum", [party.wires[out].value() for party in self.parties], self.width)
+                total = self.total("sum", [party.wires[out].value() for party in self.parties])
                 same = total.equal(plain.value(out))
             else:
                 flip = self.parties[0].bits[out].public_flip()
-                mask = combined("sum", [party.bits[out].secret() for party in self.parties], self.width)
+                mask = self.total("sum", [party.bits[out].secret() for party in self.parties])
                 same = (flip ^ mask).equal(plain.bit(out))
             if not same:
                 raise PlainDiverged(f"instruction {self.number - 1} ({gate.name}) differs from the clear run")

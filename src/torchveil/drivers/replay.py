@@ -194,7 +194,7 @@ class _Run:
         flying: list[Flight] = []
         for flight in self.flights:
             before = flight.sent
-            totals = flight.totals(driver.width)
+            totals = flight.totals(driver.total)
             self.cost[1] += flight.sent - before
             for rank, party in enumerate(driver.parties):
                 party.resume(flight.number)

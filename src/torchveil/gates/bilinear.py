@@ -26,14 +26,14 @@ from torchveil.roles.wires import Wire
 
 def deal(provider: Provider, i: Bilinear) -> None:
     a, b = provider.wires[i.x].total_mask(), provider.wires[i.y].total_mask()
-    provider.deal(0, provider.reduce(BILINEAR[i.function](a, b, **i.options)))
+    provider.deal(0, provider.reduce(BILINEAR[i.function](a, b, **i.options)), fresh=True)
     provider.wires[i.out] = Wire(None)
 
 
 def evaluate(party: Party, i: Bilinear) -> None:
     x_open, a = party.wires[i.x].faces()
     y_open, b = party.wires[i.y].faces()
-    dealt = party.dealt(0, i.shape)
+    dealt = party.dealt_piece(0, i.shape)
     out = product_share(i.function, dealt, x_open, a, y_open, b, party.first, i.options, party.width)
     party.wires[i.out] = Wire(out)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchveil.errors import ProtocolError
 from torchveil.gates.base import Gate, local, require_shape
-from torchveil.kernels import bit_share
+from torchveil.kernels import bit_share, weighed_bits
 from torchveil.program.instructions import BitToArithmetic, MapBit, WeighBits
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -61,13 +61,14 @@ def _deal_weigh(provider: Provider, i: WeighBits) -> None:
 
 
 def _evaluate_weigh(party: Party, i: WeighBits) -> None:
-    total: Tensor | int = i.constant if party.first else 0
-    shape = tuple(party.bits[i.bits[0]].public_flip().shape)
-    for bit, weight in zip(i.bits, i.weights, strict=True):
-        share = arithmetic_share(party, party.bits[bit])
-        require_shape(share, shape)
-        total = share * weight + total
-    party.wires[i.out] = Wire(party.reduce(_tensor(total)))
+    if not i.bits:
+        raise ProtocolError("a weighted sum of no bits")
+    wires = [party.bits[bit] for bit in i.bits]
+    flips, masks = [wire.public_flip() for wire in wires], [wire.secret() for wire in wires]
+    for flip in flips[1:]:
+        require_shape(flip, tuple(flips[0].shape))
+    out = weighed_bits(flips, masks, i.weights, i.constant, party.first, party.width)
+    party.wires[i.out] = Wire(out)
 
 
 def _clear_weigh(plain: Plain, i: WeighBits) -> None:

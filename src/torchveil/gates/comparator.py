@@ -26,9 +26,9 @@ from torch import Tensor
 from torchveil.gates.base import Cost, Exchange
 from torchveil.kernels import (
     and_tree,
+    dealt_monomials,
     evaluate_node,
     gather_masked,
-    monomials,
     pack_top_bits,
     unary_leaf,
     unary_tables,
@@ -61,14 +61,17 @@ def deal_signs(provider: Provider, mask: Tensor, n_thresholds: int) -> None:
     shape = geometry(provider.width)
     planes = (*mask.shape[:-1], -(-mask.shape[-1] // 8))
     flat = mask.reshape(-1)
-    tables = unary_tables(flat, provider.width, shape.chunk)
-    provider.deal_words(_TABLES, tables.reshape(len(tables), *mask.shape), (1 << shape.chunk) - 1)
+    pads = provider.pads_words(_TABLES, (shape.chunks, *mask.shape), (1 << shape.chunk) - 1)
+    tables = unary_tables(flat, provider.width, shape.chunk, pads)
+    provider.send_words_correction(_TABLES, tables.reshape(shape.chunks, *mask.shape))
     provider.deal_bits(_SIGN, pack_top_bits(flat, provider.width).reshape(1, *planes))
     slot = _TREE
     for level in and_tree.levels(shape.chunks, shape.fan_in):
         for group in level:
             size = (len(group.plan.variables), len(group.chunks), n_thresholds, *planes)
-            provider.deal_bits(slot, monomials(group.plan, provider.mask_bits(slot, size)))
+            masks = provider.mask_bits_pieces(slot, size)
+            pads_bits = provider.pads_bits(slot, (len(group.plan.monomials), *size[1:]))
+            provider.send_bits_correction(slot, dealt_monomials(group.plan, masks, pads_bits))
             slot += 1
 
 
@@ -78,16 +81,17 @@ def signs(
     """This party's XOR share of the packed bits [y - t_j < 0], [J, *lead, bytes], from y^ [*lead, elements]."""
     shape = geometry(party.width)
     planes = (*opened.shape[:-1], -(-opened.shape[-1] // 8))
-    tables = party.dealt_words(_TABLES, (shape.chunks, *opened.shape), (1 << shape.chunk) - 1)
-    flat = tables.reshape(shape.chunks, -1)
-    less, equal, tops = unary_leaf(opened.reshape(-1), flat, thresholds, negate, party.first, party.width, shape.chunk)
+    tables = party.dealt_words_piece(_TABLES, (shape.chunks, *opened.shape), (1 << shape.chunk) - 1)
+    flat = opened.reshape(-1)
+    less, equal, tops = unary_leaf(flat, tables, thresholds, negate, party.first, party.width, shape.chunk)
+    del tables  # the largest thing here: 32 bytes an element
     less, equal = (x.reshape(shape.chunks, len(thresholds), *planes) for x in (less, equal))
     slot = _TREE
     for level in and_tree.levels(shape.chunks, shape.fan_in):
         masked, masks, first_slot = [], [], slot
         for group in level:
             shape_of = (len(group.plan.variables), len(group.chunks), *less.shape[1:])
-            mask = party.mask_bits(slot, shape_of)
+            mask = party.mask_bits_piece(slot, shape_of)
             masks.append(mask)
             masked.append(gather_masked(group, less, equal, mask))
             slot += 1
@@ -98,7 +102,7 @@ def signs(
         width = max(len(members) for group in level for members in group.chunks)
         for offset, (group, mask, total) in enumerate(zip(level, masks, totals, strict=True)):
             size = (len(group.plan.monomials), *mask.shape[1:])
-            dealt = party.dealt_bits(first_slot + offset, size)
+            dealt = party.dealt_bits_piece(first_slot + offset, size)
             lt_top = less[[members[-1] for members in group.chunks]]
             lt_out, eq_out = evaluate_node(group.plan, lt_top, total, mask, dealt, party.first)
             places = [members[0] // width for members in group.chunks]

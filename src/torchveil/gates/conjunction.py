@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from torchveil.gates.base import Cost, Exchange
-from torchveil.kernels import and_tree, evaluate_product, monomials
+from torchveil.kernels import and_tree, dealt_monomials, evaluate_product
 from torchveil.randomness import Bits
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
@@ -39,8 +39,10 @@ def deal_conjunction(provider: Provider, n_factors: int, fan_in: int, planes: tu
     """Deal what ``conjunction`` reads for ``n_factors`` packed bits of shape ``planes`` each."""
     for level in _levels(n_factors, fan_in):
         for slot, _, size in level:
-            masks = provider.mask_bits(slot, (size, *planes))
-            provider.deal_bits(slot, monomials(and_tree.product_node(size), masks))
+            plan = and_tree.product_node(size)
+            masks = provider.mask_bits_pieces(slot, (size, *planes))
+            pads = provider.pads_bits(slot, (len(plan.monomials), *planes))
+            provider.send_bits_correction(slot, dealt_monomials(plan, masks, pads))
 
 
 def conjunction(party: Party, factors: Bits, fan_in: int) -> Generator[Exchange, tuple[Any, ...], Bits]:
@@ -52,7 +54,7 @@ def conjunction(party: Party, factors: Bits, fan_in: int) -> Generator[Exchange,
         rows = []
         for mask, total, (slot, _, size) in zip(masks, totals, level, strict=True):
             plan = and_tree.product_node(size)
-            dealt = party.dealt_bits(slot, (len(plan.monomials), *mask.shape[1:]))
+            dealt = party.dealt_bits_piece(slot, (len(plan.monomials), *mask.shape[1:]))
             rows.append(evaluate_product(plan, total, mask, dealt, party.first))
         factors = np.stack(rows)
     out: Bits = factors[0]

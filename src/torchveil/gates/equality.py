@@ -37,7 +37,8 @@ def deal(provider: Provider, i: Equal) -> None:
     chunk, chunks, fan_in = _chunks(provider.width)
     mask = provider.wires[i.x].total_mask().reshape(-1)
     count = mask.numel()
-    provider.deal_words(_TABLES, unary_tables(mask, provider.width + 1, chunk), (1 << chunk) - 1)
+    pads = provider.pads_words(_TABLES, (chunks, count), (1 << chunk) - 1)
+    provider.send_words_correction(_TABLES, unary_tables(mask, provider.width + 1, chunk, pads))
     deal_conjunction(provider, chunks, fan_in, (len(i.values), -(-count // 8)))
     deal_bits(provider, i.outs, len(i.outs), count, lambda bits: bits.reshape(len(i.outs), *i.shape))
 
@@ -47,8 +48,9 @@ def evaluate(party: Party, i: Equal) -> Interaction:
     opened, _ = party.wires[i.x].faces()
     opened = opened.reshape(-1)
     count = opened.numel()
-    tables = party.dealt_words(_TABLES, (chunks, count), (1 << chunk) - 1)
+    tables = party.dealt_words_piece(_TABLES, (chunks, count), (1 << chunk) - 1)
     _, equal, _ = unary_leaf(opened, tables, i.values, False, party.first, party.width, chunk, whole=True)
+    del tables
     rows = yield from conjunction(party, equal, fan_in)
     yield from open_bits(party, i.outs, rows, count, lambda bits: bits.reshape(len(i.outs), *i.shape))
 

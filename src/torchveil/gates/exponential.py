@@ -23,11 +23,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from torchveil.gates.base import Cost, Gate
-from torchveil.gates.gating import deal_gated, gated_share
-from torchveil.kernels.tables import exponential
+from torchveil.gates.gating import deal_values, dealt_pieces
+from torchveil.kernels import curves, exponential_masks, exponential_share
 from torchveil.program.instructions import Exponential
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -44,41 +43,22 @@ def split(reach: float, result_bits: int = RESULT_BITS) -> tuple[int, int]:
     return result_bits - factor_bits, factor_bits
 
 
-def _reach(i: Exponential) -> int:
-    return min(24, -(-(1 << i.bits) // i.unit) + 1)
-
-
-def _masked_factors(mask: Tensor, i: Exponential) -> tuple[Tensor, Tensor]:
-    """(M0, M1) from the mask l."""
-    local_mask = mask & ((1 << (i.bits + 1)) - 1)
-    top = local_mask >> i.bits
-    factor = exponential(-(local_mask & ((1 << i.bits) - 1)), i.unit, i.mask_bits, high=0)
-    return factor * (1 - top), factor * top
-
-
-def _public_factors(opened: Tensor, i: Exponential) -> tuple[Tensor, Tensor]:
-    """(A0, A1) from the opening x^."""
-    v = (opened + (1 << i.bits) - 1) & ((1 << (i.bits + 1)) - 1)
-    top = (v >> i.bits).to(torch.bool)
-    low = v & ((1 << i.bits) - 1)
-    negative = exponential(low - ((1 << i.bits) - 1), i.unit, i.factor_bits, high=_reach(i))
-    positive = exponential(low + 1, i.unit, i.factor_bits, high=_reach(i))
-    return torch.where(top, positive, negative), torch.where(top, negative, positive)
-
-
 def deal(provider: Provider, i: Exponential) -> None:
-    zero, one = _masked_factors(provider.wires[i.x].total_mask(), i)
-    deal_gated(provider, 0, zero, i.bit)
-    deal_gated(provider, 2, one, i.bit)
+    mask = provider.wires[i.x].total_mask()
+    deal_values(
+        provider,
+        2,
+        i.shape,
+        i.bit,
+        lambda bit, pads: exponential_masks(mask, bit, i.bits, i.unit, i.mask_bits, provider.width, pads),
+    )
     provider.wires[i.out] = Wire(None)
 
 
 def evaluate(party: Party, i: Exponential) -> None:
     opened, _ = party.wires[i.x].faces()
-    zero, one = _public_factors(opened, i)
-    out = zero * gated_share(party, 0, i.shape, i.bit)
-    out += one * gated_share(party, 2, i.shape, i.bit)
-    party.wires[i.out] = Wire(out)
+    pieces, gate = dealt_pieces(party, 2, i.shape, i.bit)
+    party.wires[i.out] = Wire(exponential_share(opened, pieces, gate, i.bits, i.unit, i.factor_bits))
 
 
 def clear(plain: Plain, i: Exponential) -> None:
@@ -91,9 +71,9 @@ def clear(plain: Plain, i: Exponential) -> None:
             torch.int64
         )
     else:
-        zero, one = _masked_factors(mask, i)
-        first, second = _public_factors(x + mask, i)
-        out = first * zero + second * one
+        # the reference twins: debug mode then compares the kernels in use with them
+        dealt = curves.exponential_masks(mask, None, i.bits, i.unit, i.mask_bits, plain.width)
+        out = curves.exponential_share(x + mask, dealt, None, i.bits, i.unit, i.factor_bits)
     plain.set(i.out, out if i.bit is None else plain.bit(i.bit) * out)
 
 

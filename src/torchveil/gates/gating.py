@@ -7,26 +7,41 @@ Views. party: uniform pieces; provider: nothing. The bit serves any number of ga
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Sequence
+
 from torch import Tensor
 
+from torchveil.kernels.drawn import RingPads, RingPiece
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
 
-
-def deal_gated(provider: Provider, slot: int, value: Tensor, bit: int | None) -> None:
-    """Deal V under ``slot``; with a bit, r V and (1 - r) V under ``slot`` and ``slot + 1``."""
-    if bit is None:
-        provider.deal(slot, value)
-        return
-    selected = provider.bits[bit].secret() * value
-    provider.deal(slot, provider.reduce(selected))
-    provider.deal(slot + 1, provider.reduce(value - selected))
+Gate = tuple[Tensor, Tensor]
 
 
-def gated_share(party: Party, slot: int, shape: tuple[int, ...], bit: int | None) -> Tensor:
-    """This party's share of V, or of d V."""
-    piece = party.dealt(slot, shape)
-    if bit is None:
-        return piece
-    return torch.where(party.bits[bit].public_flip().to(torch.bool), party.dealt(slot + 1, shape), piece)
+def _slots(n_values: int, gated: bool) -> list[int]:
+    """V_j takes the slot 2 j, and with a bit 2 j + 1 as well."""
+    return [slot for slot in range(2 * n_values) if gated or slot % 2 == 0]
+
+
+def deal_values(
+    provider: Provider,
+    n_values: int,
+    shape: tuple[int, ...],
+    bit: int | None,
+    make: Callable[[Tensor | None, Sequence[RingPads]], Sequence[Tensor]],
+) -> None:
+    """Deal n values, or r V and (1 - r) V of each: ``make(r, pads)`` computes them, each less its pads."""
+    secret = None if bit is None else provider.bits[bit].secret()
+    slots = _slots(n_values, bit is not None)
+    corrections = make(secret, [provider.pads(slot, shape) for slot in slots])
+    for slot, correction in zip(slots, corrections, strict=True):
+        provider.send_correction(slot, correction)
+
+
+def dealt_pieces(
+    party: Party, n_values: int, shape: tuple[int, ...], bit: int | None
+) -> tuple[list[RingPiece], Gate | None]:
+    """(this party's pieces of what ``deal_values`` deals, the bit's public flip and this party's share of r)."""
+    wire = None if bit is None else party.bits[bit]
+    pieces = [party.dealt_piece(slot, shape) for slot in _slots(n_values, bit is not None)]
+    return pieces, None if wire is None else (wire.public_flip(), wire.secret())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from torchveil.gates.base import Cost, Gate
-from torchveil.kernels import selected_share
+from torchveil.kernels import selected_share, selection_masks
 from torchveil.program.instructions import Select
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -21,7 +21,8 @@ from torchveil.roles.wires import Wire
 
 
 def deal(provider: Provider, i: Select) -> None:
-    provider.deal(0, provider.reduce(provider.bits[i.bit].secret() * provider.wires[i.x].total_mask()))
+    bit, mask = provider.bits[i.bit].secret(), provider.wires[i.x].total_mask()
+    provider.send_correction(0, selection_masks(bit, mask, provider.width, provider.pads(0, i.shape)))
     provider.wires[i.out] = Wire(None)
 
 
@@ -29,7 +30,7 @@ def evaluate(party: Party, i: Select) -> None:
     bit, wire = party.bits[i.bit], party.wires[i.x]
     opened, _ = wire.faces()
     flip = bit.public_flip()
-    dealt = party.dealt(0, i.shape)
+    dealt = party.dealt_piece(0, i.shape)
     party.wires[i.out] = Wire(selected_share(flip, opened, bit.secret(), dealt, wire.value(), party.width))
 
 

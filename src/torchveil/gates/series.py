@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 
 from torchveil.gates.base import Cost, Gate
-from torchveil.gates.bits import arithmetic_share
-from torchveil.gates.gating import deal_gated, gated_share
-from torchveil.kernels.tables import cos_sin, harmonics
+from torchveil.gates.gating import deal_values, dealt_pieces
+from torchveil.kernels import curves, series_masks, series_share
 from torchveil.program.instructions import Series
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -39,43 +38,28 @@ ANGLE_BITS = 30
 RESULT_BITS = COEFFICIENT_BITS + ANGLE_BITS
 
 
-def _angles(values: Tensor, i: Series) -> list[tuple[Tensor, Tensor]]:
-    cosine, sine = cos_sin(values if i.factor == 1 else values * i.factor, i.bits)
-    return list(harmonics(cosine, sine, i.frequencies))
-
-
-def _public_factors(opened: Tensor, i: Series) -> list[tuple[Tensor, Tensor]]:
-    """For each frequency the factors of [cos j phi] and [sin j phi], at 2^28."""
-    half = 1 << (ANGLE_BITS - 1)
-    out = []
-    for (cosine, sine), a, b in zip(_angles(opened, i), i.cosines, i.sines, strict=True):
-        if a == 0:
-            with_cos, with_sin = sine * b, cosine * -b
-        elif b == 0:
-            with_cos, with_sin = cosine * a, sine * a
-        else:
-            with_cos, with_sin = cosine * a + sine * b, sine * a - cosine * b
-        out.append(((with_cos + half) >> ANGLE_BITS, (with_sin + half) >> ANGLE_BITS))
-    return out
+def _scaled(x: Tensor, i: Series) -> Tensor:
+    """c x: the angle is that of a public multiple."""
+    return x if i.factor == 1 else x * i.factor
 
 
 def deal(provider: Provider, i: Series) -> None:
-    for k, (cosine, sine) in enumerate(_angles(provider.wires[i.x].total_mask(), i)):
-        deal_gated(provider, 4 * k, cosine, i.bit)
-        deal_gated(provider, 4 * k + 2, sine, i.bit)
+    mask = _scaled(provider.wires[i.x].total_mask(), i)
+    deal_values(
+        provider,
+        2 * len(i.frequencies),
+        i.shape,
+        i.bit,
+        lambda bit, pads: series_masks(mask, bit, i.bits, i.frequencies, provider.width, pads),
+    )
     provider.wires[i.out] = Wire(None)
 
 
 def evaluate(party: Party, i: Series) -> None:
     opened, _ = party.wires[i.x].faces()
-    if i.bit is not None:
-        out = i.constant * arithmetic_share(party, party.bits[i.bit])
-    else:
-        out = torch.full(i.shape, i.constant if party.first else 0, dtype=torch.int64)
-    for k, (with_cos, with_sin) in enumerate(_public_factors(opened, i)):
-        out += with_cos * gated_share(party, 4 * k, i.shape, i.bit)
-        out += with_sin * gated_share(party, 4 * k + 2, i.shape, i.bit)
-    party.wires[i.out] = Wire(out)
+    pieces, gate = dealt_pieces(party, 2 * len(i.frequencies), i.shape, i.bit)
+    series = (i.bits, i.frequencies, i.cosines, i.sines, i.constant)
+    party.wires[i.out] = Wire(series_share(_scaled(opened, i), pieces, gate, party.first, *series))
 
 
 def clear(plain: Plain, i: Series) -> None:
@@ -88,10 +72,10 @@ def clear(plain: Plain, i: Series) -> None:
             total += (a * torch.cos(j * angle) + b * torch.sin(j * angle)) / 2.0**COEFFICIENT_BITS
         out = (total * 2.0**RESULT_BITS).round().to(torch.int64)
     else:
-        out = torch.full(i.shape, i.constant, dtype=torch.int64)
-        pairs = zip(_public_factors(x + mask, i), _angles(mask, i), strict=True)
-        for (with_cos, with_sin), (cosine, sine) in pairs:
-            out += with_cos * cosine + with_sin * sine
+        # the reference twins: debug mode then compares the kernels in use with them
+        dealt = curves.series_masks(_scaled(mask, i), None, i.bits, i.frequencies, plain.width)
+        series = (i.bits, i.frequencies, i.cosines, i.sines, i.constant)
+        out = curves.series_share(_scaled(x + mask, i), dealt, None, True, *series)
     plain.set(i.out, out if i.bit is None else plain.bit(i.bit) * out)
 
 

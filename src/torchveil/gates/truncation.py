@@ -32,6 +32,7 @@ import math
 import torch
 
 from torchveil.gates.base import Cost, Gate
+from torchveil.gates.gating import deal_values, dealt_pieces
 from torchveil.kernels import gate_steps, mask_quotients, reduce_ring, signed, truncated_share
 from torchveil.program.instructions import Truncate
 from torchveil.roles.party import Party
@@ -45,21 +46,15 @@ ERROR_ULPS = 1.0
 
 def deal(provider: Provider, i: Truncate) -> None:
     r = provider.wires[i.x].total_mask()
-    bit = None if i.bit is None else provider.bits[i.bit].secret()
-    values = mask_quotients(r, bit, i.divisor, provider.width)
-    for slot, value in zip((0, 2) if bit is None else (0, 1, 2, 3), values, strict=True):
-        provider.deal(slot, value)
+    deal_values(provider, 2, i.shape, i.bit, lambda bit, pads: mask_quotients(r, bit, i.divisor, provider.width, pads))
     provider.wires[i.out] = Wire(None)
 
 
 def evaluate(party: Party, i: Truncate) -> None:
     opened, _ = party.wires[i.x].faces()
-    bit = None if i.bit is None else party.bits[i.bit]
-    gate = None if bit is None else (bit.public_flip(), bit.secret())
-    n_pieces = 1 if bit is None else 2
-    quotients = [party.dealt(slot, i.shape) for slot in range(n_pieces)]
-    tops = [party.dealt(2 + slot, i.shape) for slot in range(n_pieces)]
-    out = truncated_share(opened, quotients, tops, gate, party.first, i.divisor, party.width)
+    pieces, gate = dealt_pieces(party, 2, i.shape, i.bit)
+    half = len(pieces) // 2
+    out = truncated_share(opened, pieces[:half], pieces[half:], gate, party.first, i.divisor, party.width)
     party.wires[i.out] = Wire(out)
 
 

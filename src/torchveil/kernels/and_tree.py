@@ -19,6 +19,8 @@ from itertools import combinations
 
 import numpy as np
 
+from torchveil.kernels import drawn
+from torchveil.kernels.drawn import BitsPads, BitsPiece
 from torchveil.randomness import Bits
 
 Variable = tuple[str, int]
@@ -82,9 +84,20 @@ def gather(group: Group, lt: Bits, eq: Bits) -> Bits:
     return np.stack(rows) if rows else np.empty((0, len(group.chunks), *lt.shape[1:]), dtype=np.uint8)
 
 
-def gather_masked(group: Group, lt: Bits, eq: Bits, mask: Bits) -> Bits:
+def gather_masked(group: Group, lt: Bits, eq: Bits, mask: BitsPiece) -> Bits:
     """The variables of a group under a mask."""
-    return gather(group, lt, eq) ^ mask
+    return gather(group, lt, eq) ^ drawn.bits(mask)
+
+
+def dealt_monomials(plan: Node, masks: BitsPads, pads: BitsPads) -> Bits:
+    """The monomials of the XOR of all parties' ``masks``, XORed with every pad."""
+    total = masks[0].held()
+    for mask in masks[1:]:
+        total = np.bitwise_xor(total, mask.held())
+    out = monomials(plan, total)
+    for pad in pads:
+        np.bitwise_xor(out, pad.held(), out=out)
+    return out
 
 
 def monomials(plan: Node, masks: Bits) -> Bits:
@@ -125,9 +138,10 @@ def _product(term: frozenset[int], opened: Bits, masks: Bits, dealt: Bits, plan:
 
 
 def evaluate_node(
-    plan: Node, lt_top: Bits, opened: Bits, masks: Bits, dealt: Bits, first: bool
+    plan: Node, lt_top: Bits, opened: Bits, masks: BitsPiece, dealt: BitsPiece, first: bool
 ) -> tuple[Bits, Bits | None]:
     """A party's shares of (LT, E) of every group of a plan."""
+    masks, dealt = drawn.bits(masks), drawn.bits(dealt)
     less = lt_top.copy()
     for term in plan.less:
         less ^= _product(term, opened, masks, dealt, plan, first)
@@ -169,6 +183,6 @@ def product_levels(chunks: int, fan_in: int) -> tuple[tuple[int, ...], ...]:
     return tuple(out)
 
 
-def evaluate_product(plan: Node, opened: Bits, masks: Bits, dealt: Bits, first: bool) -> Bits:
+def evaluate_product(plan: Node, opened: Bits, masks: BitsPiece, dealt: BitsPiece, first: bool) -> Bits:
     """A party's share of the product of all variables of a plan of ``product_node``."""
-    return _product(frozenset(range(plan.size)), opened, masks, dealt, plan, first)
+    return _product(frozenset(range(plan.size)), opened, drawn.bits(masks), drawn.bits(dealt), plan, first)

@@ -7,13 +7,25 @@ module offers the same names and agrees bit for bit; ``kernels.dispatch`` choose
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchveil.kernels import chunks, drawn
 from torchveil.kernels.chunks import digits, unary_lookup
+from torchveil.kernels.drawn import (
+    BitsPiece,
+    DrawnBits,
+    DrawnRing,
+    DrawnWords,
+    RingPads,
+    RingPiece,
+    Source,
+    WordsPads,
+    WordsPiece,
+)
 from torchveil.kernels.reference import (
     BILINEAR,
     divide_unsigned,
@@ -24,17 +36,6 @@ from torchveil.kernels.reference import (
     unpack_bits,
 )
 from torchveil.randomness import Bits, Words
-
-
-class Source(Protocol):
-    """What keystream is read from: ``randomness.Stream``, or an enumeration in tests."""
-
-    def ring(self, number: int, slot: int, shape: tuple[int, ...], width: int) -> Tensor: ...
-
-    def bits(self, number: int, slot: int, shape: tuple[int, ...]) -> Bits: ...
-
-    def words(self, number: int, slot: int, shape: tuple[int, ...], valid: int) -> Words: ...
-
 
 # --- keystream, combined with its use -------------------------------------------------------------------------------
 
@@ -65,12 +66,55 @@ def xor_words(value: Words, stream: Source, number: int, slot: int, valid: int) 
     return np.bitwise_xor(value, stream.words(number, slot, value.shape, valid))
 
 
+def keep_drawn(piece: DrawnRing) -> RingPiece:
+    """The piece as the kernels in use want it: these ones want it made, once."""
+    return piece.held()
+
+
+def keep_drawn_bits(piece: DrawnBits) -> BitsPiece:
+    """As ``keep_drawn``, for packed bits."""
+    return piece.held()
+
+
+def keep_drawn_words(piece: DrawnWords) -> WordsPiece:
+    """As ``keep_drawn``, for words."""
+    return piece.held()
+
+
+def take_off(value: Tensor, pads: RingPads, width: int) -> Tensor:
+    """value - every pad."""
+    for pad in pads:
+        value = value - pad.held()
+    return reduce_ring(value, width)
+
+
+def less_pads(value: Tensor, pads: RingPads, width: int, fresh: bool) -> Tensor:
+    """value - every pad; a ``fresh`` value may be overwritten."""
+    return take_off(value, pads, width)
+
+
+def sum_pieces(pieces: Sequence[Tensor], width: int) -> Tensor:
+    """The sum of ring elements, at least one, as a new tensor if there are two."""
+    total = pieces[0]
+    for piece in pieces[1:]:
+        total = total + piece
+    return reduce_ring(total, width)
+
+
+def xor_pieces(pieces: Sequence[Bits]) -> Bits:
+    """The XOR of packed bits, at least one, as a new array if there are two."""
+    total = pieces[0]
+    for piece in pieces[1:]:
+        total = np.bitwise_xor(total, piece)
+    return total
+
+
 # --- products -------------------------------------------------------------------------------------------------------
 
 
 def product_share(
     function: str,
-    dealt: Tensor,
+    dealt: RingPiece,
     x_open: Tensor,
     a: Tensor,
     y_open: Tensor,
@@ -79,20 +123,33 @@ def product_share(
     options: dict[str, Any],
     width: int,
 ) -> Tensor:
-    """A party's share of f(x, y): dealt - f(a, y^), + f(x^, y^ - b) at the first party, - f(x^, b) at the others."""
+    """A party's share of f(x, y): dealt - f(a, y^), + f(x^, y^ - b) at the first party, - f(x^, b) at the others.
+
+    ``dealt`` may be overwritten.
+    """
     f = BILINEAR[function]
     if first:
-        out = dealt + f(x_open, y_open - b, **options)
+        out = drawn.ring(dealt) + f(x_open, y_open - b, **options)
     else:
-        out = dealt - f(x_open, b, **options)
+        out = drawn.ring(dealt) - f(x_open, b, **options)
     return reduce_ring(out - f(a, y_open, **options), width)
 
 
 # --- truncation -----------------------------------------------------------------------------------------------------
 
 
-def mask_quotients(r: Tensor, bit: Tensor | None, divisor: int, width: int) -> tuple[Tensor, ...]:
-    """q = floor((r + 2^(w-2) mod d) / d) and t, the top bit of r; with a bit b: (b q, q - b q, b t, t - b t)."""
+def mask_quotients(
+    r: Tensor, bit: Tensor | None, divisor: int, width: int, pads: Sequence[RingPads] = ()
+) -> tuple[Tensor, ...]:
+    """q = floor((r + 2^(w-2) mod d) / d) and t, the top bit of r; with a bit b: (b q, q - b q, b t, t - b t).
+
+    Each less its pads, if there are any.
+    """
+    values = _quotients_of_mask(r, bit, divisor, width)
+    return tuple(take_off(v, p, width) for v, p in zip(values, pads, strict=True)) if pads else values
+
+
+def _quotients_of_mask(r: Tensor, bit: Tensor | None, divisor: int, width: int) -> tuple[Tensor, ...]:
     carry = (1 << (width - 2)) % divisor
     quotient = divide_unsigned(r, divisor, width)
     if carry:
@@ -116,8 +173,8 @@ def _quotients(opened: Tensor, divisor: int, width: int) -> tuple[Tensor, Tensor
 
 def truncated_share(
     opened: Tensor,
-    quotients: Sequence[Tensor],
-    tops: Sequence[Tensor],
+    quotients: Sequence[RingPiece],
+    tops: Sequence[RingPiece],
     gate: tuple[Tensor, Tensor] | None,
     first: bool,
     divisor: int,
@@ -128,24 +185,34 @@ def truncated_share(
     ``quotients`` and ``tops`` are its pieces of what ``mask_quotients`` gives, one each, or two each with a ``gate``:
     the public flip and this party's share of the gating bit.
     """
+    own_quotients, own_tops = [drawn.ring(x) for x in quotients], [drawn.ring(x) for x in tops]
     v = reduce_ring(opened + (1 << (width - 2)), width)
     quotient, jump = _quotients(v, divisor, width)
     quotient = quotient - (1 << (width - 2)) // divisor
     if gate is None:
-        out = jump * tops[0] - quotients[0]
+        out = jump * own_tops[0] - own_quotients[0]
         return reduce_ring(out + quotient if first else out, width)
     flip, bit = gate
     flipped = flip.to(torch.bool)
-    out = jump * torch.where(flipped, tops[1], tops[0]) - torch.where(flipped, quotients[1], quotients[0])
+    top, dealt = (torch.where(flipped, other, one) for one, other in (own_tops, own_quotients))
+    out = jump * top - dealt
     return reduce_ring(out + quotient * bit_share(flip, bit, first), width)
 
 
 # --- comparison -----------------------------------------------------------------------------------------------------
 
 
+def unary_tables(mask: Tensor, width: int, chunk: int, pads: WordsPads = ()) -> Words:
+    """The unary codes of a mask's digits (``chunks.unary_tables``), XORed with every pad."""
+    out = chunks.unary_tables(mask, width, chunk)
+    for pad in pads:
+        out = np.bitwise_xor(out, pad.held().reshape(out.shape))
+    return out
+
+
 def unary_leaf(
     opened: Tensor,
-    tables: Words,
+    tables: WordsPiece,
     thresholds: Sequence[int],
     negate: bool,
     first: bool,
@@ -157,6 +224,8 @@ def unary_leaf(
 
     The digits are those of the low w - 1 bits, or of all w with ``whole`` (equality, where ``less`` is of no use).
     """
+    held = drawn.words(tables)
+    tables = held.reshape(len(held), -1)
     opened = opened.reshape(-1).contiguous()
     if negate:
         opened = -opened
@@ -195,7 +264,22 @@ def bit_share(flip: Tensor, bit: Tensor, first: bool) -> Tensor:
     return share + flip if first else share
 
 
-def selected_share(flip: Tensor, opened: Tensor, bit: Tensor, dealt: Tensor, share: Tensor, width: int) -> Tensor:
+def weighed_bits(
+    flips: Sequence[Tensor], bits: Sequence[Tensor], weights: Sequence[int], constant: int, first: bool, width: int
+) -> Tensor:
+    """A party's share of constant + the sum of weight * bit (at least one), from its shares as in ``bit_share``."""
+    total = bit_share(flips[0], bits[0], first) * weights[0]
+    for flip, bit, weight in zip(flips[1:], bits[1:], weights[1:], strict=True):
+        total += bit_share(flip, bit, first) * weight
+    return reduce_ring(total + constant if first else total, width)
+
+
+def selection_masks(bit: Tensor, mask: Tensor, width: int, pads: RingPads = ()) -> Tensor:
+    """The provider of a selection: r l, less its pads."""
+    return take_off(bit * mask, pads, width)
+
+
+def selected_share(flip: Tensor, opened: Tensor, bit: Tensor, dealt: RingPiece, share: Tensor, width: int) -> Tensor:
     """A party's share of d x: flip [x] + (1 - 2 flip) (x^ [r] - [r l])."""
-    chosen = (opened * bit).sub_(dealt).mul_(1 - 2 * flip)
+    chosen = (opened * bit).sub_(drawn.ring(dealt)).mul_(1 - 2 * flip)
     return reduce_ring(chosen.add_(flip * share), width)

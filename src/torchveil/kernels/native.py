@@ -4,7 +4,8 @@ Theory of operation. ``torchveil_native`` is a distribution of its own, and opti
 function here takes and returns what its twin of the same name does, bit for bit, and hands over to the twin whatever
 the native module does not cover: small rings, other devices and types (shapes are inferred on ``meta``, debug mode
 estimates magnitudes in float64), broadcasting, chunks of another size. It allocates the result, makes
-operands contiguous where a kernel wants them so, and passes torch's number of threads on.
+arrays contiguous where a kernel wants them so (the module does it for tensors), and passes torch's number of threads
+on. Keystream that a role only named (``drawn``) goes to the module as a key and a label, and is drawn there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import importlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +23,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import chunks, gate_steps, reference
-from torchveil.kernels.gate_steps import Source
+from torchveil.kernels import and_tree, curves, drawn, gate_steps, reference, tables
+from torchveil.kernels.drawn import (
+    BitsPads,
+    BitsPiece,
+    DrawnBits,
+    DrawnRing,
+    DrawnWords,
+    RingPads,
+    RingPiece,
+    Source,
+    WordsPads,
+    WordsPiece,
+)
 from torchveil.randomness import Bits, Stream, Words
 
-if TYPE_CHECKING:
-    from torchveil.kernels import and_tree  # for its types alone: gates are above kernels
-
 #: The interface of the native module that this file was written for.
-INTERFACE = 1
+INTERFACE = 2
 
 
 def _load() -> Any:
@@ -45,20 +55,48 @@ core: Any = _load()
 _FAST_PRODUCTS = core is not None and core.level() == "avx512"
 _RING = 2**64 - 1
 _SMALL = 1 << 12  # multiplications
+_LARGE = 1 << 19  # bytes of a buffer whose pages are worth keeping
 _FILL, _ADD, _SUBTRACT, _XOR = range(4)
 _threads = torch.get_num_threads
 
 
-def _flat(x: Tensor) -> Tensor:
-    return x if x.is_contiguous() else x.contiguous()
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    """A tensor of int64 whose elements are to be written; a large one in memory that is used again."""
+    n = prod(shape)
+    if n < _LARGE // 8:
+        return torch.empty(shape, dtype=torch.int64)
+    return torch.frombuffer(core.Block(8 * n), dtype=torch.int64).view(shape)
+
+
+def _array_of(shape: tuple[int, ...], dtype: Any) -> Any:
+    """As ``_empty``, a numpy array."""
+    n = prod(shape) * np.dtype(dtype).itemsize
+    if n < _LARGE:
+        return np.empty(shape, dtype)
+    return np.frombuffer(core.Block(n), dtype).reshape(shape)
+
+
+def _packed(shape: tuple[int, ...]) -> Bits:
+    out: Bits = _array_of(shape, np.uint8)
+    return out
+
+
+def _words(shape: tuple[int, ...]) -> Words:
+    out: Words = _array_of(shape, np.uint16)
+    return out
 
 
 def _array(x: Any) -> Any:
     return x if x.flags.c_contiguous else np.ascontiguousarray(x)
 
 
-def _same(shape: torch.Size, *others: Tensor) -> bool:
-    return all(x.shape == shape for x in others)
+def _same(shape: tuple[int, ...], *others: RingPiece) -> bool:
+    return all([x.shape == shape for x in others])
+
+
+def _require_label(number: int, slot: int) -> None:
+    if not (0 <= number < 2**48 and 0 <= slot < 2**16):
+        raise ProtocolError("a label is outside its 48 + 16 bits", remedy="start a new session")
 
 
 # --- keystream ------------------------------------------------------------------------------------------------------
@@ -81,23 +119,22 @@ class NativeStream(Stream):
         self, how: int, number: int, slot: int, out: Any, value: Any, kept: Any = None, keep: int = _RING
     ) -> bool:
         """out = value (+, -, ^) keystream; whether it was done (there may be no AES at this level)."""
-        if not (0 <= number < 2**48 and 0 <= slot < 2**16):
-            raise ProtocolError("a label is outside its 48 + 16 bits", remedy="start a new session")
+        _require_label(number, slot)
         done: bool = self._native.combine(number << 16 | slot, how, out, value, kept, keep, _threads())
         return done
 
     def ring(self, number: int, slot: int, shape: tuple[int, ...], width: int) -> Tensor:
-        out = torch.empty(shape, dtype=torch.int64)
+        out = _empty(shape)
         if self.combine(_FILL, number, slot, out, None, keep=(1 << width) - 1):
             return out
         return super().ring(number, slot, shape, width)
 
     def bits(self, number: int, slot: int, shape: tuple[int, ...]) -> Bits:
-        out = np.empty(shape, dtype=np.uint8)
+        out = _packed(shape)
         return out if self.combine(_FILL, number, slot, out, None) else super().bits(number, slot, shape)
 
     def words(self, number: int, slot: int, shape: tuple[int, ...], valid: int) -> Words:
-        out = np.empty(shape, dtype=np.uint16)
+        out = _words(shape)
         if self.combine(_FILL, number, slot, out, None, keep=_word_mask(valid)):
             return out
         return super().words(number, slot, shape, valid)
@@ -120,23 +157,23 @@ def add_stream(total: Tensor, stream: Source, number: int, slot: int, width: int
 
 def subtract_stream(value: Tensor, stream: Source, number: int, slot: int, width: int) -> Tensor:
     if width == 64 and isinstance(stream, NativeStream):
-        out = torch.empty(value.shape, dtype=torch.int64)
-        if stream.combine(_SUBTRACT, number, slot, out, _flat(value)):
+        out = _empty(value.shape)
+        if stream.combine(_SUBTRACT, number, slot, out, value):
             return out
     return gate_steps.subtract_stream(value, stream, number, slot, width)
 
 
 def mask_value(value: Tensor, stream: Source, number: int, slot: int, width: int) -> tuple[Tensor, Tensor]:
     if width == 64 and isinstance(stream, NativeStream):
-        out, mask = torch.empty(value.shape, dtype=torch.int64), torch.empty(value.shape, dtype=torch.int64)
-        if stream.combine(_ADD, number, slot, out, _flat(value), mask):
+        out, mask = _empty(value.shape), _empty(value.shape)
+        if stream.combine(_ADD, number, slot, out, value, mask):
             return out, mask
     return gate_steps.mask_value(value, stream, number, slot, width)
 
 
 def xor_bits(value: Bits, stream: Source, number: int, slot: int) -> Bits:
     if isinstance(stream, NativeStream):
-        out = np.empty(value.shape, dtype=np.uint8)
+        out = _packed(value.shape)
         if stream.combine(_XOR, number, slot, out, _array(value)):
             return out
     return gate_steps.xor_bits(value, stream, number, slot)
@@ -144,10 +181,103 @@ def xor_bits(value: Bits, stream: Source, number: int, slot: int) -> Bits:
 
 def xor_words(value: Words, stream: Source, number: int, slot: int, valid: int) -> Words:
     if isinstance(stream, NativeStream):
-        out = np.empty(value.shape, dtype=np.uint16)
+        out = _words(value.shape)
         if stream.combine(_XOR, number, slot, out, _array(value), keep=_word_mask(valid)):
             return out
     return gate_steps.xor_words(value, stream, number, slot, valid)
+
+
+# --- keystream that a kernel draws itself ---------------------------------------------------------------------------
+
+_Pair = tuple[Any, int]
+
+
+def _drawable(piece: DrawnRing | DrawnBits | DrawnWords) -> bool:
+    return type(piece.stream) is NativeStream and core.has_aes() and (type(piece) is not DrawnRing or piece.width == 64)
+
+
+def _pair(piece: Any) -> _Pair:
+    """(key, label) of a drawable piece, as the module takes it."""
+    number, slot = piece.number, piece.slot
+    _require_label(number, slot)
+    return piece.stream._native, number << 16 | slot
+
+
+def keep_drawn(piece: DrawnRing) -> RingPiece:
+    return piece if _drawable(piece) else piece.held()
+
+
+def keep_drawn_bits(piece: DrawnBits) -> BitsPiece:
+    return piece if _drawable(piece) else piece.held()
+
+
+def keep_drawn_words(piece: DrawnWords) -> WordsPiece:
+    return piece if _drawable(piece) else piece.held()
+
+
+def _source(piece: Any) -> Any:
+    """A piece as the module takes it: memory, or a pair."""
+    if isinstance(piece, (DrawnRing, DrawnBits, DrawnWords)):
+        return _pair(piece) if _drawable(piece) else piece.held()
+    return piece
+
+
+def _pairs(pads: Sequence[Any]) -> tuple[_Pair, ...] | None:
+    """All pads as pairs, or None if the module cannot draw one of them."""
+    return tuple([_pair(pad) for pad in pads]) if all(_drawable(pad) for pad in pads) else None
+
+
+def _all_pairs(pads: Sequence[Sequence[Any]], n: int) -> tuple[tuple[_Pair, ...], ...] | None:
+    """Pads of n values; none at all if ``pads`` is empty."""
+    if not pads:
+        return ((),) * n
+    found = [_pairs(each) for each in pads]
+    return None if None in found else tuple(each or () for each in found)
+
+
+def less_pads(value: Tensor, pads: RingPads, width: int, fresh: bool) -> Tensor:
+    if width != 64 or _foreign(value):
+        return gate_steps.take_off(value, pads, width)
+    for pad in pads:
+        stream = pad.stream
+        if not (fresh and value.is_contiguous() and isinstance(stream, NativeStream)):
+            value = subtract_stream(value, stream, pad.number, pad.slot, width)
+        elif not stream.combine(_SUBTRACT, pad.number, pad.slot, value, value):
+            value.sub_(pad.held())
+        fresh = True
+    return value
+
+
+def _less_pads(values: Sequence[Tensor], pads: Sequence[RingPads]) -> tuple[Tensor, ...]:
+    return tuple(less_pads(v, p, 64, True) for v, p in zip(values, pads, strict=True))
+
+
+# --- sums of messages -----------------------------------------------------------------------------------------------
+
+
+def sum_pieces(pieces: Sequence[Tensor], width: int) -> Tensor:
+    first = pieces[0]
+    if width != 64 or len(pieces) < 2 or first.numel() < _SMALL or any(map(_foreign, pieces)):
+        return gate_steps.sum_pieces(pieces, width)
+    if not _same(first.shape, *pieces[1:]):
+        return gate_steps.sum_pieces(pieces, width)
+    out = _empty(first.shape)
+    core.add_pieces(out, pieces, _threads())
+    return out
+
+
+def xor_pieces(pieces: Sequence[Bits]) -> Bits:
+    first = pieces[0]
+    if (
+        len(pieces) < 2
+        or first.nbytes < 8 * _SMALL
+        or first.dtype != np.uint8
+        or any(x.shape != first.shape for x in pieces)
+    ):
+        return gate_steps.xor_pieces(pieces)
+    out = _packed(first.shape)
+    core.xor_pieces(out, [_array(x) for x in pieces], _threads())
+    return out
 
 
 # --- products -------------------------------------------------------------------------------------------------------
@@ -157,7 +287,7 @@ _Term = tuple[Tensor, Tensor, Tensor | None, bool]
 
 def _product(terms: Sequence[_Term]) -> Tensor:
     x, y = terms[0][:2]
-    out = torch.empty((*x.shape[:-1], y.shape[-1]), dtype=torch.int64)
+    out = _empty((*x.shape[:-1], y.shape[-1]))
     core.matmul(out, terms, False, _threads())
     return out
 
@@ -205,7 +335,7 @@ def _conv2d(out: Tensor | None, x: Tensor, w: Tensor, negative: bool, **options:
     )
     columns = _columns(x, (w.shape[2], w.shape[3]), options["stride"], options["padding"], options["dilation"], False)
     flat = w.reshape(1, w.shape[0], -1).expand(shape[0], -1, -1)
-    result = torch.empty(shape, dtype=torch.int64) if out is None else out
+    result = _empty(shape) if out is None else out
     core.matmul(result.view(shape[0], shape[1], -1), ((flat, columns, None, negative),), out is not None, _threads())
     return result
 
@@ -261,7 +391,7 @@ BILINEAR: dict[str, Callable[..., Tensor]] = {
 
 def product_share(
     function: str,
-    dealt: Tensor,
+    dealt: RingPiece,
     x_open: Tensor,
     a: Tensor,
     y_open: Tensor,
@@ -270,28 +400,29 @@ def product_share(
     options: dict[str, Any],
     width: int,
 ) -> Tensor:
-    if width != 64 or not dealt.is_cpu:
+    if width != 64 or _foreign(x_open):
         return gate_steps.product_share(function, dealt, x_open, a, y_open, b, first, options, width)
+    if function == "mul" and _same(dealt.shape, x_open, a, y_open, b):
+        out = _empty(dealt.shape)
+        core.multiply(out, _source(dealt), x_open, a, y_open, b, first, _threads())
+        return out
+    # the product is accumulated into the dealt piece
+    out = drawn.ring(dealt)
     if function in ("mm", "bmm") and _FAST_PRODUCTS:
-        out = dealt.clone(memory_format=torch.contiguous_format)
+        out = out.contiguous()
         opened: _Term = (x_open, y_open, b, False) if first else (x_open, b, None, True)
         core.matmul(out, (opened, (a, y_open, None, True)), True, _threads())
         return out
-    if function == "mul" and _same(dealt.shape, x_open, a, y_open, b):
-        out = torch.empty(dealt.shape, dtype=torch.int64)
-        pieces = (_flat(dealt), _flat(x_open), _flat(a), _flat(y_open), _flat(b))
-        core.multiply(out, *pieces, first, _threads())
-        return out
     if function == "conv2d" and options["groups"] == 1 and 0 not in (*x_open.shape, *y_open.shape):
-        out = dealt.clone(memory_format=torch.contiguous_format)
+        out = out.contiguous()
         _conv2d(out, x_open, y_open - b if first else b, not first, **options)
         return _conv2d(out, a, y_open, True, **options)
     f = BILINEAR[function]
     if first:
-        out = dealt + f(x_open, y_open - b, **options)
+        out = out + f(x_open, y_open - b, **options)
     else:
-        out = dealt - f(x_open, b, **options)
-    return out - f(a, y_open, **options)
+        out = out - f(x_open, b, **options)
+    return out.sub_(f(a, y_open, **options))
 
 
 # --- truncation -----------------------------------------------------------------------------------------------------
@@ -300,23 +431,29 @@ def product_share(
 def divide_unsigned(x: Tensor, divisor: int, width: int) -> Tensor:
     if not x.is_cpu:
         return reference.divide_unsigned(x, divisor, width)
-    out = torch.empty(x.shape, dtype=torch.int64)
-    core.divide(out, _flat(x), divisor, _threads())
+    out = _empty(x.shape)
+    core.divide(out, x, divisor, _threads())
     return out
 
 
-def mask_quotients(r: Tensor, bit: Tensor | None, divisor: int, width: int) -> tuple[Tensor, ...]:
+def mask_quotients(
+    r: Tensor, bit: Tensor | None, divisor: int, width: int, pads: Sequence[RingPads] = ()
+) -> tuple[Tensor, ...]:
     if width != 64 or not r.is_cpu or (bit is not None and bit.shape != r.shape):
-        return gate_steps.mask_quotients(r, bit, divisor, width)
-    outs = tuple(torch.empty(r.shape, dtype=torch.int64) for _ in range(2 if bit is None else 4))
-    core.mask_quotients(outs, _flat(r), None if bit is None else _flat(bit), divisor, _threads())
+        return gate_steps.mask_quotients(r, bit, divisor, width, pads)
+    n = 2 if bit is None else 4
+    pairs = _all_pairs(pads, n)
+    if pairs is None:
+        return _less_pads(mask_quotients(r, bit, divisor, width), pads)
+    outs = tuple([_empty(r.shape) for _ in range(n)])
+    core.mask_quotients(outs, pairs, r, bit, divisor, _threads())
     return outs
 
 
 def truncated_share(
     opened: Tensor,
-    quotients: Sequence[Tensor],
-    tops: Sequence[Tensor],
+    quotients: Sequence[RingPiece],
+    tops: Sequence[RingPiece],
     gate: tuple[Tensor, Tensor] | None,
     first: bool,
     divisor: int,
@@ -324,27 +461,123 @@ def truncated_share(
 ) -> Tensor:
     if width != 64 or not opened.is_cpu or not _same(opened.shape, *quotients, *tops, *(gate or ())):
         return gate_steps.truncated_share(opened, quotients, tops, gate, first, divisor, width)
-    out = torch.empty(opened.shape, dtype=torch.int64)
-    flip, bit = (None, None) if gate is None else (_flat(gate[0]), _flat(gate[1]))
-    pieces = [_flat(x) for x in quotients], [_flat(x) for x in tops]
-    core.truncate(out, _flat(opened), *pieces, flip, bit, first, divisor, _threads())
+    out = _empty(opened.shape)
+    flip, bit = gate or (None, None)
+    pieces = [_source(x) for x in quotients], [_source(x) for x in tops]
+    core.truncate(out, opened, *pieces, flip, bit, first, divisor, _threads())
+    return out
+
+
+# --- series and exponentials ----------------------------------------------------------------------------------------
+
+
+@cache
+def _trigonometry(bits: int, frequencies: tuple[int, ...]) -> Any:
+    walk = tables.harmonics_walk(frequencies)
+    found = tables.trig_tables(torch.device("cpu"))
+    return core.Trigonometry(found, tables.trig_slope(), bits, *walk)
+
+
+@cache
+def _exponential(unit: int, fraction_bits: int, high: int) -> Any:
+    low = -tables.EXPONENT_LIMIT
+    tables.check_exponential(unit, fraction_bits, low, high)
+    found = tables.exp_tables(unit, fraction_bits, low, high, torch.device("cpu"))
+    return core.Exponential(*found, tables.exp_slope(unit), low * unit, high * unit)
+
+
+def series_masks(
+    mask: Tensor, bit: Tensor | None, bits: int, frequencies: tuple[int, ...], width: int, pads: Sequence[RingPads] = ()
+) -> tuple[Tensor, ...]:
+    if width != 64 or not mask.is_cpu or not 3 <= bits <= 62 or (bit is not None and bit.shape != mask.shape):
+        return curves.series_masks(mask, bit, bits, frequencies, width, pads)
+    n = len(frequencies) * (2 if bit is None else 4)
+    pairs = _all_pairs(pads, n)
+    if pairs is None:
+        return _less_pads(series_masks(mask, bit, bits, frequencies, width), pads)
+    outs: tuple[Tensor, ...] = _empty((n, *mask.shape)).unbind(0)
+    _trigonometry(bits, frequencies).masks(outs, pairs, mask, bit, _threads())
+    return outs
+
+
+def series_share(
+    opened: Tensor,
+    pieces: Sequence[RingPiece],
+    gate: curves.Gating | None,
+    first: bool,
+    bits: int,
+    frequencies: tuple[int, ...],
+    cosines: Sequence[int],
+    sines: Sequence[int],
+    constant: int,
+) -> Tensor:
+    if not opened.is_cpu or not 3 <= bits <= 62 or not _same(opened.shape, *pieces, *(gate or ())):
+        return curves.series_share(opened, pieces, gate, first, bits, frequencies, cosines, sines, constant)
+    out = _empty(opened.shape)
+    flip, bit = gate or (None, None)
+    coefficients = [a & _RING for a in cosines], [b & _RING for b in sines], constant & _RING
+    _trigonometry(bits, frequencies).share(
+        out, opened, [_source(x) for x in pieces], flip, bit, first, *coefficients, _threads()
+    )
+    return out
+
+
+def exponential_masks(
+    mask: Tensor,
+    bit: Tensor | None,
+    bits: int,
+    unit: int,
+    mask_bits: int,
+    width: int,
+    pads: Sequence[RingPads] = (),
+) -> tuple[Tensor, ...]:
+    if width != 64 or not mask.is_cpu or (bit is not None and bit.shape != mask.shape):
+        return curves.exponential_masks(mask, bit, bits, unit, mask_bits, width, pads)
+    n = 2 if bit is None else 4
+    pairs = _all_pairs(pads, n)
+    if pairs is None:
+        return _less_pads(exponential_masks(mask, bit, bits, unit, mask_bits, width), pads)
+    outs = tuple([_empty(mask.shape) for _ in range(n)])
+    _exponential(unit, mask_bits, 0).masks(outs, pairs, mask, bit, bits, _threads())
+    return outs
+
+
+def exponential_share(
+    opened: Tensor,
+    pieces: Sequence[RingPiece],
+    gate: curves.Gating | None,
+    bits: int,
+    unit: int,
+    factor_bits: int,
+) -> Tensor:
+    if not opened.is_cpu or not _same(opened.shape, *pieces, *(gate or ())):
+        return curves.exponential_share(opened, pieces, gate, bits, unit, factor_bits)
+    out = _empty(opened.shape)
+    flip = None if gate is None else gate[0]
+    kernel = _exponential(unit, factor_bits, curves.exponential_reach(bits, unit))
+    kernel.share(out, opened, [_source(x) for x in pieces], flip, bits, _threads())
     return out
 
 
 # --- comparison -----------------------------------------------------------------------------------------------------
 
 
-def unary_tables(mask: Tensor, width: int, chunk: int) -> Words:
+def unary_tables(mask: Tensor, width: int, chunk: int, pads: WordsPads = ()) -> Words:
     if chunk != 4 or width < 64:
-        return chunks.unary_tables(mask, width, chunk)
-    out = np.empty((16, mask.numel()), dtype=np.uint16)
-    core.unary_tables(out, None, _flat(mask), False, width > 64, _threads())
+        return gate_steps.unary_tables(mask, width, chunk, pads)
+    out = _words((16, mask.numel()))
+    pairs = _pairs(pads)
+    keep = _word_mask(pads[0].valid) if pads else _RING
+    core.unary_tables(out, pairs or (), None, mask, False, width > 64, keep, _threads())
+    if pairs is None:
+        for pad in pads:
+            np.bitwise_xor(out, pad.held().reshape(out.shape), out=out)
     return out
 
 
 def unary_leaf(
     opened: Tensor,
-    tables: Words,
+    tables: WordsPiece,
     thresholds: Sequence[int],
     negate: bool,
     first: bool,
@@ -355,11 +588,14 @@ def unary_leaf(
     if chunk != 4 or width != 64:
         return gate_steps.unary_leaf(opened, tables, thresholds, negate, first, width, chunk, whole)
     n_bytes = -(-opened.numel() // 8)
-    less = np.empty((16, len(thresholds), n_bytes), dtype=np.uint8)
-    equal = np.empty_like(less)
-    tops = np.empty((len(thresholds), n_bytes), dtype=np.uint8)
+    less = _packed((16, len(thresholds), n_bytes))
+    equal = _packed(less.shape)
+    tops = _packed((len(thresholds), n_bytes))
     values = [t & _RING for t in thresholds]
-    core.unary_leaf(less, equal, tops, _flat(opened), _array(tables), values, negate, whole, first, _threads())
+    keep = _word_mask(tables.valid) if isinstance(tables, DrawnWords) else _RING
+    table = _source(tables)
+    table = _array(table) if isinstance(table, np.ndarray) else table
+    core.unary_leaf(less, equal, tops, opened, table, keep, values, negate, whole, first, _threads())
     return less, equal, tops
 
 
@@ -368,7 +604,7 @@ def pack_bits(bits: np.ndarray[Any, Any]) -> Bits:
         return reference.pack_bits(bits)
     count = bits.shape[-1]
     rows = bits.size // max(count, 1)
-    out = np.empty((*bits.shape[:-1], -(-count // 8)), dtype=np.uint8)
+    out = _packed((*bits.shape[:-1], -(-count // 8)))
     if out.size:
         core.pack_bits(out, _array(bits), rows, count, _threads())
     return out
@@ -378,7 +614,7 @@ def unpack_bits(packed: Bits, count: int) -> Bits:
     if packed.ndim == 0 or -(-count // 8) != packed.shape[-1]:
         return reference.unpack_bits(packed, count)
     rows = packed.size // max(packed.shape[-1], 1)
-    out = np.empty((*packed.shape[:-1], count), dtype=np.uint8)
+    out = _packed((*packed.shape[:-1], count))
     if out.size:
         core.unpack_bits(out, _array(packed), rows, count, _threads())
     return out
@@ -387,15 +623,15 @@ def unpack_bits(packed: Bits, count: int) -> Bits:
 def pack_top_bits(x: Tensor, width: int) -> Bits:
     if width != 64 or x.dim() != 1:
         return gate_steps.pack_top_bits(x, width)
-    out = np.empty(-(-x.numel() // 8), dtype=np.uint8)
-    core.pack_top_bits(out, _flat(x), 1, x.numel(), _threads())
+    out = _packed((-(-x.numel() // 8),))
+    core.pack_top_bits(out, x, 1, x.numel(), _threads())
     return out
 
 
 def unpack_to_ring(packed: Bits, count: int, shape: tuple[int, ...]) -> Tensor:
     if packed.ndim != 2 or -(-count // 8) != packed.shape[-1]:
         return gate_steps.unpack_to_ring(packed, count, shape)
-    out = torch.empty((len(packed), *shape), dtype=torch.int64)
+    out = _empty((len(packed), *shape))
     core.unpack_to_ring(out, _array(packed), len(packed), count, _threads())
     return out
 
@@ -460,10 +696,31 @@ def _monomial_program(plan: and_tree.Node) -> Any:
     return build.program()
 
 
+def _planes(piece: BitsPiece) -> Any:
+    """Input planes as the module takes them: an array, or (how many, keystreams)."""
+    if isinstance(piece, DrawnBits):
+        if _drawable(piece):
+            return piece.shape[0], (_pair(piece),)
+        piece = piece.held()
+    return _array(piece)
+
+
 def monomials(plan: and_tree.Node, masks: Bits) -> Bits:
-    out = np.empty((len(plan.monomials), *masks.shape[1:]), dtype=np.uint8)
+    out = _packed((len(plan.monomials), *masks.shape[1:]))
     if out.size:
-        _monomial_program(plan).run((_array(masks),), (out,), out[0].size, _threads())
+        _monomial_program(plan).run((_array(masks),), (out,), (), out[0].size, _threads())
+    return out
+
+
+def dealt_monomials(plan: and_tree.Node, masks: BitsPads, pads: BitsPads) -> Bits:
+    pairs = _pairs([*masks, *pads])
+    if pairs is None:
+        return and_tree.dealt_monomials(plan, masks, pads)
+    shape = masks[0].shape
+    out = _packed((len(plan.monomials), *shape[1:]))
+    if out.size:
+        drawn_masks = shape[0], pairs[: len(masks)]
+        _monomial_program(plan).run((drawn_masks,), (out,), (pairs[len(masks) :],), out[0].size, _threads())
     return out
 
 
@@ -505,22 +762,22 @@ def _node_program(plan: and_tree.Node, first: bool, product_alone: bool) -> Any:
 
 
 def evaluate_node(
-    plan: and_tree.Node, lt_top: Bits, opened: Bits, masks: Bits, dealt: Bits, first: bool
+    plan: and_tree.Node, lt_top: Bits, opened: Bits, masks: BitsPiece, dealt: BitsPiece, first: bool
 ) -> tuple[Bits, Bits | None]:
-    less = np.empty(lt_top.shape, dtype=np.uint8)
-    equal = None if plan.equal is None else np.empty(lt_top.shape, dtype=np.uint8)
+    less = _packed(lt_top.shape)
+    equal = None if plan.equal is None else _packed(lt_top.shape)
     if less.size:
-        inputs = (_array(lt_top), _array(opened), _array(masks), _array(dealt))
+        inputs = (_array(lt_top), _array(opened), _planes(masks), _planes(dealt))
         outputs = (less,) if equal is None else (less, equal)
-        _node_program(plan, first, False).run(inputs, outputs, less.size, _threads())
+        _node_program(plan, first, False).run(inputs, outputs, (), less.size, _threads())
     return less, equal
 
 
-def evaluate_product(plan: and_tree.Node, opened: Bits, masks: Bits, dealt: Bits, first: bool) -> Bits:
-    out = np.empty(opened.shape[1:], dtype=np.uint8)
+def evaluate_product(plan: and_tree.Node, opened: Bits, masks: BitsPiece, dealt: BitsPiece, first: bool) -> Bits:
+    out = _packed(opened.shape[1:])
     if out.size:
-        inputs = (_array(opened), _array(masks), _array(dealt))
-        _node_program(plan, first, True).run(inputs, (out,), out.size, _threads())
+        inputs = (_array(opened), _planes(masks), _planes(dealt))
+        _node_program(plan, first, True).run(inputs, (out,), (), out.size, _threads())
     return out
 
 
@@ -537,12 +794,16 @@ def _gather_program(group: and_tree.Group, n_chunks: int) -> Any:
     return build.program()
 
 
-def gather_masked(group: and_tree.Group, lt: Bits, eq: Bits, mask: Bits) -> Bits:
+def gather_masked(group: and_tree.Group, lt: Bits, eq: Bits, mask: BitsPiece) -> Bits:
     """``and_tree.gather(group, lt, eq) ^ mask`` in one pass."""
-    out = np.empty(mask.shape, dtype=np.uint8)
+    out = _packed(mask.shape)
     if out.size:
-        inputs = (_array(lt), _array(eq), _array(mask))
-        _gather_program(group, len(lt)).run(inputs, (out,), lt[0].size, _threads())
+        inputs = (_array(lt), _array(eq), _planes(mask))
+        size = lt[0].size
+        count = out.size // size
+        if isinstance(mask, DrawnBits) and isinstance(inputs[2], tuple):
+            inputs = (*inputs[:2], (count, inputs[2][1]))
+        _gather_program(group, len(lt)).run(inputs, (out,), (), size, _threads())
     return out
 
 
@@ -552,14 +813,34 @@ def gather_masked(group: and_tree.Group, lt: Bits, eq: Bits, mask: Bits) -> Bits
 def bit_share(flip: Tensor, bit: Tensor, first: bool) -> Tensor:
     if flip.shape != bit.shape or not flip.is_cpu:
         return gate_steps.bit_share(flip, bit, first)
-    out = torch.empty(flip.shape, dtype=torch.int64)
-    core.bit_to_ring(out, _flat(flip), _flat(bit), first, _threads())
+    out = _empty(flip.shape)
+    core.bit_to_ring(out, flip, bit, first, _threads())
     return out
 
 
-def selected_share(flip: Tensor, opened: Tensor, bit: Tensor, dealt: Tensor, share: Tensor, width: int) -> Tensor:
+def weighed_bits(
+    flips: Sequence[Tensor], bits: Sequence[Tensor], weights: Sequence[int], constant: int, first: bool, width: int
+) -> Tensor:
+    shape = flips[0].shape
+    if width != 64 or not flips[0].is_cpu or not _same(shape, *flips[1:], *bits):
+        return gate_steps.weighed_bits(flips, bits, weights, constant, first, width)
+    out = _empty(shape)
+    core.weigh_bits(out, flips, bits, [w & _RING for w in weights], constant & _RING, first, _threads())
+    return out
+
+
+def selection_masks(bit: Tensor, mask: Tensor, width: int, pads: RingPads = ()) -> Tensor:
+    if width != 64 or not mask.is_cpu or bit.shape != mask.shape:
+        return gate_steps.selection_masks(bit, mask, width, pads)
+    pairs = _pairs(pads)
+    out = _empty(mask.shape)
+    core.select_masks(out, pairs or (), bit, mask, _threads())
+    return less_pads(out, pads, 64, True) if pairs is None else out
+
+
+def selected_share(flip: Tensor, opened: Tensor, bit: Tensor, dealt: RingPiece, share: Tensor, width: int) -> Tensor:
     if width != 64 or not opened.is_cpu or not _same(opened.shape, flip, bit, dealt, share):
         return gate_steps.selected_share(flip, opened, bit, dealt, share, width)
-    out = torch.empty(opened.shape, dtype=torch.int64)
-    core.select(out, _flat(flip), _flat(opened), _flat(bit), _flat(dealt), _flat(share), _threads())
+    out = _empty(opened.shape)
+    core.select(out, flip, opened, bit, _source(dealt), share, _threads())
     return out

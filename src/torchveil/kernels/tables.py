@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +23,18 @@ __all__ = [
     "EXPONENT_LIMIT",
     "PI",
     "TRIG_BITS",
+    "HarmonicsWalk",
+    "check_exponential",
     "cos_sin",
     "decimal_cos_sin",
+    "exp_slope",
+    "exp_tables",
     "exponential",
     "harmonics",
+    "harmonics_walk",
     "iterate_harmonics",
+    "trig_slope",
+    "trig_tables",
 ]
 
 TRIG_BITS = 30
@@ -80,7 +88,7 @@ def decimal_cos_sin(turns: Decimal) -> tuple[Decimal, Decimal]:
 
 
 @cache
-def _trig_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def trig_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (cos, sin) of ``i / 2**11`` turns and (cos, sin) of ``i / 2**22`` turns, 2**11 entries each, at 2**31."""
     columns: list[Tensor] = []
     with localcontext(_context()):
@@ -99,7 +107,7 @@ def _trig_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @cache
-def _trig_slope() -> int:
+def trig_slope() -> int:
     """Return ``2*pi`` over ``2**40`` in units of ``2**-(31 + 30)``."""
     with localcontext(_context()):
         return _scaled(2 * PI, _INNER + _SLOPE - _TURN)
@@ -130,7 +138,7 @@ def cos_sin(phase: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     if not 3 <= bits <= 62:
         raise ValueError(f"bits must be from 3 to 62, got {bits}")
     _require_int64(phase)
-    coarse_cos, coarse_sin, fine_cos, fine_sin = _trig_tables(phase.device)
+    coarse_cos, coarse_sin, fine_cos, fine_sin = trig_tables(phase.device)
     if bits <= _COARSE:
         high = (phase & ((1 << bits) - 1)) << (_COARSE - bits)
         return _round_shift(_look_up(coarse_cos, high), 1), _round_shift(_look_up(coarse_sin, high), 1)
@@ -147,10 +155,22 @@ def cos_sin(phase: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     if bits > _COARSE + _FINE:
         low = phase & ((1 << (bits - _COARSE - _FINE)) - 1)
         low = low >> (bits - _TURN) if bits > _TURN else low << (_TURN - bits)
-        angle = low.mul_(_trig_slope()).add_(1 << (_SLOPE - 1)).bitwise_right_shift_(_SLOPE)
+        angle = low.mul_(trig_slope()).add_(1 << (_SLOPE - 1)).bitwise_right_shift_(_SLOPE)
         cosine, sine = cosine - (sine >> _INNER).mul_(angle), sine.add_((cosine >> _INNER).mul_(angle))
     down = 2 * _INNER - TRIG_BITS
     return _round_shift(cosine, down), _round_shift(sine, down)
+
+
+class HarmonicsWalk(NamedTuple):
+    """How harmonics are reached: slot 0 holds the first one, a step (to, a, b) adds the angles of two slots.
+
+    The k-th frequency stands in ``slots[k]`` once ``steps_before[k]`` steps are done.
+    """
+
+    steps: tuple[tuple[int, int, int], ...]
+    steps_before: tuple[int, ...]
+    slots: tuple[int, ...]
+    n_slots: int
 
 
 def iterate_harmonics(cos1: Tensor, sin1: Tensor, frequencies: tuple[int, ...]) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -163,30 +183,59 @@ def iterate_harmonics(cos1: Tensor, sin1: Tensor, frequencies: tuple[int, ...]) 
     _require_int64(sin1)
     if cos1.shape != sin1.shape:
         raise ValueError(f"cosine and sine differ in shape: {tuple(cos1.shape)} and {tuple(sin1.shape)}")
-    steps = [after - before for before, after in pairwise((0, *frequencies))]
-    if min(steps, default=1) <= 0:
+    return _follow(cos1, sin1, frequencies, harmonics_walk(frequencies))
+
+
+@cache
+def harmonics_walk(frequencies: tuple[int, ...]) -> HarmonicsWalk:
+    """Plan how :func:`harmonics` reaches each frequency.
+
+    Raises:
+        ValueError: ``frequencies`` is not ascending and positive.
+    """
+    jumps = [after - before for before, after in pairwise((0, *frequencies))]
+    if min(jumps, default=1) <= 0:
         raise ValueError(f"frequencies must be ascending and positive, got {frequencies}")
-    return _walk_harmonics(cos1, sin1, frequencies, max(steps, default=1))
+    longest = max(jumps, default=1)
+    known = {1: 0}
+    free: list[int] = []
+    n_slots = 1
+    steps: list[tuple[int, int, int]] = []
+    steps_before: list[int] = []
+    slots: list[int] = []
 
-
-def _walk_harmonics(
-    cos1: Tensor, sin1: Tensor, frequencies: tuple[int, ...], longest: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    known: dict[int, tuple[Tensor, Tensor]] = {1: (cos1, sin1)}
-
-    def reach(frequency: int, start: int) -> tuple[Tensor, Tensor]:
+    def reach(frequency: int, start: int) -> int:
+        nonlocal n_slots
         if frequency not in known:
             base = start if 0 < start < frequency else frequency // 2
-            known[frequency] = _rotate(reach(base, 0), reach(frequency - base, 0))
+            first, second = reach(base, 0), reach(frequency - base, 0)
+            if not free:
+                free.append(n_slots)
+                n_slots += 1
+            known[frequency] = free.pop()
+            steps.append((known[frequency], first, second))
         return known[frequency]
 
     previous = 1
     for frequency in frequencies:
-        cosine, sine = reach(frequency, previous)
-        yield frequency, cosine, sine
+        slots.append(reach(frequency, previous))
+        steps_before.append(len(steps))
         for stale in [index for index in known if index > longest and index != frequency]:
-            del known[stale]
+            free.append(known.pop(stale))
         previous = frequency
+    return HarmonicsWalk(tuple(steps), tuple(steps_before), tuple(slots), n_slots)
+
+
+def _follow(
+    cos1: Tensor, sin1: Tensor, frequencies: tuple[int, ...], walk: HarmonicsWalk
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    held: dict[int, tuple[Tensor, Tensor]] = {0: (cos1, sin1)}
+    done = 0
+    for frequency, steps_before, slot in zip(frequencies, walk.steps_before, walk.slots, strict=True):
+        for to, first, second in walk.steps[done:steps_before]:
+            held[to] = _rotate(held[first], held[second])
+        done = steps_before
+        yield frequency, *held[slot]
 
 
 def harmonics(cos1: Tensor, sin1: Tensor, frequencies: tuple[int, ...]) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -236,7 +285,7 @@ def _require_int64(value: Tensor) -> None:
 
 
 @cache
-def _exp_tables(
+def exp_tables(
     unit: int, fraction_bits: int, low: int, high: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, int, int]:
     """Return (mantissa, shift - 1, fine factor, coarse step bits, linear bits) for :func:`exponential`.
@@ -271,8 +320,14 @@ def _exp_tables(
     return columns[0], columns[1], columns[2], step_bits, linear_bits
 
 
+def exp_slope(unit: int) -> int:
+    """Return ``1 / unit`` in units of ``2**-(31 + 20)``."""
+    return ((1 << (_INNER + _EXP_SLOPE)) + unit // 2) // unit
+
+
 @cache
-def _check_exponential(unit: int, fraction_bits: int, low: int, high: int) -> None:
+def check_exponential(unit: int, fraction_bits: int, low: int, high: int) -> None:
+    """Raise ``ValueError`` unless :func:`exponential` takes these arguments."""
     if not 1 <= unit <= _MAX_UNIT:
         raise ValueError(f"unit must be from 1 to 2**32, got {unit}")
     if not 0 < fraction_bits <= 42:
@@ -314,9 +369,9 @@ def exponential(
         ValueError: an integer argument is out of range.
         TypeError: ``exponent`` is not ``int64``.
     """
-    _check_exponential(unit, fraction_bits, low, high)
+    check_exponential(unit, fraction_bits, low, high)
     _require_int64(exponent)
-    mantissas, shifts, fine, step_bits, linear_bits = _exp_tables(unit, fraction_bits, low, high, exponent.device)
+    mantissas, shifts, fine, step_bits, linear_bits = exp_tables(unit, fraction_bits, low, high, exponent.device)
     offset = exponent.clamp(low * unit, high * unit).sub_(low * unit)
     index = offset >> step_bits
     product = _look_up(mantissas, index)
@@ -324,8 +379,7 @@ def exponential(
         rest = offset.bitwise_and_((1 << step_bits) - 1)
         factor = _look_up(fine, rest >> linear_bits)
         if linear_bits:
-            slope = ((1 << (_INNER + _EXP_SLOPE)) + unit // 2) // unit
-            small = _round_shift(rest.bitwise_and_((1 << linear_bits) - 1).mul_(slope), _EXP_SLOPE)
+            small = _round_shift(rest.bitwise_and_((1 << linear_bits) - 1).mul_(exp_slope(unit)), _EXP_SLOPE)
             factor.add_(_round_shift(small.mul_(factor), _INNER))
         product.mul_(factor)
     else:

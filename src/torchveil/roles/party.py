@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from torchveil.errors import Desynchronised, ProtocolError
-from torchveil.kernels import mask_value, reduce_ring
+from torchveil.kernels import drawn, keep_drawn, keep_drawn_bits, keep_drawn_words, mask_value, reduce_ring
+from torchveil.kernels.drawn import BitsPiece, DrawnBits, DrawnRing, DrawnWords, RingPiece, WordsPiece
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.tables import Tables
@@ -29,7 +30,7 @@ class Party(Tables):
 
     ``mask``/``mask_bits`` return fresh pieces under which a value may be sent, once per label; ``dealt``/``dealt_bits``
     return this party's piece of a value that the provider deals: keystream, or the correction if this party is the
-    receiver of the instruction.
+    receiver of the instruction. The methods ``..._piece`` name keystream without making it (``kernels.drawn``).
     """
 
     __slots__ = (
@@ -111,29 +112,41 @@ class Party(Tables):
         return mask_value(value, self._streams["mask"], self.ledger.number, slot, self.width)
 
     def mask_bits(self, slot: int, shape: tuple[int, ...]) -> Bits:
+        return drawn.bits(self.mask_bits_piece(slot, shape))
+
+    def mask_bits_piece(self, slot: int, shape: tuple[int, ...]) -> BitsPiece:
         self.ledger.use("mask-bits", slot)
-        return self._streams["mask-bits"].bits(self.ledger.number, slot, shape)
+        return keep_drawn_bits(DrawnBits(self._streams["mask-bits"], self.ledger.number, slot, shape))
 
     def dealt(self, slot: int, shape: tuple[int, ...]) -> Tensor:
+        return drawn.ring(self.dealt_piece(slot, shape))
+
+    def dealt_piece(self, slot: int, shape: tuple[int, ...]) -> RingPiece:
         self.ledger.use("dealt", slot)
         if self.receiver:
             piece = self._take("dealt", slot)
             if not isinstance(piece, Tensor) or tuple(piece.shape) != shape:
                 raise Desynchronised("a correction has another shape than the gate expects")
             return piece
-        return self._streams["dealt"].ring(self.ledger.number, slot, shape, self.width)
+        return keep_drawn(DrawnRing(self._streams["dealt"], self.ledger.number, slot, shape, self.width))
 
     def dealt_bits(self, slot: int, shape: tuple[int, ...]) -> Bits:
+        return drawn.bits(self.dealt_bits_piece(slot, shape))
+
+    def dealt_bits_piece(self, slot: int, shape: tuple[int, ...]) -> BitsPiece:
         self.ledger.use("dealt-bits", slot)
         if self.receiver:
             return self._take_array("dealt-bits", slot, shape).view(np.uint8)
-        return self._streams["dealt-bits"].bits(self.ledger.number, slot, shape)
+        return keep_drawn_bits(DrawnBits(self._streams["dealt-bits"], self.ledger.number, slot, shape))
 
     def dealt_words(self, slot: int, shape: tuple[int, ...], valid: int) -> Words:
+        return drawn.words(self.dealt_words_piece(slot, shape, valid))
+
+    def dealt_words_piece(self, slot: int, shape: tuple[int, ...], valid: int) -> WordsPiece:
         self.ledger.use("dealt-bits", slot)
         if self.receiver:
             return self._take_array("dealt-bits", slot, shape).view(np.uint16)
-        return self._streams["dealt-bits"].words(self.ledger.number, slot, shape, valid)
+        return keep_drawn_words(DrawnWords(self._streams["dealt-bits"], self.ledger.number, slot, shape, valid))
 
     def input_piece(self, shape: tuple[int, ...]) -> Tensor:
         """This party's piece of an owner's input (all but the receiver)."""

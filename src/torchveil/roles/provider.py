@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import add_stream, reduce_ring, subtract_stream, xor_bits, xor_words
+from torchveil.kernels import add_stream, less_pads, reduce_ring, xor_bits, xor_words
+from torchveil.kernels.drawn import DrawnBits, DrawnRing, DrawnWords
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.party import RandomSource
@@ -62,29 +63,64 @@ class Provider(Tables):
             np.bitwise_xor(total, streams["mask-bits"].bits(self.ledger.number, slot, shape), out=total)
         return total
 
-    def deal(self, slot: int, value: Tensor) -> None:
-        """Share ``value`` additively; the correction goes to this instruction's receiver."""
-        self.ledger.use("dealt", slot)
-        for rank, streams in enumerate(self._streams):
-            if rank != self.receiver:
-                value = subtract_stream(value, streams["dealt"], self.ledger.number, slot, self.width)
-        self._send("dealt", slot, reduce_ring(value, self.width))
+    def mask_bits_pieces(self, slot: int, shape: tuple[int, ...]) -> list[DrawnBits]:
+        """What ``mask_bits`` is the XOR of, not yet made."""
+        number = self.ledger.number
+        return [DrawnBits(streams["mask-bits"], number, slot, shape) for streams in self._streams]
+
+    def deal(self, slot: int, value: Tensor, *, fresh: bool = False) -> None:
+        """Share ``value`` additively; the correction goes to this instruction's receiver.
+
+        A ``fresh`` value belongs to nobody else and may be overwritten.
+        """
+        self.send_correction(slot, less_pads(value, self.pads(slot, tuple(value.shape)), self.width, fresh))
 
     def deal_bits(self, slot: int, value: Bits) -> None:
         """Share packed bits by XOR; the correction goes to this instruction's receiver."""
-        self.ledger.use("dealt-bits", slot)
-        for rank, streams in enumerate(self._streams):
-            if rank != self.receiver:
-                value = xor_bits(value, streams["dealt-bits"], self.ledger.number, slot)
-        self._send("dealt-bits", slot, value)
+        for pad in self.pads_bits(slot, value.shape):
+            value = xor_bits(value, pad.stream, pad.number, slot)
+        self.send_bits_correction(slot, value)
 
     def deal_words(self, slot: int, value: Words, valid: int) -> None:
         """Share 16-bit words by XOR in their low ``valid`` bits."""
+        for pad in self.pads_words(slot, value.shape, valid):
+            value = xor_words(value, pad.stream, pad.number, slot, valid)
+        self.send_words_correction(slot, value)
+
+    # A kernel that takes the pads off itself saves a pass: name them, compute the value less its pads, send that.
+
+    def pads(self, slot: int, shape: tuple[int, ...]) -> list[DrawnRing]:
+        """The pieces of all parties but the receiver, for a value dealt under ``slot``."""
+        self.ledger.use("dealt", slot)
+        number = self.ledger.number
+        return [DrawnRing(streams["dealt"], number, slot, shape, self.width) for streams in self._not_receiving()]
+
+    def pads_bits(self, slot: int, shape: tuple[int, ...]) -> list[DrawnBits]:
+        """As ``pads``, for packed bits."""
         self.ledger.use("dealt-bits", slot)
-        for rank, streams in enumerate(self._streams):
-            if rank != self.receiver:
-                value = xor_words(value, streams["dealt-bits"], self.ledger.number, slot, valid)
-        self._send("dealt-bits", slot, value)
+        number = self.ledger.number
+        return [DrawnBits(streams["dealt-bits"], number, slot, shape) for streams in self._not_receiving()]
+
+    def pads_words(self, slot: int, shape: tuple[int, ...], valid: int) -> list[DrawnWords]:
+        """As ``pads``, for words."""
+        self.ledger.use("dealt-bits", slot)
+        number = self.ledger.number
+        return [DrawnWords(streams["dealt-bits"], number, slot, shape, valid) for streams in self._not_receiving()]
+
+    def send_correction(self, slot: int, correction: Tensor) -> None:
+        """Send the receiver a value less its ``pads``."""
+        self._send("dealt", slot, reduce_ring(correction, self.width))
+
+    def send_bits_correction(self, slot: int, correction: Bits) -> None:
+        """Send the receiver packed bits XORed with their ``pads_bits``."""
+        self._send("dealt-bits", slot, correction)
+
+    def send_words_correction(self, slot: int, correction: Words) -> None:
+        """Send the receiver words XORed with their ``pads_words``."""
+        self._send("dealt-bits", slot, correction)
+
+    def _not_receiving(self) -> list[dict[str, RandomSource]]:
+        return [streams for rank, streams in enumerate(self._streams) if rank != self.receiver]
 
     def collect(self) -> dict[tuple[str, int], Tensor | Bits | Words]:
         """What this instruction sends to its receiver."""
