@@ -19,6 +19,7 @@ Sources: angle addition as in CrypTen's cosine; Fourier approximation in SHAFT, 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from torch import Tensor
 from torchveil.gates.base import Cost, Gate
 from torchveil.gates.bits import arithmetic_share
 from torchveil.gates.gating import deal_gated, gated_share
-from torchveil.kernels.tables import cos_sin, harmonics
+from torchveil.kernels.tables import cos_sin, iterate_harmonics
 from torchveil.program.instructions import Series
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -39,15 +40,16 @@ ANGLE_BITS = 30
 RESULT_BITS = COEFFICIENT_BITS + ANGLE_BITS
 
 
-def _angles(values: Tensor, i: Series) -> list[tuple[Tensor, Tensor]]:
-    cosine, sine = cos_sin(values if i.factor == 1 else values * i.factor, i.bits)
-    return list(harmonics(cosine, sine, i.frequencies))
+def _angles(values: Tensor, i: Series) -> Iterator[tuple[Tensor, Tensor]]:
+    """One frequency at a time: memory does not grow with their number. What is yielded is read only."""
+    first = cos_sin(values if i.factor == 1 else values * i.factor, i.bits)
+    for _, cosine, sine in iterate_harmonics(*first, i.frequencies):
+        yield cosine, sine
 
 
-def _public_factors(opened: Tensor, i: Series) -> list[tuple[Tensor, Tensor]]:
+def _public_factors(opened: Tensor, i: Series) -> Iterator[tuple[Tensor, Tensor]]:
     """For each frequency the factors of [cos j phi] and [sin j phi], at 2^28."""
     half = 1 << (ANGLE_BITS - 1)
-    out = []
     for (cosine, sine), a, b in zip(_angles(opened, i), i.cosines, i.sines, strict=True):
         if a == 0:
             with_cos, with_sin = sine * b, cosine * -b
@@ -55,8 +57,7 @@ def _public_factors(opened: Tensor, i: Series) -> list[tuple[Tensor, Tensor]]:
             with_cos, with_sin = cosine * a, sine * a
         else:
             with_cos, with_sin = cosine * a + sine * b, sine * a - cosine * b
-        out.append(((with_cos + half) >> ANGLE_BITS, (with_sin + half) >> ANGLE_BITS))
-    return out
+        yield (with_cos + half) >> ANGLE_BITS, (with_sin + half) >> ANGLE_BITS
 
 
 def deal(provider: Provider, i: Series) -> None:
