@@ -36,6 +36,9 @@ from torchveil.program import instructions as ins
 from torchveil.roles.plain import Plain
 from torchveil.where import backward_module_path, user_line
 
+#: The ring is Z_2^64.
+_WIDTH = 64
+
 _BACKENDS = {
     "lockstep": "all roles share this process, so NOTHING is protected from whoever runs it",
     "plain": "clear integers, no shares at all: NOTHING is protected",
@@ -193,6 +196,10 @@ class Engine:
         opened: bool = False,
         parent: Secret | None = None,
         is_input: bool = False,
+        zeros: int = 0,
+        half: int = 0,
+        stretched: bool = False,
+        picked: bool = False,
     ) -> Secret:
         """The handle of a wire that was just defined."""
         if shape is None:
@@ -211,6 +218,10 @@ class Engine:
             opened=opened,
             parent=parent,
             is_input=is_input,
+            zeros=zeros,
+            half=half,
+            stretched=stretched,
+            picked=picked,
         )
 
     # --- in and out --------------------------------------------------------------------------------------------------
@@ -286,7 +297,8 @@ class Engine:
         """Make sure that all have openings; those missing travel in one round.
 
         The root of a structural chain is opened instead of its image when it is an input (a data set, a parameter) or
-        at most twice as large, so that every other image of it is opened too.
+        at most twice as large, so that every other image of it is opened too. What ends in zeros is opened without
+        them, what is half open is completed.
         """
         todo: dict[int, Secret] = {}
         for handle in handles:
@@ -295,16 +307,32 @@ class Engine:
                 todo[root.id] = root
         if todo:
             roots = list(todo.values())
-            self.submit(ins.Open(tuple(r.id for r in roots), tuple(r.shape for r in roots)))
+            bits = tuple(root.half or _WIDTH - root.zeros for root in roots)
+            self.submit(ins.Open(tuple(r.id for r in roots), tuple(r.shape for r in roots), bits))
             for root in roots:
                 root.opened = True
                 root.parent = None
+                root.short = bool(root.zeros)
+                root.half = 0
 
     def map(self, x: Secret, linear_map: LinearMap) -> Secret:
         """The image of a secret under a linear map of the table; local."""
         identifier = self.new_id()
         self.submit(ins.Map(identifier, x.id, linear_map))
-        return self.wire(identifier, x.scale, x.format, wide=x.wide, nonnegative=x.nonnegative, parent=x)
+        out = self.wire(
+            identifier,
+            x.scale,
+            x.format,
+            wide=x.wide,
+            nonnegative=x.nonnegative,
+            parent=x,
+            zeros=x.zeros,
+            stretched=x.stretched,
+            picked=linear_map.picks,
+        )
+        if x.pending and linear_map.picks:
+            out.memo["image"] = (x, linear_map)
+        return out
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

@@ -32,23 +32,32 @@ class Secret:
     ``scale`` is the scale the integers have now; ``format.scale`` the one they return to when truncated. A larger
     ``scale`` is *pending* (a product, truncated when needed) unless ``wide`` (a square, kept at double scale).
     ``nonnegative`` is public knowledge from the operation that made the value. ``parent`` is the handle that this one
-    is a linear image of, while it has no opening of its own. ``memo`` keeps what later gates may reuse.
+    is a linear image of, or the one term of a sum that lacks an opening, while it has no opening of its own. ``memo``
+    keeps what later gates may reuse. ``zeros``: value and shares are multiples of 2^zeros; ``short``: it was opened as
+    such, under a mask of its own, or consists of elements that were (``picked``); ``half``: its opening is known but
+    for its upper ``half`` bits. ``stretched``: the scale is the format's times a small factor, which products take
+    along in place of a truncation.
     """
 
     __slots__ = (
         "__weakref__",
         "format",
+        "half",
         "id",
         "is_input",
         "memo",
         "nonnegative",
         "opened",
         "parent",
+        "picked",
         "scale",
         "session",
         "shape",
+        "short",
+        "stretched",
         "stride",
         "wide",
+        "zeros",
     )
 
     def __init__(
@@ -65,6 +74,10 @@ class Secret:
         opened: bool = False,
         parent: Secret | None = None,
         is_input: bool = False,
+        zeros: int = 0,
+        half: int = 0,
+        stretched: bool = False,
+        picked: bool = False,
     ) -> None:
         self.session = session
         self.id = identifier
@@ -77,6 +90,11 @@ class Secret:
         self.opened = opened
         self.parent = parent
         self.is_input = is_input
+        self.zeros = zeros
+        self.half = half
+        self.stretched = stretched
+        self.short = False
+        self.picked = picked
         self.memo: dict[str, Any] = {}
 
     @property
@@ -91,11 +109,14 @@ class Secret:
     def is_opened(self) -> bool:
         """Whether an opening exists or follows from one of an ancestor."""
         node: Secret | None = self
+        picked = True
         while node is not None:
             if node.opened:
                 self.opened = True
+                self.short = node.short and picked
                 self.parent = None
                 return True
+            picked = picked and node.picked
             node = node.parent
         return False
 

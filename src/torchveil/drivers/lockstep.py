@@ -16,7 +16,7 @@ from torch import Tensor
 from torchveil.errors import Desynchronised, PlainDiverged, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost, Exchange, Gate, n_bytes
-from torchveil.kernels import reduce_ring
+from torchveil.kernels import Packed, add_packed, reduce_ring
 from torchveil.program import instructions as ins
 from torchveil.roles.keys import Identity, agree_session_id
 from torchveil.roles.party import Party, RandomSource
@@ -73,6 +73,8 @@ class Lockstep:
         self.provider = provider
         self.inputs = list(inputs)
         self.plain = plain
+        if plain is not None:
+            plain.last_share = self._last_share
         self.n_parties = len(self.parties)
         self.width = provider.width
         self.number = 0
@@ -132,6 +134,9 @@ class Lockstep:
         """One party's share: its shape and strides are those of the value; its elements are uniform."""
         return self.parties[rank].wires[wire].value()
 
+    def _last_share(self, wire: int) -> Tensor:
+        return self.share_of(wire, -1)
+
     def _forget_half_openings(self, i: ins.Open) -> None:
         """An opening that failed half-way never happened; the next one has a new label, hence new masks."""
         for x in i.xs:
@@ -139,7 +144,7 @@ class Lockstep:
             wires = [table[x] for table in tables if x in table]
             if any(wire.mask is None for wire in wires):
                 for wire in wires:
-                    wire.mask = wire.opening = wire.parent = wire.via = None
+                    wire.forget_opening()
 
     def shape_of_bit(self, bit: int) -> tuple[int, ...]:
         """The shape of a bit wire."""
@@ -209,6 +214,8 @@ class Lockstep:
             for piece in pieces[1:]:
                 total = np.bitwise_xor(total, piece)
             return total
+        if isinstance(pieces[0], Packed):
+            return add_packed(pieces)
         total = pieces[0]
         for piece in pieces[1:]:
             total = total + piece

@@ -16,7 +16,8 @@ from torchveil.gates.exponential import RESULT_BITS, split
 from torchveil.handle import Bit, Handle, Secret
 from torchveil.program import instructions as ins
 
-_MAX_UNIT = 2**32
+#: The largest scale of an exponent.
+MAX_UNIT = 2**32
 _WASTE = 1.04
 
 
@@ -25,7 +26,7 @@ def _gate(x: Secret, bit: Bit, unit: int, n_bits: int) -> Secret:
     mask_bits, factor_bits = split((1 << n_bits) / unit)
     session.open(x)
     out = session.new_id()
-    session.submit(ins.Exponential(out, x.id, bit.id, unit, n_bits, mask_bits, factor_bits, x.shape))
+    session.submit(ins.Exponential(out, x.id, bit.id, unit, n_bits, mask_bits, factor_bits, x.shape, x.zeros))
     return session.wire(out, 1 << RESULT_BITS, x.format, shape=x.shape, nonnegative=True)
 
 
@@ -46,13 +47,15 @@ def _filling(scale: int, reach: float) -> tuple[int, int]:
 def exp_nonpositive(x: Secret, scale: int) -> Secret:
     """exp(x) for x <= 0, at ``scale``. 4 rounds after the opening of x; pending x is used as it is."""
     reach = math.log(2 * scale)
-    if _filling(x.scale, reach)[0] * x.scale > _MAX_UNIT:
+    unit = x.scale >> x.zeros
+    if _filling(unit, reach)[0] * unit > MAX_UNIT:
         x = narrow(x)
-    factor, n_bits = _filling(x.scale, reach)
+        unit = x.scale >> x.zeros
+    factor, n_bits = _filling(unit, reach)
     lowest = ((1 << n_bits) - 1) // factor
-    (inside,) = bits(x, (-lowest,), (NOT_BELOW,))
+    (inside,) = bits(x, (-lowest << x.zeros,), (NOT_BELOW,))
     finer = x if factor == 1 else combine([(x, factor)], scale=factor * x.scale)
-    return to_scale(_gate(finer, inside, factor * x.scale, n_bits), scale)
+    return to_scale(_gate(finer, inside, factor * unit, n_bits), scale)
 
 
 def exp(x: Handle) -> Secret:

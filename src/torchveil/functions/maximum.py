@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 import torch
 
-from torchveil.functions.arithmetic import add_tensor, align, combine, constant, narrow, secret, select_raw
+from torchveil.functions.arithmetic import (
+    add_tensor,
+    align,
+    combine,
+    constant,
+    narrow,
+    round_shares,
+    secret,
+    select_raw,
+)
 from torchveil.functions.comparison import positive
 from torchveil.functions.structure import apply, concatenate
 from torchveil.handle import Bit, Public, Secret
@@ -31,7 +40,10 @@ def _slice(x: Secret, dim: int, start: int, end: int, step: int = 1) -> Secret:
 
 
 def maximum(x: Secret, dim: int) -> tuple[Secret, Tournament]:
-    """(max along dim with the dimension kept, the tournament). A pending x is compared as it is, untruncated."""
+    """(max along dim with the dimension kept, the tournament). A pending x is compared as it is, untruncated.
+
+    A rounded x stays a multiple of 2^zeros, so the shares of winners are rounded again at no loss.
+    """
     size = x.shape[dim]
     levels: list[Bit] = []
     current = x
@@ -45,6 +57,8 @@ def maximum(x: Secret, dim: int) -> tuple[Secret, Tournament]:
         if current.shape[dim] % 2:
             rest = _slice(current, dim, 2 * half, current.shape[dim])
             winners = secret(concatenate([winners, rest], dim))
+        if x.zeros:
+            winners = round_shares(winners, x.zeros)
         winners.nonnegative = x.nonnegative
         winners.wide = x.wide
         levels.append(bit)

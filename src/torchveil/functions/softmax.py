@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torchveil.functions.arithmetic import combine, narrow, number, raw_product, secret, to_scale
-from torchveil.functions.exponential import exp_nonpositive
+from torchveil.functions.arithmetic import combine, due, narrow, number, raw_product, secret, to_scale
+from torchveil.functions.exponential import MAX_UNIT, exp_nonpositive
 from torchveil.functions.maximum import maximum
 from torchveil.functions.normalise import Buckets, Mantissa, log_of_mantissa, mantissa, series
 from torchveil.functions.series import reciprocal_series
@@ -51,6 +51,8 @@ class Softmax:
 def softmax(x: Handle, dim: int) -> Softmax:
     """The parts of a softmax along ``dim``."""
     wire = number(x)
+    if wire.scale > MAX_UNIT:
+        wire = due(wire)  # still finer than its format, and without its low bits fit for the exponential
     size = wire.shape[dim]
     largest, _ = maximum(wire, dim)
     if size > 1:

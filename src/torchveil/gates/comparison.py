@@ -2,17 +2,19 @@
 
 Theory of operation (w = 64). y^ = y + l is known. The sign of y - t is
     msb(y - t) = msb(v) ^ msb(l) ^ [v_lo < l_lo],   v = y^ - t,
-with lo the low w - 1 bits. l_lo is cut into chunks of 4 bits; for each the provider deals, XOR-shared, the unary code
-T[u] = [u < l_k], u = 0..14. With the public digit v_k, lt_k = T[v_k] and le_k = T[v_k - 1] (T[-1] = 1), so e_k =
-lt_k ^ le_k: look-ups, no interaction, linear over GF(2), hence right for every number of parties. ``and_tree`` combines
-the chunks. One table serves any number of thresholds; the AND masks and monomials are fresh for each.
+with lo the low w - 1 bits. l_lo is cut into chunks of 4 bits; for each the provider deals, XOR-shared, the
+unary code T[u] = [u < l_k], u = 0..14. With the public digit v_k, lt_k = T[v_k] and le_k = T[v_k - 1] (T[-1] = 1), so
+e_k = lt_k ^ le_k: look-ups, no interaction, linear over GF(2), hence right for every number of parties. ``and_tree``
+combines the chunks. One table serves any number of thresholds; the AND masks and monomials are fresh for each.
+If y is known to be a multiple of 2^zeros (``gates.rounding``), the thresholds are rounded up to such multiples, v and l
+end in zeros, and the chunks that consist of them are left out.
 The XORs asked for are opened as d^ = d ^ r under a fresh bit r whose arithmetic sharing [r] is dealt: a bit wire.
 
 Exact for all 2^64 values of y - t. With a = b as signed numbers, [a < b] = msb(a - b) needs |a - b| < 2^63.
 Views. party: uniform XOR pieces and tables, openings under fresh bits; provider: nothing. Cost per element, J
-thresholds and K bits: rounds 3; sent (33 J + K)/8 (n-1) bytes; dealt 32 + (96 J + 1)/8 + 8 K bytes
-(353 bits + 8 bytes for J = K = 1). Floors: 232 bits of tables (15 per chunk, 7 for the top one) where 256 are dealt,
-and 8 bytes [r].
+thresholds and K bits: rounds 3; sent (33 J + K)/8 (n-1) bytes; dealt 32 + (96 J + 1)/8 + 8 K bytes (353 bits + 8 bytes
+for J = K = 1). With zeros = 16: sent (24 J + K)/8 (n-1), dealt 24 + (64 J + 1)/8 + 8 K. Floors: 232 bits of tables (15
+per chunk, 7 for the top one) where 256 are dealt, and 8 bytes [r].
 Sources: one-time truth tables, Ishai et al., TCC'13; prefix parity, Boyle et al., CCS'23; the combination is ours.
 """
 
@@ -54,10 +56,10 @@ class Geometry:
     chunks: int
 
 
-def geometry(width: int) -> Geometry:
+def geometry(width: int, zeros: int = 0) -> Geometry:
     """4-bit chunks and fan-in 4 in the real ring; 1-bit chunks and fan-in 2 in the small rings of the leak tests."""
     chunk, fan_in = (4, 4) if width == 64 else (1, 2)
-    return Geometry(chunk, fan_in, -(-(width - 1) // chunk))
+    return Geometry(chunk, fan_in, -(-(width - 1) // chunk) - zeros // chunk)
 
 
 _TABLES, _SIGN, _RESULT, _FLIP, _TREE = 0, 1, 2, 3, 4
@@ -74,13 +76,13 @@ def _select_rows(rows: Bits, i: Compare) -> list[Bits]:
 
 
 def deal(provider: Provider, i: Compare) -> None:
-    shape = geometry(provider.width)
+    shape = geometry(provider.width, i.zeros)
     mask = provider.wires[i.x].total_mask().reshape(-1)
     if i.negate:
         mask = provider.reduce(-mask)
     count = mask.numel()
     n_bytes = -(-count // 8)
-    provider.deal_words(_TABLES, unary_tables(mask, provider.width, shape.chunk), (1 << shape.chunk) - 1)
+    provider.deal_words(_TABLES, unary_tables(mask, provider.width, shape.chunk, shape.chunks), (1 << shape.chunk) - 1)
     provider.deal_bits(_SIGN, pack_top_bits(mask, provider.width).reshape(1, n_bytes))
     slot = _TREE
     for level in and_tree.levels(shape.chunks, shape.fan_in):
@@ -96,13 +98,13 @@ def deal(provider: Provider, i: Compare) -> None:
 
 
 def evaluate(party: Party, i: Compare) -> Interaction:
-    shape = geometry(party.width)
-    opened, _ = party.wires[i.x].faces()
-    opened = opened.reshape(-1)
+    shape = geometry(party.width, i.zeros)
+    opened = party.wires[i.x].public().reshape(-1)
     count = opened.numel()
     n_bytes = -(-count // 8)
     tables = party.dealt_words(_TABLES, (shape.chunks, count), (1 << shape.chunk) - 1)
-    less, equal, tops = unary_leaf(opened, tables, i.thresholds, i.negate, party.first, party.width, shape.chunk)
+    thresholds = [-(-t >> i.zeros << i.zeros) for t in i.thresholds]
+    less, equal, tops = unary_leaf(opened, tables, thresholds, i.negate, party.first, party.width, shape.chunk)
     slot = _TREE
     for level in and_tree.levels(shape.chunks, shape.fan_in):
         masked, masks, first_slot = [], [], slot
@@ -161,7 +163,7 @@ def clear(plain: Plain, i: Compare) -> None:
 
 
 def cost(i: Compare, n_parties: int) -> Cost:
-    shape = geometry(64)
+    shape = geometry(64, i.zeros)
     rounds, opened, dealt = and_tree.bits_per_comparison(shape.chunks, shape.fan_in)
     count = math.prod(i.shape)
     n_bytes = -(-count // 8)

@@ -7,8 +7,8 @@ e^(-phi/u), and the overflow is known: with low = v^ mod 2^b, E_neg = e^((low - 
     r_top = 0:  factor A0 = E_pos if v^_top else E_neg;      r_top = 1:  factor A1 = E_neg if v^_top else E_pos.
 
 So [e^(x/u)] = A0 [M0] + A1 [M1], M0 = (1 - r_top) e^(-phi/u), M1 = r_top e^(-phi/u) dealt at scale 2^mask_bits, the
-factors public at 2^factor_bits; both together at most 61 bits. With a gating bit (``gates.gating``) the
-result is bit * e^(x/u).
+factors public at 2^factor_bits; both together at most 61 bits. With a gating bit (``gates.gating``) the result is bit *
+e^(x/u). A wire that is 2^zeros x (``gates.rounding``) is divided first: opening and mask end in zeros too.
 
 Error: with R = 2^b / u, 2^-(factor_bits + 1) + e^R 2^-(mask_bits + 1) absolute; ``split`` balances the two: 2^-19 for
 R = 16, 2^-24 for R = 8; and 2^-28 relative from the tables.
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from torchveil.gates.base import Cost, Gate
 from torchveil.gates.gating import deal_gated, gated_share
+from torchveil.kernels import reduce_ring, shift_right_logical, signed
 from torchveil.kernels.tables import exponential
 from torchveil.program.instructions import Exponential
 from torchveil.roles.party import Party
@@ -48,17 +49,17 @@ def _reach(i: Exponential) -> int:
     return min(24, -(-(1 << i.bits) // i.unit) + 1)
 
 
-def _masked_factors(mask: Tensor, i: Exponential) -> tuple[Tensor, Tensor]:
+def _masked_factors(mask: Tensor, i: Exponential, width: int) -> tuple[Tensor, Tensor]:
     """(M0, M1) from the mask l."""
-    local_mask = mask & ((1 << (i.bits + 1)) - 1)
+    local_mask = shift_right_logical(mask, i.zeros, width) & ((1 << (i.bits + 1)) - 1)
     top = local_mask >> i.bits
     factor = exponential(-(local_mask & ((1 << i.bits) - 1)), i.unit, i.mask_bits, high=0)
     return factor * (1 - top), factor * top
 
 
-def _public_factors(opened: Tensor, i: Exponential) -> tuple[Tensor, Tensor]:
+def _public_factors(opened: Tensor, i: Exponential, width: int) -> tuple[Tensor, Tensor]:
     """(A0, A1) from the opening x^."""
-    v = (opened + (1 << i.bits) - 1) & ((1 << (i.bits + 1)) - 1)
+    v = (shift_right_logical(opened, i.zeros, width) + (1 << i.bits) - 1) & ((1 << (i.bits + 1)) - 1)
     top = (v >> i.bits).to(torch.bool)
     low = v & ((1 << i.bits) - 1)
     negative = exponential(low - ((1 << i.bits) - 1), i.unit, i.factor_bits, high=_reach(i))
@@ -67,22 +68,22 @@ def _public_factors(opened: Tensor, i: Exponential) -> tuple[Tensor, Tensor]:
 
 
 def deal(provider: Provider, i: Exponential) -> None:
-    zero, one = _masked_factors(provider.wires[i.x].total_mask(), i)
+    zero, one = _masked_factors(provider.wires[i.x].total_mask(), i, provider.width)
     deal_gated(provider, 0, zero, i.bit)
     deal_gated(provider, 2, one, i.bit)
     provider.wires[i.out] = Wire(None)
 
 
 def evaluate(party: Party, i: Exponential) -> None:
-    opened, _ = party.wires[i.x].faces()
-    zero, one = _public_factors(opened, i)
+    zero, one = _public_factors(party.wires[i.x].public(), i, party.width)
     out = zero * gated_share(party, 0, i.shape, i.bit)
     out += one * gated_share(party, 2, i.shape, i.bit)
     party.wires[i.out] = Wire(out)
 
 
 def clear(plain: Plain, i: Exponential) -> None:
-    x = plain.value(i.x)
+    whole = plain.value(i.x)
+    x = signed(whole, plain.width) >> i.zeros
     if i.bit is None:
         plain.require(x, -(1 << i.bits) + 1, 0, "exponential", "clip the argument to the stated range")
     mask = plain.mask(i.x)
@@ -91,8 +92,8 @@ def clear(plain: Plain, i: Exponential) -> None:
             torch.int64
         )
     else:
-        zero, one = _masked_factors(mask, i)
-        first, second = _public_factors(x + mask, i)
+        zero, one = _masked_factors(mask, i, plain.width)
+        first, second = _public_factors(reduce_ring(whole + mask, plain.width), i, plain.width)
         out = first * zero + second * one
     plain.set(i.out, out if i.bit is None else plain.bit(i.bit) * out)
 

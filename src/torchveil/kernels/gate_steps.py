@@ -155,7 +155,8 @@ def unary_leaf(
 ) -> tuple[Bits, Bits, Bits]:
     """A party's packed planes (less, equal) [chunks, J, bytes] and the public top bits [J, bytes] of v = +-y^ - t_j.
 
-    The digits are those of the low w - 1 bits, or of all w with ``whole`` (equality, where ``less`` is of no use).
+    The digits are those of the low w - 1 bits, or of all w with ``whole`` (equality, where ``less`` is of no use); if
+    there are fewer tables, the upper ones.
     """
     opened = opened.reshape(-1).contiguous()
     if negate:
@@ -168,7 +169,8 @@ def unary_leaf(
     for j, threshold in enumerate(thresholds):
         v = reduce_ring(opened - threshold if threshold else opened, width)
         tops[j] = pack_bits(top_bit(v, width).numpy().astype(np.uint8))
-        for k, digit in enumerate(digits(v, width + 1 if whole else width, chunk)):
+        wanted = list(digits(v, width + 1 if whole else width, chunk))
+        for k, digit in enumerate(wanted[len(wanted) - len(tables) :]):
             below, at_most = unary_lookup(tables[k], digit, first)
             less[k, j] = pack_bits(below)
             equal[k, j] = pack_bits(at_most)

@@ -334,12 +334,12 @@ def truncated_share(
 # --- comparison -----------------------------------------------------------------------------------------------------
 
 
-def unary_tables(mask: Tensor, width: int, chunk: int) -> Words:
+def unary_tables(mask: Tensor, width: int, chunk: int, n_chunks: int | None = None) -> Words:
     if chunk != 4 or width < 64:
-        return chunks.unary_tables(mask, width, chunk)
+        return chunks.unary_tables(mask, width, chunk, n_chunks)
     out = np.empty((16, mask.numel()), dtype=np.uint16)
     core.unary_tables(out, None, _flat(mask), False, width > 64, _threads())
-    return out
+    return out[16 - (n_chunks or 16) :]
 
 
 def unary_leaf(
@@ -359,8 +359,12 @@ def unary_leaf(
     equal = np.empty_like(less)
     tops = np.empty((len(thresholds), n_bytes), dtype=np.uint8)
     values = [t & _RING for t in thresholds]
+    left_out = 16 - len(tables)
+    if left_out:
+        # the kernel reads all rows; what it makes of the lower ones is not used
+        tables = np.concatenate([np.zeros((left_out, tables.shape[1]), dtype=np.uint16), tables])
     core.unary_leaf(less, equal, tops, _flat(opened), _array(tables), values, negate, whole, first, _threads())
-    return less, equal, tops
+    return less[left_out:], equal[left_out:], tops
 
 
 def pack_bits(bits: np.ndarray[Any, Any]) -> Bits:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import add_stream, reduce_ring, subtract_stream, xor_bits, xor_words
+from torchveil.kernels import add_stream, reduce_ring, subtract_stream, subtract_words, xor_bits, xor_words
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.party import RandomSource
@@ -75,6 +75,15 @@ class Provider:
         for rank, streams in enumerate(self._streams):
             if rank != self.receiver:
                 value = xor_words(value, streams["dealt-bits"], self.ledger.number, slot, valid)
+        self._send("dealt-bits", slot, value)
+
+    def deal_short(self, slot: int, value: Words, bits: int) -> None:
+        """Share words of ``bits`` <= 16 bits additively modulo 2^bits; two bytes each."""
+        self.ledger.use("dealt-bits", slot)
+        for rank, streams in enumerate(self._streams):
+            if rank != self.receiver:
+                piece = streams["dealt-bits"].words(self.ledger.number, slot, value.shape, bits)
+                value = subtract_words(value, piece, bits)
         self._send("dealt-bits", slot, value)
 
     def collect(self) -> dict[tuple[str, int], Tensor | Bits | Words]:
