@@ -219,7 +219,7 @@ class Lockstep:
         total = pieces[0]
         for piece in pieces[1:]:
             total = total + piece
-        return reduce_ring(total, self.width)
+        return reduce_ring(total, self.width) if isinstance(total, Tensor) else total
 
     def _follow_plain(self, gate: Gate, i: ins.Instruction, clear: Tensor | None) -> None:
         """Debug mode: run the clear meaning and compare it with the sum of the shares."""

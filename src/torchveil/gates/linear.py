@@ -29,12 +29,8 @@ def _combine(values: Sequence[Tensor], factors: Sequence[int], constant: int) ->
     for value, factor in zip(values, factors, strict=True):
         if total is None:
             total = value if factor == 1 else -value if factor == -1 else value * factor
-        elif factor == 1:
-            total = total + value
-        elif factor == -1:
-            total = total - value
         else:
-            total = total + value * factor
+            total = torch.add(total, value, alpha=factor)
     if total is None:
         raise ValueError("a combination of nothing")
     return total + constant if constant else total

@@ -16,12 +16,14 @@ the masks of Turbospeedz (eprint 2019/080, sec. 3) kept for the life of the valu
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
 from torchveil.gates.base import Cost, Exchange, Gate, Interaction, Piece, require_shape
-from torchveil.kernels import complete, pack_low, pack_words, packed_bytes, reduce_ring, shift_right_logical
+from torchveil.kernels import complete, pack_low, packed_bytes
 from torchveil.program.instructions import Open
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -55,22 +57,24 @@ def deal(provider: Provider, i: Open) -> None:
         wire.open(None, provider.mask(slot, shape) if wire.half is None else wire.half.mask, missing)
 
 
-def _piece(party: Party, wire: Wire, slot: int, missing: int, shape: tuple[int, ...]) -> tuple[Piece, Tensor]:
+def _piece(party: Party, wire: Wire, slot: int, missing: int) -> tuple[Piece, Tensor]:
     """(what this party sends, its piece of the mask)."""
     if wire.half is not None:
         if wire.half.upper is None:
             raise ProtocolError("an opening that is half known has nothing to complete it")
-        return pack_words(wire.half.upper, wire.half.bits, shape), wire.half.mask
+        return wire.half.upper, wire.half.mask
     if not missing:
         return party.masked(slot, wire.value())
-    masked, mask = party.masked(slot, shift_right_logical(wire.value(), missing, party.width))
-    return pack_low(masked, party.width - missing), mask
+    # an arithmetic shift: only the lower bits of the sum travel
+    masked, mask = party.masked(slot, wire.value() >> missing)
+    return pack_low(masked, party.width - missing, missing), mask
 
 
-def _opening(wire: Wire, total: Tensor, missing: int, width: int) -> Tensor:
+def _opening(wire: Wire, total: Any, width: int) -> Tensor:
     if wire.half is not None and wire.half.opening is not None:
-        return complete(wire.half.opening, total, wire.half.bits, width)
-    return reduce_ring(total << missing, width) if missing else total
+        return complete(wire.half.opening, total & np.uint16((1 << wire.half.bits) - 1), wire.half.bits, width)
+    opening: Tensor = total
+    return opening
 
 
 def evaluate(party: Party, i: Open) -> Interaction:
@@ -81,11 +85,11 @@ def evaluate(party: Party, i: Open) -> Interaction:
         # A mask of another shape would be broadcast, and one element of it would hide two values.
         require_shape(wire.value(), shape)
         missing = _missing(wire, i, slot, party.width)
-        sent.append((missing, *_piece(party, wire, slot, missing, shape)))
+        sent.append((missing, *_piece(party, wire, slot, missing)))
     opened = yield Exchange("sum", tuple(piece for _, piece, _ in sent))
     for x, (missing, _, mask), total in zip(i.xs, sent, opened, strict=True):
         wire = party.wires[x]
-        wire.open(_opening(wire, total, missing, party.width), mask, missing)
+        wire.open(_opening(wire, total, party.width), mask, missing)
         wire.half = None
 
 
