@@ -5,16 +5,18 @@ these gates that we know, with every opening used wherever it can be; per elemen
 
     opening             sent 8 B by each party; one round for all openings that do not depend on each other
     product             dealt 8 B per output
-    truncation          dealt 8 B, with a gating bit 16 B, after an opening of the product
+    truncation          an opening of the product without the 16 bits that it drops: sent 6 B; dealt the 2 B that take it
+                        back to the ring, with a gating bit the whole quotient, 8 B
     selection           dealt 8 B
-    comparison          sent 34 bits, dealt 232 bits of tables, 97 of the tree and 8 B of the result bit; 3 rounds
+    comparison          sent 34 bits, dealt 232 bits of tables, 97 of the tree and 8 B of the result bit; 3 rounds; of
+                        what is truncated 25, 172 and 65 bits
     exponential         dealt 8 B
 
 Rounds and bytes are bounds of their own: one arrangement need not reach both. A maximum is counted with the bytes of a
 tournament (a comparison and an opened winner per element but one) and with the rounds of comparing all pairs at once:
 one comparison, a tree of ANDs of fan-in 4 for "greater than all others", one opening.
 
-``FULL`` counts with rings of 64 bits throughout. ``RANGES`` is what knowing ranges would save: products are opened
+``FULL`` counts with values of the whole ring of 64 bits. ``RANGES`` is what knowing ranges would save: products are opened
 modulo 2^41 and compared modulo 2^25 (sent 11 bits, dealt 22.5 B and the 8 B, 2 rounds), which needs |z| < 2^7 or so and
 is silently wrong outside; torchveil does not do that today.
 
@@ -40,16 +42,18 @@ from benchmarks.inputs import Function, Inference, Training, Tutorial, TutorialN
 
 @dataclass(frozen=True)
 class Ring:
-    """What an element costs: an opened product, a comparison."""
+    """What an element costs: an opened product, a comparison, a comparison of such a product."""
 
     product_bytes: float
     compare_sent: float
     compare_dealt: float
     compare_rounds: int
+    product_compare_sent: float
+    product_compare_dealt: float
 
 
-FULL = Ring(8, 34 / 8, (232 + 97) / 8 + 8, 3)
-RANGES = Ring(41 / 8, 11 / 8, 22.5 + 8, 2)
+FULL = Ring(6, 34 / 8, (232 + 97) / 8 + 8, 3, 25 / 8, (172 + 65) / 8 + 8)
+RANGES = Ring(41 / 8, 11 / 8, 22.5 + 8, 2, 11 / 8, 22.5 + 8)
 
 
 @dataclass
@@ -70,10 +74,14 @@ class Floor:
     def deal(self, n: int) -> None:
         self.dealt_bytes += 8 * n
 
-    def compare(self, n: int) -> None:
+    def truncate(self, n: int, *, gated: bool = False) -> None:
+        self.dealt_bytes += n * (8 if gated else 2)
+
+    def compare(self, n: int, *, product: bool = False) -> None:
+        ring = self.ring
         self.comparisons += n
-        self.sent_bytes += n * self.ring.compare_sent
-        self.dealt_bytes += n * self.ring.compare_dealt
+        self.sent_bytes += n * (ring.product_compare_sent if product else ring.compare_sent)
+        self.dealt_bytes += n * (ring.product_compare_dealt if product else ring.compare_dealt)
 
     def round(self, n: int, step: str) -> None:
         """``n`` rounds that wait for one another, for the derivation."""
@@ -87,9 +95,9 @@ class Floor:
     def softmax(self, rows: int, columns: int, *, opened: bool) -> None:
         """Softmax of rows; ``opened`` if the opening of its operand is counted already."""
         n, losers = rows * columns, rows * (columns - 1)
-        self.compare(losers)
+        self.compare(losers, product=opened)
         self.deal(losers)
-        self.open(losers)  # winners; what is opened of operand and maximum opens their difference
+        self.open(losers, product=opened)  # winners; what is opened of operand and maximum opens their difference
         self.deal(n)
         self.open(n)  # exponentials, and with them their sums
         self.compare(rows)  # which power of two the sum lies under
@@ -134,14 +142,14 @@ def _matmul(work: Function, found: Floor) -> None:
     found.deal(m * n)
     found.round(1, "product (to truncate it)")
     found.open(m * n, product=True)
-    found.deal(m * n)
+    found.truncate(m * n)
     found.macs = m * k * n
 
 
 def _relu(work: Function, found: Floor) -> None:
     n = math.prod(work.operands[0].shape)
     found.round(1, "operand")
-    found.open(n, product=True)
+    found.open(n)
     found.round(found.ring.compare_rounds, "comparison")
     found.compare(n)
     found.deal(n)
@@ -159,7 +167,8 @@ def _elementwise(work: Function, found: Floor) -> None:
     found.compare(n)
     found.round(1, "product (to truncate it)")
     found.open(n, product=True)
-    found.deal(2 * n)
+    found.deal(n)
+    found.truncate(n)
 
 
 _FUNCTIONS: dict[str, Callable[[Function, Floor], None]] = {"matmul": _matmul, "relu": _relu, "softmax": _softmax}
@@ -205,8 +214,8 @@ def _linear(layer: Layer, found: Floor) -> None:
 
 def _activation(layer: Layer, found: Floor) -> None:
     found.round(found.ring.compare_rounds, "relu's comparison")
-    found.compare(layer.n_out)
-    found.deal(2 * layer.n_out)  # truncation gated by the sign
+    found.compare(layer.n_out, product=True)
+    found.truncate(layer.n_out, gated=True)  # by the sign
     found.round(1, "its result")
     found.open(layer.n_out)
 
@@ -214,7 +223,7 @@ def _activation(layer: Layer, found: Floor) -> None:
 def _pool(layer: Layer, found: Floor) -> None:
     losers = layer.n_in - layer.n_out
     found.round(found.maximum_rounds(layer.n_in // layer.n_out), "pooling")
-    found.compare(losers)
+    found.compare(losers, product=True)
     found.deal(losers)
     found.open(losers, product=True)  # the winner of each comparison, the last of them relu's operand
 
@@ -239,7 +248,7 @@ def _linear_backward(layer: Layer, found: Floor) -> None:
 
 
 def _activation_backward(layer: Layer, found: Floor) -> None:
-    found.deal(2 * layer.n_in)
+    found.truncate(layer.n_in, gated=True)
     found.round(1, "relu's gradient")
     found.open(layer.n_in)
 
@@ -275,7 +284,8 @@ def _backward(net: nn.Module, order: list[Layer], found: Floor) -> None:
     for layer in reversed(order[1:]):  # nothing is wanted of the batch's own gradient
         _BACKWARD[type(layer.module)](layer, found)
     weights = _parameters(net)
-    found.deal(2 * weights)  # the gradients' products, and the truncation that the next opening of the weights carries
+    found.deal(weights)  # the gradients' products
+    found.truncate(weights)  # which the next opening of the weights carries
 
 
 def _training(work: Training, found: Floor) -> None:
@@ -290,7 +300,7 @@ def _training(work: Training, found: Floor) -> None:
 def _inference(work: Inference, found: Floor) -> None:
     net, x = work.build(), work.batch()
     order = _forward(net, x, found, x.numel(), "batch")  # weights stay opened from one batch to the next
-    found.deal(order[-1].n_out)  # truncation of the result
+    found.truncate(order[-1].n_out)  # of the result
     with torch.no_grad():
         found.macs = macs(lambda: net(x))
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from tests.support import Machine
 from torchveil.drivers.lockstep import Lockstep
-from torchveil.kernels import pack_bits, unpack_bits
+from torchveil.kernels import Packed, add_packed, pack_bits, unpack_bits
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
 
@@ -216,9 +216,11 @@ class _Digest:
         self.key ^= self.key >> np.uint64(29)
 
     def feed_piece(self, piece: Any) -> None:
-        """A tensor or packed bits, [..., worlds]."""
+        """A tensor, some bits of its elements, or packed bits, [..., worlds]."""
         if isinstance(piece, Tensor):
             rows = piece.reshape(-1, self.size).numpy()
+        elif isinstance(piece, Packed):
+            rows = add_packed([piece]).reshape(-1, self.size).numpy()
         elif piece.dtype == np.uint8:
             rows = unpack_bits(piece.reshape(-1, piece.shape[-1]), self.size)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,7 +72,8 @@ class Machine:
     def __init__(self, n: int = 2, *, driver: Lockstep | None = None, follow: bool = True) -> None:
         self.driver = real_driver(n) if driver is None else driver
         width = self.driver.width
-        self.exact = Plain(self.driver.provider, width=width) if follow else None
+        last_share = partial(self.driver.share_of, rank=self.driver.n_parties - 1)
+        self.exact = Plain(self.driver.provider, width=width, last_share=last_share) if follow else None
         self.nearest = Plain(None, width=width) if follow else None
         self.log: list[tuple[ins.Instruction, Cost]] = []
         self._next = 0
@@ -111,8 +113,25 @@ class Machine:
         self.run(ins.Constant(out, tuple(shape), value))
         return out
 
-    def open(self, *xs: int) -> None:
-        self.run(ins.Open(xs, tuple(self.shape(x) for x in xs)))
+    def open(self, *xs: int, bits: Sequence[int] = ()) -> None:
+        self.run(ins.Open(xs, tuple(self.shape(x) for x in xs), bits=tuple(bits)))
+
+    def round(self, x: int, bits: int) -> int:
+        """x as a multiple of 2^bits, unopened."""
+        out = self.new()
+        self.run(ins.Round(out, x, bits, self.shape(x)))
+        return out
+
+    def rounded(self, value: Any, bits: int) -> int:
+        """An input, rounded, with a short opening."""
+        out = self.round(self.input(value), bits)
+        self.open(out, bits=(self.driver.width - bits,))
+        return out
+
+    def lift(self, x: int, bits: int, bit: int | None = None) -> int:
+        out = self.new()
+        self.run(ins.Lift(out, x, bit, bits, self.shape(x)))
+        return out
 
     def map(self, x: int, name: str, *args: Any) -> int:
         out = self.new()
@@ -124,10 +143,10 @@ class Machine:
         self.run(ins.Concatenate(out, tuple(xs), dim))
         return out
 
-    def combine(self, *terms: tuple[int, int], constant: int = 0) -> int:
+    def combine(self, *terms: tuple[int, int], constant: int = 0, follow: bool = False) -> int:
         """Terms are (wire, factor)."""
         out = self.new()
-        self.run(ins.Combine(out, terms, constant))
+        self.run(ins.Combine(out, terms, constant, follow))
         return out
 
     def add_public(self, x: int, value: Tensor) -> int:
@@ -165,14 +184,15 @@ class Machine:
         wanted: Sequence[tuple[tuple[int, ...], bool]] = (((0,), False),),
         *,
         negate: bool = False,
+        zeros: int = 0,
     ) -> tuple[int, ...]:
         outs = tuple(self.new() for _ in wanted)
-        self.run(ins.Compare(outs, x, negate, tuple(thresholds), tuple(wanted), self.shape(x)))
+        self.run(ins.Compare(outs, x, negate, tuple(thresholds), tuple(wanted), self.shape(x), zeros))
         return outs
 
-    def sign(self, x: int) -> int:
+    def sign(self, x: int, zeros: int = 0) -> int:
         """[x < 0]."""
-        return self.compare(x)[0]
+        return self.compare(x, zeros=zeros)[0]
 
     def equal(self, x: int, *values: int) -> tuple[int, ...]:
         outs = tuple(self.new() for _ in values)
@@ -204,10 +224,10 @@ class Machine:
         self.run(ins.Select(out, bit, x, self.shape(x)))
         return out
 
-    def exponential(self, x: int, unit: int, bits: int, bit: int | None = None) -> int:
+    def exponential(self, x: int, unit: int, bits: int, bit: int | None = None, zeros: int = 0) -> int:
         out = self.new()
         mask_bits, factor_bits = split((1 << bits) / unit)
-        self.run(ins.Exponential(out, x, bit, unit, bits, mask_bits, factor_bits, self.shape(x)))
+        self.run(ins.Exponential(out, x, bit, unit, bits, mask_bits, factor_bits, self.shape(x), zeros))
         return out
 
     def series(

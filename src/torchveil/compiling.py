@@ -274,7 +274,7 @@ def _written_arguments(
     for place, x in own.items():
         if x.handle is not before[place] and id(x) not in done:
             done.add(id(x))
-            slots.append(_Slot("argument", place, _forced(x)))
+            slots.append(_Slot("argument", place, _completed(_forced(x))))
 
 
 def _written_cells(recorder: Recorder, slots: list[_Slot]) -> None:
@@ -283,7 +283,14 @@ def _written_cells(recorder: Recorder, slots: list[_Slot]) -> None:
         if cell.handle is not captured.handle:
             if isinstance(cell.handle, Deferred):
                 cell.replace(cell.handle.force())
-            slots.append(_Slot("cell", cell, cell.handle))
+            slots.append(_Slot("cell", cell, _completed(cell.handle)))
+
+
+def _completed(handle: Handle) -> Handle:
+    """State that a next run will read: an opening that lacks a few bits is completed here, where it is known how."""
+    if isinstance(handle, Secret) and handle.lacks_bits:
+        handle.session.open(handle)
+    return handle
 
 
 def _left_gradients(recorder: Recorder, slots: list[_Slot]) -> None:
@@ -336,6 +343,7 @@ def _planned(
         [_wire(slot.like) for slot in slots if not isinstance(slot.like, Public)],
         nature,
         lambda: -session.new_id(),
+        [slot.like.id for slot in slots if isinstance(slot.like, Secret) and slot.like.is_opened()],
     )
     for slot in slots:
         # a handle of the same kind for no wire: the plan must not keep wires alive. A constant is what it is

@@ -40,6 +40,9 @@ from torchveil.recording import ACTIVE
 from torchveil.roles.plain import Plain
 from torchveil.where import backward_module_path, user_line
 
+#: The ring is Z_2^64.
+_WIDTH = 64
+
 _BACKENDS = {
     "lockstep": "all roles share this process, so NOTHING is protected from whoever runs it",
     "plain": "clear integers, no shares at all: NOTHING is protected",
@@ -208,7 +211,7 @@ class Engine:
             self._running.release()
         for slot, x in zip(plan.inputs, inputs, strict=True):
             if slot in plan.opens and isinstance(x, Secret):
-                x.opened = True
+                x.mark_opened()
         if self.observer is not None and self._clock is not None:
             for i, ((operation, module, gate), cost) in zip(plan.instructions, costs.each, strict=True):
                 self.observer.record(operation, module, gate, cost, self._clock.select(i))
@@ -267,6 +270,10 @@ class Engine:
         opened: bool = False,
         parent: Secret | None = None,
         is_input: bool = False,
+        zeros: int = 0,
+        half: int = 0,
+        stretched: bool = False,
+        picked: bool = False,
     ) -> Secret:
         """The handle of a wire that was just defined."""
         if shape is None:
@@ -285,6 +292,10 @@ class Engine:
             opened=opened,
             parent=parent,
             is_input=is_input,
+            zeros=zeros,
+            half=half,
+            stretched=stretched,
+            picked=picked,
         )
 
     # --- in and out --------------------------------------------------------------------------------------------------
@@ -360,7 +371,8 @@ class Engine:
         """Make sure that all have openings; those missing travel in one round.
 
         The root of a structural chain is opened instead of its image when it is an input (a data set, a parameter) or
-        at most twice as large, so that every other image of it is opened too.
+        at most twice as large, so that every other image of it is opened too. What ends in zeros is opened without
+        them, what is half open is completed.
         """
         todo: dict[int, Secret] = {}
         for handle in handles:
@@ -369,10 +381,10 @@ class Engine:
                 todo[root.id] = root
         if todo:
             roots = list(todo.values())
-            self.submit(ins.Open(tuple(r.id for r in roots), tuple(r.shape for r in roots)))
+            bits = tuple(root.half or _WIDTH - root.zeros for root in roots)
+            self.submit(ins.Open(tuple(r.id for r in roots), tuple(r.shape for r in roots), bits=bits))
             for root in roots:
-                root.opened = True
-                root.parent = None
+                root.mark_opened()
 
     def open_root(self, x: Secret) -> None:
         """Open the data set that x is a piece of, if it is one and has no opening yet: once for all its batches."""
@@ -384,7 +396,17 @@ class Engine:
         """The image of a secret under a linear map of the table; local."""
         identifier = self.new_id()
         self.submit(ins.Map(identifier, x.id, linear_map))
-        out = self.wire(identifier, x.scale, x.format, wide=x.wide, nonnegative=x.nonnegative, parent=x)
+        out = self.wire(
+            identifier,
+            x.scale,
+            x.format,
+            wide=x.wide,
+            nonnegative=x.nonnegative,
+            parent=x,
+            zeros=x.zeros,
+            stretched=x.stretched,
+            picked=linear_map.picks,
+        )
         if x.pending and linear_map.aliases:
             # both are truncated at once: a gradient and its transpose
             out.memo["view"] = (x, linear_map)

@@ -32,23 +32,32 @@ class Secret:
     ``scale`` is the scale the integers have now; ``format.scale`` the one they return to when truncated. A larger
     ``scale`` is *pending* (a product, truncated when needed) unless ``wide`` (a square, kept at double scale).
     ``nonnegative`` is public knowledge from the operation that made the value. ``parent`` is the handle that this one
-    is a linear image of, while it has no opening of its own. ``memo`` keeps what later gates may reuse.
+    is a linear image of, or the one term of a sum that lacks an opening, while it has no opening of its own. ``memo``
+    keeps what later gates may reuse. ``zeros``: value and shares are multiples of 2^zeros; ``short``: it was opened as
+    such, under a mask of its own, or consists of elements that were (``picked``); ``half``: its opening is known but
+    for its upper ``half`` bits. ``stretched``: the scale is the format's times a small factor, which products take
+    along in place of a truncation.
     """
 
     __slots__ = (
         "__weakref__",
         "format",
+        "half",
         "id",
         "is_input",
         "memo",
         "nonnegative",
         "opened",
         "parent",
+        "picked",
         "scale",
         "session",
         "shape",
+        "short",
+        "stretched",
         "stride",
         "wide",
+        "zeros",
     )
 
     def __init__(
@@ -65,6 +74,11 @@ class Secret:
         opened: bool = False,
         parent: Secret | None = None,
         is_input: bool = False,
+        zeros: int = 0,
+        half: int = 0,
+        stretched: bool = False,
+        picked: bool = False,
+        short: bool = False,
     ) -> None:
         self.session = session
         self.id = identifier
@@ -77,6 +91,11 @@ class Secret:
         self.opened = opened
         self.parent = parent
         self.is_input = is_input
+        self.zeros = zeros
+        self.half = half
+        self.stretched = stretched
+        self.short = short
+        self.picked = picked
         self.memo: dict[str, Any] = {}
 
     def renamed(self, identifier: int, *, opened: bool | None = None) -> Secret:
@@ -92,6 +111,10 @@ class Secret:
             nonnegative=self.nonnegative,
             opened=self.is_opened() if opened is None else opened,
             is_input=self.is_input,
+            zeros=self.zeros,
+            half=self.half,
+            stretched=self.stretched,
+            short=self.short,
         )
 
     @property
@@ -105,6 +128,10 @@ class Secret:
             self.wide,
             self.nonnegative,
             self.is_opened(),
+            self.zeros,
+            self.half,
+            self.stretched,
+            self.short,
         )
 
     @property
@@ -119,13 +146,33 @@ class Secret:
     def is_opened(self) -> bool:
         """Whether an opening exists or follows from one of an ancestor."""
         node: Secret | None = self
+        picked = True
         while node is not None:
             if node.opened:
                 self.opened = True
+                self.short = node.short and picked
                 self.parent = None
+                return True
+            picked = picked and node.picked
+            node = node.parent
+        return False
+
+    @property
+    def lacks_bits(self) -> bool:
+        """Whether its opening is known, or follows, but for the upper bits of one."""
+        node: Secret | None = self
+        while node is not None and not node.is_opened():
+            if node.half:
                 return True
             node = node.parent
         return False
+
+    def mark_opened(self) -> None:
+        """It was opened itself: short if it ends in zeros, to its end if it was half open."""
+        self.opened = True
+        self.parent = None
+        self.short = bool(self.zeros)
+        self.half = 0
 
     def __del__(self) -> None:
         # a handle whose construction failed has nothing to free

@@ -64,7 +64,7 @@ def failing(function: Any, after: int) -> Any:
 
 
 @pytest.mark.parametrize("side", ["deal", "evaluate"])
-@pytest.mark.parametrize("kind", [ins.Open, ins.Compare, ins.Bilinear, ins.Map, ins.Truncate])
+@pytest.mark.parametrize("kind", [ins.Open, ins.Compare, ins.Bilinear, ins.Map, ins.Lift])
 @pytest.mark.parametrize("after", [0, 1])
 def test_an_error_leaves_no_trace(
     threaded: bool, side: str, kind: type[ins.Instruction], after: int, monkeypatch: pytest.MonkeyPatch

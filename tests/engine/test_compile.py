@@ -82,6 +82,28 @@ def test_trains_like_uncompiled(options: dict[str, Any], optimizer: Optimizer) -
     assert compiled[-1] != compiled[0]
 
 
+def test_a_plan_completes_the_openings_of_what_it_writes() -> None:
+    """From the second run on a parameter comes with its opening: the 6 + 2 bytes of its step are all that it costs."""
+    with Session(["a", "b"], "c") as session:
+        layer = session.encrypt(nn.Linear(64, 32))
+        opt = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+        @torchveil.compile
+        def step(x: Tensor) -> None:
+            opt.zero_grad()
+            layer(x).square().mean().backward()
+            opt.step()
+
+        sent = []
+        for _ in range(4):
+            before = session.cost().sent_bytes
+            step(session.share(torch.rand(8, 64)))
+            sent.append(session.cost().sent_bytes - before)
+        weight = layer.weight.handle
+        assert step.recordings == 2 and weight.stretched and weight.is_opened() and weight.parent is None
+        assert sent[2] == sent[3] <= sent[0] - 8 * 64 * 32
+
+
 def test_fewer_rounds_and_no_more_bytes() -> None:
     with Session() as session:
         model = session.encrypt(net())
@@ -94,6 +116,8 @@ def test_fewer_rounds_and_no_more_bytes() -> None:
 
         compiled = torchveil.compile(step)
         eager = Cost()
+        # the first step stretches the scale of the parameters
+        step(*(session.share(part) for part in data(9)))
         for k in range(5):
             x, y = (session.share(part) for part in data(k))
             before = session.cost()

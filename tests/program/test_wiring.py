@@ -20,7 +20,7 @@ KINDS = [
 _OTHER = {
     "shape", "shapes", "map", "dim", "constant", "value", "path", "again", "function", "options", "left", "divisor",
     "negate", "thresholds", "outputs", "values", "flip", "weights", "unit", "mask_bits", "factor_bits", "frequencies",
-    "cosines", "sines", "receiver", "reach",
+    "cosines", "sines", "receiver", "reach", "factor", "follow", "zeros",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torchveil.drivers.replay import replay
 from torchveil.errors import PlainDiverged, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost, Gate, n_bytes
-from torchveil.kernels import reduce_ring, sum_pieces, xor_pieces
+from torchveil.kernels import add_packed, reduce_ring, sum_pieces, xor_pieces
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.program.wiring import defines
@@ -78,6 +78,8 @@ class Lockstep:
         self.provider = provider
         self.inputs = list(inputs)
         self.plain = plain
+        if plain is not None:
+            plain.last_share = self._last_share
         self.n_parties = len(self.parties)
         self.width = provider.width
         self.number = 0
@@ -154,6 +156,9 @@ class Lockstep:
         """One party's share: its shape and strides are those of the value; its elements are uniform."""
         return self.parties[rank].wires[wire].value()
 
+    def _last_share(self, wire: int) -> Tensor:
+        return self.share_of(wire, -1)
+
     def forget_half_openings(self, xs: Sequence[int]) -> None:
         """An opening that failed half-way never happened; the next one has a new label, hence new masks."""
         for x in xs:
@@ -161,7 +166,7 @@ class Lockstep:
             wires = [table[x] for table in tables if x in table]
             if any(wire.mask is None for wire in wires):
                 for wire in wires:
-                    wire.mask = wire.opening = wire.parent = wire.via = None
+                    wire.forget_opening()
 
     def shape_of_bit(self, bit: int) -> tuple[int, ...]:
         """The shape of a bit wire."""
@@ -211,8 +216,11 @@ class Lockstep:
         return rounds
 
     def total(self, kind: str, pieces: list[Any]) -> Any:
-        """What crosses in one exchange: the sum (in the ring) or XOR of all parties' pieces."""
-        return xor_pieces(pieces) if kind == "xor" else sum_pieces(pieces, self.width)
+        """What crosses in one exchange: the sum (in the ring, or of some bits) or XOR of all parties' pieces."""
+        if kind == "xor":
+            return xor_pieces(pieces)
+        whole = isinstance(pieces[0], Tensor)
+        return sum_pieces(pieces, self.width) if whole else add_packed(pieces)
 
     def follow_plain(self, gate: Gate, i: ins.Instruction, clear: Tensor | None = None) -> None:
         """Debug mode: run the clear meaning and compare it with the sum of the shares."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from torchveil.functions.arithmetic import multiply, secret, select, select_raw
+from torchveil.functions.arithmetic import multiply, round_shares, secret, select, select_raw
 from torchveil.functions.structure import apply
 from torchveil.gates import GATES
 from torchveil.gates.base import Cost
@@ -49,9 +49,11 @@ def maximum(x: Secret, dim: int, reach: int | None = None) -> tuple[Secret, AllP
     session = x.session
     session.open(x)
     outs = tuple(session.new_id() for _ in range(1 if reach is None else 2))
-    session.submit(ins.Winner(outs, x.id, dim, reach, x.shape))
+    session.submit(ins.Winner(outs, x.id, dim, reach, x.shape, x.zeros))
     won, *near = (Bit(session, out, x.shape) for out in outs)
     value = secret(apply(select_raw(won, x), "sum", (dim,), True))
+    if x.zeros:
+        value = round_shares(value, x.zeros)  # the value is such a multiple, so that nothing is lost
     value.nonnegative = x.nonnegative
     value.wide = x.wide
     return value, AllPairs(dim, won, near[0] if near else None)

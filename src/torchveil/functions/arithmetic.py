@@ -29,6 +29,12 @@ from torchveil.program import instructions as ins
 #: Public scalars that are added may widen a value up to this scale before they are refused.
 _WIDEST = 2**34
 
+#: Two parties round shares to multiples of 2^16 before a truncation by a multiple of it: 2 bytes less per opening.
+DROPPED = 16
+
+#: A parameter's scale may grow to this many times its format's, and a product's factors together, before they narrow.
+_STRETCH = 128
+
 #: A wide value may take public divisors into its scale up to this one; it then holds |x| < 2**17.
 _WIDEST_PRODUCT = 2**44
 
@@ -148,21 +154,59 @@ def rescale(
         if bit is not None:
             scaled = _plain_select(bit, scaled)
         return _relabel(scaled, x, scale, wide, positive)
+    scaled = rounded(scaled, divisor)
     session.open(scaled)
+    scaled.is_opened()
     out = session.new_id()
     bit_id = None if bit is None else bit.id
-    session.submit(ins.Truncate(out, scaled.id, bit_id, divisor, scaled.shape))
-    return session.wire(out, scale, x.format, shape=x.shape, wide=wide, nonnegative=positive)
+    lift = scaled.short and divisor == 1 << scaled.zeros
+    if lift:
+        session.submit(ins.Lift(out, scaled.id, bit_id, scaled.zeros, scaled.shape))
+    else:
+        session.submit(ins.Truncate(out, scaled.id, bit_id, divisor, scaled.shape))
+    half = scaled.zeros if lift and bit is None else 0
+    return session.wire(out, scale, x.format, shape=x.shape, wide=wide, nonnegative=positive, half=half)
+
+
+def rounded(x: Secret, divisor: int) -> Secret:
+    """x as what is to be divided by ``divisor``: with its low bits rounded away on shares if that makes for fewer
+    bytes.
+
+    Two parties, a divisor that is a multiple of 2^16, no opening yet: then one of 6 bytes will do. The same wire at the
+    same scale, off by less than 2^16 of its integers. Otherwise x itself. Local.
+    """
+    if divisor % (1 << DROPPED) or len(x.session.parties) != 2 or x.zeros >= DROPPED or x.is_opened():
+        return x
+    known: Secret | None = x.memo.get("rounded")
+    if known is None:
+        known = x.memo["rounded"] = round_shares(x, DROPPED)
+    return known
+
+
+def round_shares(x: Secret, bits: int) -> Secret:
+    """x as a multiple of 2^bits, exact if it is one; two parties, local."""
+    session = x.session
+    out = session.new_id()
+    session.submit(ins.Round(out, x.id, bits, x.shape))
+    return session.wire(
+        out, x.scale, x.format, shape=x.shape, wide=x.wide, nonnegative=x.nonnegative, zeros=bits, stretched=x.stretched
+    )
+
+
+def due(x: Secret) -> Secret:
+    """A pending x as its truncation will find it (see ``rounded``); comparisons of that are cheaper."""
+    if not x.pending or x.wide or x.scale % x.format.scale or "narrow" in x.memo:
+        return x
+    return rounded(x, x.scale // x.format.scale)
 
 
 def _relabel(x: Secret, origin: Secret, scale: int, wide: bool, nonnegative: bool) -> Secret:
     """The same wire under another declared scale (needs a handle of its own)."""
     if x is origin and scale == x.scale and wide == x.wide:
         return x
-    session = x.session
-    out = session.new_id()
-    session.submit(ins.Combine(out, ((x.id, 1),)))
-    return session.wire(out, scale, origin.format, wide=wide, nonnegative=nonnegative, opened=x.is_opened())
+    out = combine([(x, 1)], scale=scale)
+    out.format, out.wide, out.nonnegative, out.stretched = origin.format, wide, nonnegative, False
+    return out
 
 
 def combine(terms: list[tuple[Secret, int]], constant_raw: int = 0, *, scale: int | None = None) -> Secret:
@@ -174,11 +218,26 @@ def combine(terms: list[tuple[Secret, int]], constant_raw: int = 0, *, scale: in
     for x, _ in terms[1:]:
         number_format = finer(number_format, x.format)
     out = session.new_id()
-    session.submit(ins.Combine(out, tuple((x.id, factor) for x, factor in terms), constant_raw))
-    nonnegative = constant_raw >= 0 and all(x.nonnegative and factor >= 0 for x, factor in terms)
-    opened = all([x.is_opened() for x, _ in terms])
-    wide = any(x.wide for x, _ in terms)
-    return session.wire(out, scale or first.scale, number_format, wide=wide, nonnegative=nonnegative, opened=opened)
+    closed = {x.id: x for x, _ in terms if not x.is_opened()}
+    # an opening that only a half one keeps from following is completed there, with fewer bytes
+    parent = next(iter(closed.values())) if len(closed) == 1 else None
+    parent = parent if parent is not None and parent.half else None
+    session.submit(
+        ins.Combine(out, tuple((x.id, factor) for x, factor in terms), constant_raw, follow=parent is not None)
+    )
+    scale = scale or first.scale
+    zeros = min(x.zeros for x, _ in terms)
+    return session.wire(
+        out,
+        scale,
+        number_format,
+        wide=any(x.wide for x, _ in terms),
+        nonnegative=constant_raw >= 0 and all(x.nonnegative and factor >= 0 for x, factor in terms),
+        opened=not closed,
+        parent=parent,
+        zeros=0 if constant_raw % (1 << zeros) else zeros,
+        stretched=scale <= _STRETCH * number_format.scale and any(x.stretched for x, _ in terms),
+    )
 
 
 # --- sums ----------------------------------------------------------------------------------------------------------
@@ -204,9 +263,35 @@ def add(x: Handle, y: Handle, factor: float = 1) -> Handle:
     broadcast(a.shape, b.shape)
     whole = float(factor).is_integer() and abs(factor) < 2**20
     if not whole:
+        stepped = _step(a, b, Fraction(factor)) if math.isfinite(factor) else None
+        if stepped is not None:
+            return stepped
         b = multiply_scalar(b, factor)
     a, b = align(a, b)
     return combine([(a, 1), (b, int(factor) if whole else 1)])
+
+
+def _step(a: Secret, b: Secret, factor: Fraction) -> Secret | None:
+    """a + factor * b for an opened a and a pending b, at a scale that takes the factor's divisor in; None if none does.
+
+    With factor c/d the step is b c / 2^16 at scale (b's scale) d / 2^16: a division by 2^16 alone, whose opening costs
+    6 bytes, and 2 more complete it and with it the opening of the sum (docs/design/0005). The sum stays at that scale.
+    """
+    if len(a.session.parties) != 2 or a.wide or b.wide or not (a.stretched or a.scale == a.format.scale):
+        return None
+    numerator, divisor = _ratio(factor.numerator, factor.denominator)
+    scale, rest = divmod(b.scale * divisor, 1 << DROPPED)
+    if rest or scale % a.format.scale or abs(numerator) > _STRETCH or not a.is_opened() or b.is_opened():
+        return None
+    target = math.lcm(scale, a.scale)
+    if target > _STRETCH * a.format.scale:
+        return None
+    step = rescale(b, Fraction(abs(numerator), 1 << DROPPED), scale)
+    sign = 1 if numerator > 0 else -1
+    out = combine([(a, target // a.scale), (step, sign * (target // scale))], scale=target)
+    out.format = a.format
+    out.stretched = target > a.format.scale
+    return out
 
 
 def align(a: Secret, b: Secret) -> tuple[Secret, Secret]:
@@ -370,8 +455,8 @@ def bilinear(x: Handle, y: Handle, function: str, options: dict[str, Any] | None
 def product(a: Secret, b: Secret, function: str = "mul", options: dict[str, Any] | None = None) -> Secret:
     """f(a, b) for two wires; pending operands are truncated first, the result is pending (wide for a square)."""
     square = a is b
-    a = narrow(a)
-    out = raw_product(a, a if square else narrow(b), function, options)
+    a, b = (narrow(a), narrow(b)) if square else _factors(a, b)
+    out = raw_product(a, b, function, options)
     out.wide = square and function == "mul" and out.pending
     return out
 
@@ -379,6 +464,15 @@ def product(a: Secret, b: Secret, function: str = "mul", options: dict[str, Any]
 def multiply_divided(a: Secret, b: Secret) -> Secret:
     """a * b, b as it is if a public divisor made it pending: its integers are those of a narrow value."""
     return raw_product(narrow(a), b if b.scale < b.format.scale**2 else narrow(b))
+
+
+def _factors(a: Secret, b: Secret) -> tuple[Secret, Secret]:
+    """Both as factors of a product: pending ones truncated, stretched ones as they are while there is room."""
+    a = a if a.stretched else narrow(a)
+    b = b if b.stretched else narrow(b)
+    if a.scale * b.scale > _STRETCH * a.format.scale * b.format.scale:
+        return narrow(a), narrow(b)
+    return a, b
 
 
 def raw_product(a: Secret, b: Secret, function: str = "mul", options: dict[str, Any] | None = None) -> Secret:

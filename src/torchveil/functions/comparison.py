@@ -13,6 +13,7 @@ from torchveil.functions.arithmetic import (
     align,
     broadcast,
     combine,
+    due,
     expand_bit,
     expand_to,
     map_bit,
@@ -35,7 +36,7 @@ def bits(x: Secret, thresholds: Sequence[int], outputs: Sequence[Output], *, neg
     session = x.session
     session.open(x)
     outs = tuple(session.new_id() for _ in outputs)
-    session.submit(ins.Compare(outs, x.id, negate, tuple(thresholds), tuple(outputs), x.shape))
+    session.submit(ins.Compare(outs, x.id, negate, tuple(thresholds), tuple(outputs), x.shape, x.zeros))
     return [Bit(session, out, x.shape) for out in outs]
 
 
@@ -117,9 +118,14 @@ def where(condition: Handle, x: Handle, y: Handle) -> Handle:
 
 
 def relu(x: Handle) -> Secret:
-    """max(x, 0). 3 rounds after the opening; a pending truncation is included. The sign stays in the memo."""
+    """max(x, 0). 3 rounds after the opening; a pending truncation is included. The sign stays in the memo.
+
+    The sign of a pending x may be that of what it is rounded to (``due``): 0 counts as not positive, as its relu does.
+    """
     wire = secret(x)
-    bit = positive(wire)
+    bit = wire.memo.get("positive")
+    if bit is None:
+        bit = wire.memo["positive"] = positive(due(wire))
     out = select(bit, wire)
     out.nonnegative = True
     out.memo["positive"] = bit

@@ -17,7 +17,8 @@ from torchveil.gates.exponential import RESULT_BITS, split
 from torchveil.handle import Bit, Handle, Secret
 from torchveil.program import instructions as ins
 
-_MAX_UNIT = 2**32
+#: The largest scale of an exponent.
+MAX_UNIT = 2**32
 _WASTE = 1.04
 
 
@@ -26,7 +27,7 @@ def _gate(x: Secret, bit: Bit, unit: int, n_bits: int, result_bits: int = RESULT
     mask_bits, factor_bits = split((1 << n_bits) / unit, result_bits)
     session.open(x)
     out = session.new_id()
-    session.submit(ins.Exponential(out, x.id, bit.id, unit, n_bits, mask_bits, factor_bits, x.shape))
+    session.submit(ins.Exponential(out, x.id, bit.id, unit, n_bits, mask_bits, factor_bits, x.shape, x.zeros))
     return session.wire(out, 1 << result_bits, x.format, shape=x.shape, nonnegative=True)
 
 
@@ -49,22 +50,24 @@ def filling(scale: int, reach: float, waste: float = _WASTE) -> tuple[int, int]:
 class Window:
     """Where the exponential of integers at a scale is computed: from ``-lowest`` to 0; below it counts as 0.
 
-    The integers are multiplied by ``factor`` and lie in an interval of ``n_bits`` bits then.
+    The integers, which end in ``zeros`` zeros that are left out, are multiplied by ``factor`` and lie in an interval of
+    ``n_bits`` bits then.
     """
 
     factor: int
     n_bits: int
+    zeros: int = 0
 
     @property
     def lowest(self) -> int:
-        return ((1 << self.n_bits) - 1) // self.factor
+        return ((1 << self.n_bits) - 1) // self.factor << self.zeros
 
 
 def windowed(x: Secret, scale: int) -> tuple[Secret, Window]:
     """(x, truncated if its scale is too fine; the window outside of which exp(x) is below half a unit of ``scale``)."""
     reach = math.log(2 * scale)
-    window = Window(*filling(x.scale, reach))
-    if window.factor * x.scale > _MAX_UNIT:
+    window = Window(*filling(x.scale >> x.zeros, reach), x.zeros)
+    if window.factor * x.scale >> x.zeros > MAX_UNIT:
         x = narrow(x)
         window = Window(*filling(x.scale, reach))
     return x, window
@@ -74,7 +77,7 @@ def exp_inside(x: Secret, window: Window, inside: Bit, result_bits: int = RESULT
     """exp(x) at 2^result_bits where x is ``inside`` the window, 0 elsewhere; no round after the opening of x."""
     factor = window.factor
     finer = x if factor == 1 else combine([(x, factor)], scale=factor * x.scale)
-    return _gate(finer, inside, factor * x.scale, window.n_bits, result_bits)
+    return _gate(finer, inside, factor * x.scale >> window.zeros, window.n_bits, result_bits)
 
 
 def inside_window(x: Secret, window: Window) -> Bit:

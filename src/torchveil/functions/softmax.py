@@ -17,8 +17,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from torchveil.functions.arithmetic import combine, narrow, number, raw_product, secret, to_scale
-from torchveil.functions.exponential import exp_inside, inside_window, windowed
+from torchveil.functions.arithmetic import combine, due, narrow, number, raw_product, secret, to_scale
+from torchveil.functions.exponential import MAX_UNIT, exp_inside, inside_window, windowed
 from torchveil.functions.maximum import maximum
 from torchveil.functions.normalise import FIT, Lift, Mantissa, log_of_mantissa, magnitude, mantissa, series
 from torchveil.functions.series import log_series, reciprocal_series
@@ -76,7 +76,10 @@ class _Quotient:
 
 def softmax(x: Handle, dim: int) -> Softmax:
     """The parts of a softmax along ``dim``."""
-    wire, window = windowed(number(x), 1 << _EXP_BITS)
+    wire = number(x)
+    if wire.scale > MAX_UNIT:
+        wire = due(wire)  # still finer than its format, and without its low bits fit for the exponential
+    wire, window = windowed(wire, 1 << _EXP_BITS)
     session, size = wire.session, wire.shape[dim]
     largest, winners = maximum(wire, dim, window.lowest)
     if size > 1:

@@ -92,6 +92,7 @@ def concatenate(xs: list[Handle], dim: int) -> Handle:
         wide=any(x.wide for x in aligned),
         nonnegative=all(x.nonnegative for x in aligned),
         opened=all([x.is_opened() for x in aligned]),
+        zeros=min(x.zeros for x in aligned),
     )
 
 

@@ -12,7 +12,16 @@ from itertools import pairwise
 
 import torch
 
-from torchveil.functions.arithmetic import add_tensor, align, combine, constant, narrow, secret, select_raw
+from torchveil.functions.arithmetic import (
+    add_tensor,
+    align,
+    combine,
+    constant,
+    narrow,
+    round_shares,
+    secret,
+    select_raw,
+)
 from torchveil.functions.comparison import BELOW, positive
 from torchveil.functions.structure import apply, concatenate
 from torchveil.gates import GATES
@@ -97,7 +106,10 @@ class Tournament:
 
 
 def maximum(x: Secret, dim: int) -> tuple[Secret, Tournament]:
-    """(max along dim with the dimension kept, the tournament). A pending x is compared as it is, untruncated."""
+    """(max along dim with the dimension kept, the tournament). A pending x is compared as it is, untruncated.
+
+    A rounded x stays a multiple of 2^zeros, so the shares of winners are rounded again at no loss.
+    """
     size = x.shape[dim]
     levels: list[Bit] = []
     current = x
@@ -111,6 +123,8 @@ def maximum(x: Secret, dim: int) -> tuple[Secret, Tournament]:
         if current.shape[dim] % 2:
             rest = _slice(current, dim, 2 * half, current.shape[dim])
             winners = secret(concatenate([winners, rest], dim))
+        if x.zeros:
+            winners = round_shares(winners, x.zeros)
         winners.nonnegative = x.nonnegative
         winners.wide = x.wide
         levels.append(bit)

@@ -18,9 +18,10 @@ from typing import Any
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
+from torchveil.kernels import Packed
 from torchveil.randomness import Bits, Words
 
-Piece = Tensor | Bits | Words
+Piece = Tensor | Bits | Words | Packed
 Interaction = Generator["Exchange", tuple[Any, ...], None]
 
 
@@ -28,7 +29,8 @@ Interaction = Generator["Exchange", tuple[Any, ...], None]
 class Exchange:
     """One round: every party sends ``pieces`` to every other one and gets the combination of all.
 
-    kind "sum": ring elements, added; "xor": packed bits; "reveal": ring elements to the receiver only.
+    kind "sum": ring elements, or some of their bits, added; "xor": packed bits; "reveal": ring elements to the receiver
+    only.
     """
 
     kind: str

@@ -6,6 +6,8 @@ with lo the low w - 1 bits. l_lo is cut into chunks of 4 bits; for each the prov
 T[u] = [u < l_k], u = 0..14. With the public digit v_k, lt_k = T[v_k] and le_k = T[v_k - 1] (T[-1] = 1), so e_k =
 lt_k ^ le_k: look-ups, no interaction, linear over GF(2), hence right for every number of parties. ``and_tree`` combines
 the chunks. One table serves any number of thresholds; the AND masks and monomials are fresh for each.
+If y is known to be a multiple of 2^zeros (``gates.rounding``), the thresholds are rounded up to such multiples, v and l
+end in zeros, and the chunks that consist of them are left out: 12 chunks for zeros = 16.
 
 Exact for all 2^64 values of y - t. With a = b as signed numbers, [a < b] = msb(a - b) needs |a - b| < 2^63.
 What a gate builds on these bits states views and cost; of the comparator itself, per element and J thresholds: 2
@@ -50,19 +52,19 @@ class Geometry:
     chunks: int
 
 
-def geometry(width: int) -> Geometry:
+def geometry(width: int, zeros: int = 0) -> Geometry:
     """4-bit chunks and fan-in 4 in the real ring; 1-bit chunks and fan-in 2 in the small rings of the leak tests."""
     chunk, fan_in = (4, 4) if width == 64 else (1, 2)
-    return Geometry(chunk, fan_in, -(-(width - 1) // chunk))
+    return Geometry(chunk, fan_in, -(-(width - 1) // chunk) - zeros // chunk)
 
 
-def deal_signs(provider: Provider, mask: Tensor, n_thresholds: int) -> None:
+def deal_signs(provider: Provider, mask: Tensor, n_thresholds: int, zeros: int = 0) -> None:
     """Deal what ``signs`` reads, for the mask [*lead, elements] of y; whole bytes of elements if there is a lead."""
-    shape = geometry(provider.width)
+    shape = geometry(provider.width, zeros)
     planes = (*mask.shape[:-1], -(-mask.shape[-1] // 8))
     flat = mask.reshape(-1)
     pads = provider.pads_words(_TABLES, (shape.chunks, *mask.shape), (1 << shape.chunk) - 1)
-    tables = unary_tables(flat, provider.width, shape.chunk, pads)
+    tables = unary_tables(flat, provider.width, shape.chunk, pads, shape.chunks)
     provider.send_words_correction(_TABLES, tables.reshape(shape.chunks, *mask.shape))
     provider.deal_bits(_SIGN, pack_top_bits(flat, provider.width).reshape(1, *planes))
     slot = _TREE
@@ -76,10 +78,11 @@ def deal_signs(provider: Provider, mask: Tensor, n_thresholds: int) -> None:
 
 
 def signs(
-    party: Party, opened: Tensor, thresholds: Sequence[int], *, negate: bool = False
+    party: Party, opened: Tensor, thresholds: Sequence[int], *, negate: bool = False, zeros: int = 0
 ) -> Generator[Exchange, tuple[Any, ...], Bits]:
     """This party's XOR share of the packed bits [y - t_j < 0], [J, *lead, bytes], from y^ [*lead, elements]."""
-    shape = geometry(party.width)
+    shape = geometry(party.width, zeros)
+    thresholds = [-(-t >> zeros << zeros) for t in thresholds]
     planes = (*opened.shape[:-1], -(-opened.shape[-1] // 8))
     tables = party.dealt_words_piece(_TABLES, (shape.chunks, *opened.shape), (1 << shape.chunk) - 1)
     flat = opened.reshape(-1)
@@ -116,9 +119,9 @@ def signs(
     return share
 
 
-def cost_of_signs(n_values: int, n_bytes: int, n_thresholds: int, n_parties: int) -> Cost:
+def cost_of_signs(n_values: int, n_bytes: int, n_thresholds: int, n_parties: int, zeros: int = 0) -> Cost:
     """The cost of the comparator on ``n_values`` elements, ``n_bytes`` bytes of bits, and J thresholds."""
-    shape = geometry(64)
+    shape = geometry(64, zeros)
     rounds, opened, dealt = and_tree.bits_per_comparison(shape.chunks, shape.fan_in)
     return Cost(
         rounds=rounds,

@@ -3,8 +3,9 @@
 Formula. The ``comparator`` gives XOR shares of m_j = [y - t_j < 0]; the XORs of them that are asked for are opened as
 bit wires (``bit_opening``). Exact for all 2^64 values of y - t.
 Views. party: uniform XOR pieces and tables, openings under fresh bits; provider: nothing. Cost per element, J
-thresholds and K bits: rounds 3; sent (33 J + K)/8 (n-1) bytes; dealt 32 + (96 J + 1)/8 + 8 K bytes
-(353 bits + 8 bytes for J = K = 1). Floors: those of the comparator, and 8 bytes [r] per bit.
+thresholds and K bits: rounds 3; sent (33 J + K)/8 (n-1) bytes; dealt 32 + (96 J + 1)/8 + 8 K bytes (353 bits + 8 bytes
+for J = K = 1); with zeros = 16: sent (24 J + K)/8 (n-1), dealt 24 + (64 J + 1)/8 + 8 K. Floors: those of the
+comparator, and 8 bytes [r] per bit.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ def _select_rows(rows: Bits, i: Compare) -> list[Bits]:
 
 def deal(provider: Provider, i: Compare) -> None:
     mask = provider.wires[i.x].total_mask().reshape(-1)
-    deal_signs(provider, provider.reduce(-mask) if i.negate else mask, len(i.thresholds))
+    deal_signs(provider, provider.reduce(-mask) if i.negate else mask, len(i.thresholds), i.zeros)
     deal_bits(provider, i.outs, len(i.outs), mask.numel(), lambda bits: bits.reshape(len(i.outs), *i.shape))
 
 
 def evaluate(party: Party, i: Compare) -> Interaction:
-    opened, _ = party.wires[i.x].faces()
-    below = yield from signs(party, opened.reshape(-1), i.thresholds, negate=i.negate)
+    opened = party.wires[i.x].public().reshape(-1)
+    below = yield from signs(party, opened, i.thresholds, negate=i.negate, zeros=i.zeros)
     rows = np.stack(_select_rows(below, i))
     if party.first:
         for k, (_, flip) in enumerate(i.outputs):
@@ -73,7 +74,7 @@ def clear(plain: Plain, i: Compare) -> None:
 def cost(i: Compare, n_parties: int) -> Cost:
     count = math.prod(i.shape)
     bits = cost_of_bits(len(i.outs), count, n_parties)
-    return cost_of_signs(count, -(-count // 8), len(i.thresholds), n_parties) + bits
+    return cost_of_signs(count, -(-count // 8), len(i.thresholds), n_parties, i.zeros) + bits
 
 
 GATE = Gate("compare", True, deal, evaluate, clear, cost)

@@ -7,8 +7,8 @@ e^(-phi/u), and the overflow is known: with low = v^ mod 2^b, E_neg = e^((low - 
     r_top = 0:  factor A0 = E_pos if v^_top else E_neg;      r_top = 1:  factor A1 = E_neg if v^_top else E_pos.
 
 So [e^(x/u)] = A0 [M0] + A1 [M1], M0 = (1 - r_top) e^(-phi/u), M1 = r_top e^(-phi/u) dealt at scale 2^mask_bits, the
-factors public at 2^factor_bits; both together at most 61 bits. With a gating bit (``gates.gating``) the
-result is bit * e^(x/u).
+factors public at 2^factor_bits; both together at most 61 bits. With a gating bit (``gates.gating``) the result is bit *
+e^(x/u). A wire that is 2^zeros x (``gates.rounding``) is divided first: opening and mask end in zeros too.
 
 Error: with R = 2^b / u, 2^-(factor_bits + 1) + e^R 2^-(mask_bits + 1) absolute; ``split`` balances the two: 2^-19 for
 R = 16, 2^-24 for R = 8; and 2^-28 relative from the tables.
@@ -26,7 +26,7 @@ import torch
 
 from torchveil.gates.base import Cost, Gate
 from torchveil.gates.gating import deal_values, dealt_pieces
-from torchveil.kernels import curves, exponential_masks, exponential_share
+from torchveil.kernels import curves, exponential_masks, exponential_share, reduce_ring, shift_right_logical, signed
 from torchveil.program.instructions import Exponential
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -44,7 +44,7 @@ def split(reach: float, result_bits: int = RESULT_BITS) -> tuple[int, int]:
 
 
 def deal(provider: Provider, i: Exponential) -> None:
-    mask = provider.wires[i.x].total_mask()
+    mask = shift_right_logical(provider.wires[i.x].total_mask(), i.zeros, provider.width)
     deal_values(
         provider,
         2,
@@ -56,13 +56,14 @@ def deal(provider: Provider, i: Exponential) -> None:
 
 
 def evaluate(party: Party, i: Exponential) -> None:
-    opened, _ = party.wires[i.x].faces()
+    opened = shift_right_logical(party.wires[i.x].public(), i.zeros, party.width)
     pieces, gate = dealt_pieces(party, 2, i.shape, i.bit)
     party.wires[i.out] = Wire(exponential_share(opened, pieces, gate, i.bits, i.unit, i.factor_bits))
 
 
 def clear(plain: Plain, i: Exponential) -> None:
-    x = plain.value(i.x)
+    whole = plain.value(i.x)
+    x = signed(whole, plain.width) >> i.zeros
     if i.bit is None:
         plain.require(x, -(1 << i.bits) + 1, 0, "exponential", "clip the argument to the stated range")
     mask = plain.mask(i.x)
@@ -72,8 +73,11 @@ def clear(plain: Plain, i: Exponential) -> None:
         )
     else:
         # the reference twins: debug mode then compares the kernels in use with them
+        mask, opened = (
+            shift_right_logical(value, i.zeros, plain.width) for value in (mask, reduce_ring(whole + mask, plain.width))
+        )
         dealt = curves.exponential_masks(mask, None, i.bits, i.unit, i.mask_bits, plain.width)
-        out = curves.exponential_share(x + mask, dealt, None, i.bits, i.unit, i.factor_bits)
+        out = curves.exponential_share(opened, dealt, None, i.bits, i.unit, i.factor_bits)
     plain.set(i.out, out if i.bit is None else plain.bit(i.bit) * out)
 
 

@@ -8,11 +8,13 @@ Cost: 0 rounds, 0 bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from torchveil.gates.base import Gate, local
+from torchveil.kernels import reduce_ring
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program.instructions import AddPublic, Combine, Concatenate, Constant, Map, Write
 from torchveil.roles.party import Party
@@ -27,12 +29,8 @@ def _combine(values: Sequence[Tensor], factors: Sequence[int], constant: int) ->
     for value, factor in zip(values, factors, strict=True):
         if total is None:
             total = value if factor == 1 else -value if factor == -1 else value * factor
-        elif factor == 1:
-            total = total + value
-        elif factor == -1:
-            total = total - value
         else:
-            total = total + value * factor
+            total = torch.add(total, value, alpha=factor)
     if total is None:
         raise ValueError("a combination of nothing")
     return total + constant if constant else total
@@ -117,25 +115,33 @@ ADD_PUBLIC = Gate("add_public", False, _deal_add_public, _evaluate_add_public, _
 # --- several operands ----------------------------------------------------------------------------------------------
 
 
+def _faces(wires: Sequence[Wire], i: Combine, width: int) -> tuple[Tensor | None, Tensor] | None:
+    """(opening, mask) of the combination, the opening None at the provider; None if a term has no mask yet."""
+    if not all([wire.resolve() for wire in wires]):
+        return None
+    factors = [factor for _, factor in i.terms]
+    mask = reduce_ring(_combine([wire.total_mask() for wire in wires], factors, 0), width)
+    if wires[0].opening is None:
+        return None, mask
+    return reduce_ring(_combine([wire.public() for wire in wires], factors, i.constant), width), mask
+
+
+def _combined(share: Tensor | None, wires: Sequence[Wire], i: Combine, width: int) -> Wire:
+    faces = _faces(wires, i, width)
+    if faces is not None:
+        return Wire(share, *faces, width=width)
+    return Wire(share, width=width, follow=partial(_faces, wires, i, width) if i.follow else None)
+
+
 def _deal_combine(provider: Provider, i: Combine) -> None:
-    wires = [provider.wires[x] for x, _ in i.terms]
-    mask = None
-    if all([wire.resolve() for wire in wires]):
-        mask = provider.reduce(_combine([wire.total_mask() for wire in wires], [f for _, f in i.terms], 0))
-    provider.wires[i.out] = Wire(None, mask=mask)
+    provider.wires[i.out] = _combined(None, [provider.wires[x] for x, _ in i.terms], i, provider.width)
 
 
 def _evaluate_combine(party: Party, i: Combine) -> None:
     wires = [party.wires[x] for x, _ in i.terms]
     factors = [factor for _, factor in i.terms]
     share = party.reduce(_combine([wire.value() for wire in wires], factors, i.constant if party.first else 0))
-    if all([wire.resolve() for wire in wires]):
-        faces = [wire.faces() for wire in wires]
-        opening = party.reduce(_combine([face[0] for face in faces], factors, i.constant))
-        mask = party.reduce(_combine([face[1] for face in faces], factors, 0))
-        party.wires[i.out] = Wire(share, opening=opening, mask=mask)
-    else:
-        party.wires[i.out] = Wire(share)
+    party.wires[i.out] = _combined(share, wires, i, party.width)
 
 
 def _clear_combine(plain: Plain, i: Combine) -> None:

@@ -114,16 +114,16 @@ def _as_wires(bits: Tensor, i: Winner) -> Tensor:
 def deal(provider: Provider, i: Winner) -> None:
     mask = _differences(provider.wires[i.x].total_mask(), i.dim, provider.width)
     plan = _plan(i.shape[i.dim], len(i.outs))
-    deal_signs(provider, mask, len(_thresholds(i)))
+    deal_signs(provider, mask, len(_thresholds(i)), i.zeros)
     planes = (plan.n_bits, mask.shape[1] // 8)
     deal_conjunction(provider, plan.n_factors, _fan_in(plan.n_factors, provider.width), planes)
     deal_bits(provider, i.outs, plan.n_bits, _count(i), lambda bits: _as_wires(bits, i))
 
 
 def evaluate(party: Party, i: Winner) -> Interaction:
-    opened, _ = party.wires[i.x].faces()
+    opened = party.wires[i.x].public()
     plan = _plan(i.shape[i.dim], len(i.outs))
-    below = yield from signs(party, _differences(opened, i.dim, party.width), _thresholds(i))
+    below = yield from signs(party, _differences(opened, i.dim, party.width), _thresholds(i), zeros=i.zeros)
     factors = below[plan.thresholds, plan.pairs]
     if party.first:
         factors ^= (plan.flips * 0xFF).astype(np.uint8)[:, :, None]
@@ -148,7 +148,7 @@ def clear(plain: Plain, i: Winner) -> None:
 def cost(i: Winner, n_parties: int) -> Cost:
     size, count = i.shape[i.dim], _count(i)
     n_bytes, pairs, n_bits = -(-count // 8), math.comb(size, 2), len(i.outs) * size
-    compared = cost_of_signs(8 * n_bytes * pairs, n_bytes * pairs, len(_thresholds(i)), n_parties)
+    compared = cost_of_signs(8 * n_bytes * pairs, n_bytes * pairs, len(_thresholds(i)), n_parties, i.zeros)
     trees = cost_of_conjunction(size - 1, _fan_in(size - 1, 64), n_bytes * n_bits, n_parties)
     return compared + trees + cost_of_bits(n_bits, count, n_parties)
 

@@ -25,10 +25,14 @@ def digits(v: Tensor, width: int, chunk: int) -> Iterator[npt.NDArray[Any]]:
         yield ((low >> start) & ((1 << chunk) - 1)).astype(np.uint16)
 
 
-def unary_tables(mask: Tensor, width: int, chunk: int) -> Words:
-    """T [chunks, elements]: bit u of T[k] is [u < l_k], l_k the k-th digit of the low bits of the mask."""
+def unary_tables(mask: Tensor, width: int, chunk: int, chunks: int | None = None) -> Words:
+    """T [chunks, elements]: bit u of T[k] is [u < l_k], l_k the k-th digit of the low bits of the mask.
+
+    With ``chunks`` of the upper digits alone.
+    """
     one = np.uint16(1)
-    return np.stack([(one << digit) - one for digit in digits(mask.contiguous(), width, chunk)])
+    wanted = list(digits(mask.contiguous(), width, chunk))
+    return np.stack([(one << digit) - one for digit in wanted[len(wanted) - (chunks or len(wanted)) :]])
 
 
 def unary_lookup(

@@ -202,9 +202,9 @@ def truncated_share(
 # --- comparison -----------------------------------------------------------------------------------------------------
 
 
-def unary_tables(mask: Tensor, width: int, chunk: int, pads: WordsPads = ()) -> Words:
+def unary_tables(mask: Tensor, width: int, chunk: int, pads: WordsPads = (), n_chunks: int | None = None) -> Words:
     """The unary codes of a mask's digits (``chunks.unary_tables``), XORed with every pad."""
-    out = chunks.unary_tables(mask, width, chunk)
+    out = chunks.unary_tables(mask, width, chunk, n_chunks)
     for pad in pads:
         out = np.bitwise_xor(out, pad.held().reshape(out.shape))
     return out
@@ -222,7 +222,8 @@ def unary_leaf(
 ) -> tuple[Bits, Bits, Bits]:
     """A party's packed planes (less, equal) [chunks, J, bytes] and the public top bits [J, bytes] of v = +-y^ - t_j.
 
-    The digits are those of the low w - 1 bits, or of all w with ``whole`` (equality, where ``less`` is of no use).
+    The digits are those of the low w - 1 bits, or of all w with ``whole`` (equality, where ``less`` is of no use); if
+    there are fewer tables, the upper ones.
     """
     held = drawn.words(tables)
     tables = held.reshape(len(held), -1)
@@ -237,7 +238,8 @@ def unary_leaf(
     for j, threshold in enumerate(thresholds):
         v = reduce_ring(opened - threshold if threshold else opened, width)
         tops[j] = pack_bits(top_bit(v, width).numpy().astype(np.uint8))
-        for k, digit in enumerate(digits(v, width + 1 if whole else width, chunk)):
+        wanted = list(digits(v, width + 1 if whole else width, chunk))
+        for k, digit in enumerate(wanted[len(wanted) - len(tables) :]):
             below, at_most = unary_lookup(tables[k], digit, first)
             less[k, j] = pack_bits(below)
             equal[k, j] = pack_bits(at_most)

@@ -133,6 +133,12 @@ MAPS: dict[str, tuple[Callable[..., Tensor], bool]] = {
 }
 
 
+#: Maps other than views of which every element of the result is an element of the operand.
+_PICKING = frozenset(
+    ("reshape", "_unsafe_view", "clone", "contiguous", "flip", "roll", "repeat", "index", "index_select", "gather")
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearMap:
     """A map of the table with its public arguments."""
@@ -156,3 +162,8 @@ class LinearMap:
     def aliases(self) -> bool:
         """Whether the result is a view of its operand."""
         return MAPS[self.name][1]
+
+    @property
+    def picks(self) -> bool:
+        """Whether every element of the result is one element of the operand: any function of elements commutes."""
+        return self.aliases or self.name in _PICKING

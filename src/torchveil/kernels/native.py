@@ -562,17 +562,18 @@ def exponential_share(
 # --- comparison -----------------------------------------------------------------------------------------------------
 
 
-def unary_tables(mask: Tensor, width: int, chunk: int, pads: WordsPads = ()) -> Words:
+def unary_tables(mask: Tensor, width: int, chunk: int, pads: WordsPads = (), n_chunks: int | None = None) -> Words:
     if chunk != 4 or width < 64:
-        return gate_steps.unary_tables(mask, width, chunk, pads)
+        return gate_steps.unary_tables(mask, width, chunk, pads, n_chunks)
     out = _words((16, mask.numel()))
-    pairs = _pairs(pads)
+    upper = out[16 - (n_chunks or 16) :]
+    pairs = _pairs(pads) if len(upper) == 16 else None
     keep = _word_mask(pads[0].valid) if pads else _RING
     core.unary_tables(out, pairs or (), None, mask, False, width > 64, keep, _threads())
     if pairs is None:
         for pad in pads:
-            np.bitwise_xor(out, pad.held().reshape(out.shape), out=out)
-    return out
+            np.bitwise_xor(upper, pad.held().reshape(upper.shape), out=upper)
+    return upper
 
 
 def unary_leaf(
@@ -592,11 +593,16 @@ def unary_leaf(
     equal = _packed(less.shape)
     tops = _packed((len(thresholds), n_bytes))
     values = [t & _RING for t in thresholds]
+    left_out = 16 - tables.shape[0]
+    if left_out:
+        # the kernel reads all rows; what it makes of the lower ones is not used
+        held = drawn.words(tables).reshape(16 - left_out, -1)
+        tables = np.concatenate([np.zeros((left_out, held.shape[1]), dtype=np.uint16), held])
     keep = _word_mask(tables.valid) if isinstance(tables, DrawnWords) else _RING
     table = _source(tables)
     table = _array(table) if isinstance(table, np.ndarray) else table
     core.unary_leaf(less, equal, tops, opened, table, keep, values, negate, whole, first, _threads())
-    return less, equal, tops
+    return less[left_out:], equal[left_out:], tops
 
 
 def pack_bits(bits: np.ndarray[Any, Any]) -> Bits:

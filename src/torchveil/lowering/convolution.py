@@ -107,7 +107,7 @@ def _max_pool2d(
         # padding must never win: shift so that the padded zeros are the smallest value of the format
         low = -(2.0**20)
         wire = ar.add_scalar(wire, -low)
-    entries = ar.secret(apply(wire, "windows2d", *args))
+    entries = ar.secret(apply(ar.due(wire), "windows2d", *args))
     value, winners = maximum(entries, 0)
     out = ar.secret(apply(value, "squeeze_dim", 0))
     if low is not None:

@@ -60,11 +60,15 @@ class Concatenate(Instruction):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Combine(Instruction):
-    """out = sum of factor * wire, with broadcasting, + constant (a public integer)."""
+    """out = sum of factor * wire, with broadcasting, + constant (a public integer).
+
+    With ``follow`` the opening of out follows later, once the one term that has none is opened.
+    """
 
     out: int
     terms: tuple[tuple[int, int], ...]
     constant: int = 0
+    follow: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,15 +96,40 @@ class Open(Instruction):
 
     Opening what is opened already is an error of the stream, unless ``again`` says that it may be: a plan may get an
     opening from an ancestor earlier than the recorded program did. The second opening has a mask of its own.
+    ``bits``: how many bits of each element travel, per wire; all if empty. Fewer than the ring has: the upper bits of a
+    wire whose share is a multiple of a power of two, or what an opening that is half known lacks.
     """
 
     xs: tuple[int, ...]
     shapes: tuple[Shape, ...]
     again: bool = False
+    bits: tuple[int, ...] = ()
 
     def one_by_one(self) -> tuple[Open, ...]:
         """The same openings as instructions of their own, for a plan."""
-        return tuple(Open((x,), (shape,), True) for x, shape in zip(self.xs, self.shapes, strict=True))
+        each: list[tuple[int, ...]] = [(b,) for b in self.bits] or [()] * len(self.xs)
+        return tuple(Open((x,), (shape,), True, b) for x, shape, b in zip(self.xs, self.shapes, each, strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round(Instruction):
+    """out = x rounded to a multiple of 2^bits, up or down; two parties, each on its share alone."""
+
+    out: int
+    x: int
+    bits: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lift(Instruction):
+    """out = [bit *] x / 2^bits for a rounded wire x of which the upper bits were opened under a mask of their own."""
+
+    out: int
+    x: int
+    bit: int | None
+    bits: int
+    shape: Shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +172,7 @@ class Compare(Instruction):
     """Selector bits of an opened wire against public thresholds.
 
     With y = -x if ``negate`` else x, let m_j = [y - thresholds[j] < 0]. Result k is the XOR of the m_j for j in
-    ``outputs[k][0]``, flipped if ``outputs[k][1]``: one bit wire each.
+    ``outputs[k][0]``, flipped if ``outputs[k][1]``: one bit wire each. x is known to be a multiple of 2^zeros.
     """
 
     outs: tuple[int, ...]
@@ -152,6 +181,7 @@ class Compare(Instruction):
     thresholds: tuple[int, ...]
     outputs: tuple[tuple[tuple[int, ...], bool], ...]
     shape: Shape
+    zeros: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,7 +199,7 @@ class Winner(Instruction):
     """Bit wires of the shape of an opened wire x that has at least two entries along ``dim``.
 
     ``outs[0]``: the entry is the first among the largest of its row. With a ``reach``, ``outs[1]``: the largest of the
-    row minus the entry is at most the reach.
+    row minus the entry is at most the reach. x is known to be a multiple of 2^zeros.
     """
 
     outs: tuple[int, ...]
@@ -177,6 +207,7 @@ class Winner(Instruction):
     dim: int
     reach: int | None
     shape: Shape
+    zeros: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,7 +250,10 @@ class Select(Instruction):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exponential(Instruction):
-    """out = [bit *] exp(x / unit) at scale 2**(mask_bits + factor_bits), x / unit in (-2^bits / unit, 0], x opened."""
+    """out = [bit *] exp(x / unit) at scale 2**(mask_bits + factor_bits), x / unit in (-2^bits / unit, 0], x opened.
+
+    With ``zeros`` the wire is known to be 2^zeros times x.
+    """
 
     out: int
     x: int
@@ -229,6 +263,7 @@ class Exponential(Instruction):
     mask_bits: int
     factor_bits: int
     shape: Shape
+    zeros: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -105,8 +105,8 @@ class Plan:
         return counts
 
 
-def _needs(stream: Sequence[ins.Instruction]) -> list[set[int]]:
-    """For every instruction the places of those that must be complete before it starts."""
+def _needs(stream: Sequence[ins.Instruction], opened: Iterable[int]) -> tuple[list[set[int]], set[int]]:
+    """For every instruction the places of those that must be complete before it starts; those that open ``opened``."""
     maker: dict[int, int] = {}
     opened_at: dict[int, list[int]] = {}
     ancestors: dict[int, tuple[int, ...]] = {}
@@ -127,7 +127,8 @@ def _needs(stream: Sequence[ins.Instruction]) -> list[set[int]]:
         if isinstance(i, ins.Open):
             for x in i.xs:
                 opened_at.setdefault(x, []).append(place)
-    return needs
+    openings = {place for x in opened for y in ancestors.get(x, (x,)) for place in opened_at.get(y, ())}
+    return needs, openings
 
 
 def _simplified(stream: Iterable[ins.Instruction]) -> tuple[list[tuple[int, ins.Instruction]], dict[int, int]]:
@@ -153,10 +154,12 @@ def _simplified(stream: Iterable[ins.Instruction]) -> tuple[list[tuple[int, ins.
     return out, stands
 
 
-def _needed(stream: Sequence[ins.Instruction], needs: Sequence[set[int]], outputs: Iterable[int]) -> list[int]:
-    """The places of the instructions that the outputs depend on, in order."""
+def _needed(
+    stream: Sequence[ins.Instruction], needs: Sequence[set[int]], outputs: Iterable[int], openings: Iterable[int]
+) -> list[int]:
+    """The places of the instructions that the outputs and their openings depend on, in order."""
     maker = {out: place for place, i in enumerate(stream) for out in defines(i)}
-    todo = [maker[x] for x in outputs if x in maker]
+    todo = [*openings, *(maker[x] for x in outputs if x in maker)]
     kept: set[int] = set()
     while todo:
         place = todo.pop()
@@ -172,16 +175,18 @@ def make_plan(
     outputs: Sequence[int],
     nature: Nature,
     new_slot: Callable[[], int],
+    opened: Sequence[int] = (),
 ) -> Plan:
     """The plan of a recorded stream: ``inputs`` existed before it, ``outputs`` are wanted after it.
 
-    nature: what the gates say of an instruction; new_slot: fresh identifiers.
+    opened: which of the outputs are to be open if the recording left them so; nature: what the gates say of an
+    instruction; new_slot: fresh identifiers.
     """
     simple, stands = _simplified(recorded)
     outputs = [stands.get(x, x) for x in outputs]
     stream = [i for _, i in simple]
-    needs = _needs(stream)
-    kept = _needed(stream, needs, outputs)
+    needs, openings = _needs(stream, [stands.get(x, x) for x in opened])
+    kept = _needed(stream, needs, outputs, openings)
     place_of = {place: k for k, place in enumerate(kept)}
     start: list[int] = []
     end: list[int] = []

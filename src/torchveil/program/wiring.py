@@ -50,6 +50,8 @@ WIRING: dict[type[ins.Instruction], tuple[dict[str, str], dict[str, str]]] = {
     ins.AddPublic: (_X, _OUT),
     ins.Write: ({"base": "one", "value": "one"}, _OUT),
     ins.Open: ({"xs": "many"}, {}),
+    ins.Round: (_X, _OUT),
+    ins.Lift: ({"x": "one", "bit": "maybe"}, _OUT),
     ins.Bilinear: ({"x": "one", "y": "one"}, _OUT),
     ins.PublicProduct: (_X, _OUT),
     ins.Truncate: ({"x": "one", "bit": "maybe"}, _OUT),

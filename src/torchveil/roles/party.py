@@ -148,6 +148,10 @@ class Party(Tables):
             return self._take_array("dealt-bits", slot, shape).view(np.uint16)
         return keep_drawn_words(DrawnWords(self._streams["dealt-bits"], self.ledger.number, slot, shape, valid))
 
+    def dealt_short(self, slot: int, shape: tuple[int, ...], bits: int) -> Words:
+        """Words of ``bits`` <= 16 bits that are shared additively modulo 2^bits."""
+        return self.dealt_words(slot, shape, bits)
+
     def input_piece(self, shape: tuple[int, ...]) -> Tensor:
         """This party's piece of an owner's input (all but the receiver)."""
         self.ledger.use("input", 0)

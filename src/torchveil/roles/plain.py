@@ -6,6 +6,8 @@ it rounds to nearest, and shares agree with it up to each gate's declared units 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from torchveil.errors import ProtocolError, RangeExceeded
@@ -16,13 +18,24 @@ from torchveil.roles.wires import BitWire, Wire
 
 
 class Plain(Tables):
-    """Clear values of all wires. ``masks`` is the provider whose masks are followed, or None."""
+    """Clear values of all wires. ``masks`` is the provider whose masks are followed, or None.
 
-    __slots__ = ("inputs", "masks", "strict", "width")
+    Where masks are followed, ``last_share`` gives the last party's share of a wire: the coin of a rounding on shares.
+    """
 
-    def __init__(self, masks: Provider | None = None, *, width: int = 64, strict: bool = False) -> None:
+    __slots__ = ("inputs", "last_share", "masks", "strict", "width")
+
+    def __init__(
+        self,
+        masks: Provider | None = None,
+        *,
+        width: int = 64,
+        strict: bool = False,
+        last_share: Callable[[int], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.masks = masks
+        self.last_share = last_share
         self.width = width
         self.strict = strict
         self.inputs: list[Tensor] = []

@@ -1,11 +1,16 @@
 """What a role keeps of a value: a wire (share, opening, mask piece) or a bit wire (public flip, share of its mask).
 
-A wire that is the image of another wire under a linear map takes its opening from there when one exists: opening and
-mask go through the same public map as the value (rules O2).
+A wire that is the image of another wire under a linear map takes its opening from there when one exists, and a sum may
+follow the last of its terms in the same way: opening and mask go through the same public map as the value (rules O2).
+
+Openings of fewer bits (gates.rounding, gates.opening, gates.lift). A *short* opening is that of a multiple of 2^k: 2^k
+times what was opened modulo 2^(w-k), under 2^k times a mask that is a whole ring element. A *half* opening is known
+modulo 2^(w-k), and the parties share the k bits above.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +18,32 @@ from torch import Tensor
 from torchveil.errors import ProtocolError
 from torchveil.kernels import reduce_ring
 from torchveil.kernels.linear_maps import LinearMap
+from torchveil.randomness import Words
+
+#: (opening or None, mask) of a wire that follows others, or None as long as one of them has no mask.
+Follow = Callable[[], tuple[Tensor | None, Tensor] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """The mask (piece) of a short opening as a whole ring element, and the number k of bits that it is multiplied
+    by."""
+
+    mask: Tensor
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """An opening known but for its upper ``bits`` bits: what it will lie under, and at a party what completes it.
+
+    ``opening`` is the short opening that the quotient comes from, ``upper`` this party's share of the missing bits.
+    """
+
+    mask: Tensor
+    bits: int
+    opening: Tensor | None = None
+    upper: Words | None = None
 
 
 class Wire:
@@ -23,7 +54,7 @@ class Wire:
     plain:    ``share`` is x; ``mask`` is l when masks are followed
     """
 
-    __slots__ = ("mask", "opening", "parent", "share", "via", "width")
+    __slots__ = ("_mask", "follow", "half", "opening", "parent", "share", "short", "via", "width")
 
     def __init__(
         self,
@@ -33,22 +64,57 @@ class Wire:
         parent: Wire | None = None,
         via: LinearMap | None = None,
         width: int = 64,
+        *,
+        follow: Follow | None = None,
+        half: Half | None = None,
     ) -> None:
         self.share = share
         self.opening = opening
-        self.mask = mask
+        self._mask = mask
         self.parent = parent
         self.via = via
         self.width = width
+        self.follow = follow
+        self.half = half
+        self.short: Short | None = None
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The mask (piece), if there is one; that of a short opening is computed when it is asked for."""
+        if self._mask is None and self.short is not None:
+            self._mask = reduce_ring(self.short.mask << self.short.bits, self.width)
+        return self._mask
+
+    @mask.setter
+    def mask(self, mask: Tensor | None) -> None:
+        self._mask = mask
+
+    def open(self, opening: Tensor | None, mask: Tensor, bits: int = 0) -> None:
+        """Take an opening under ``mask``, or a short one under 2^bits times ``mask``."""
+        self.opening = opening
+        self._mask, self.short = (None, Short(mask, bits)) if bits else (mask, None)
+        self.parent = self.via = self.follow = None
+
+    def forget_opening(self) -> None:
+        """As if nothing had been opened."""
+        self.opening = self._mask = self.short = self.parent = self.via = self.follow = None
 
     def resolve(self) -> bool:
-        """Take opening and mask over from the parent if it has them; whether there is a mask now."""
-        if self.mask is not None:
+        """Take opening and mask over from where they follow from; whether there is a mask now."""
+        if self._mask is not None or self.short is not None:
             return True
+        if self.follow is not None:
+            faces = self.follow()
+            if faces is not None:
+                self.open(*faces)
+            return faces is not None
         parent, via = self.parent, self.via
-        if parent is None or via is None or not parent.resolve() or parent.mask is None:
+        if parent is None or via is None or not parent.resolve():
             return False
-        self.mask = reduce_ring(via(parent.mask), self.width)
+        if parent.short is not None and via.picks:
+            self.short = Short(via(parent.short.mask), parent.short.bits)
+        else:
+            self._mask = reduce_ring(via(parent.total_mask()), self.width)
         if parent.opening is not None:
             self.opening = reduce_ring(via(parent.opening), self.width)
         self.parent = self.via = None
@@ -58,6 +124,18 @@ class Wire:
         if self.share is None:
             raise ProtocolError("the provider was asked for a share")
         return self.share
+
+    def public(self) -> Tensor:
+        """The opening of an opened wire."""
+        if not self.resolve() or self.opening is None:
+            raise ProtocolError("a gate needs an opening that was never made")
+        return self.opening
+
+    def short_mask(self, bits: int) -> Tensor:
+        """The mask (piece) of a short opening before it was multiplied by 2^bits."""
+        if self.short is None or self.short.bits != bits:
+            raise ProtocolError("a gate needs a short opening that was never made")
+        return self.short.mask
 
     def faces(self) -> tuple[Tensor, Tensor]:
         """(opening, mask piece) of an opened wire."""
