@@ -5,7 +5,7 @@ these gates that we know, with every opening used wherever it can be; per elemen
 
     opening             sent 8 B by each party; one round for all openings that do not depend on each other
     product             dealt 8 B per output
-    truncation          an opening of the product without the 16 bits that it drops: sent 6 B; dealt the 2 B that take it
+    truncation          an opening of the product without the 16 bits that it drops: sent 6 B; dealt the 2 B that bring
                         back to the ring, with a gating bit the whole quotient, 8 B
     selection           dealt 8 B
     comparison          sent 34 bits, dealt 232 bits of tables, 97 of the tree and 8 B of the result bit; 3 rounds; of
@@ -14,11 +14,12 @@ these gates that we know, with every opening used wherever it can be; per elemen
 
 Rounds and bytes are bounds of their own: one arrangement need not reach both. A maximum is counted with the bytes of a
 tournament (a comparison and an opened winner per element but one) and with the rounds of comparing all pairs at once:
-one comparison, a tree of ANDs of fan-in 4 for "greater than all others", one opening.
+one comparison, a tree of ANDs of fan-in 4 for "greater than all others", one opening. The inverse of a softmax row's
+sum takes a comparison where rows are long; that of a short row is one series.
 
-``FULL`` counts with values of the whole ring of 64 bits. ``RANGES`` is what knowing ranges would save: products are opened
-modulo 2^41 and compared modulo 2^25 (sent 11 bits, dealt 22.5 B and the 8 B, 2 rounds), which needs |z| < 2^7 or so and
-is silently wrong outside; torchveil does not do that today.
+``FULL`` counts with values of the whole ring of 64 bits. ``RANGES`` is what knowing ranges would save: products are
+opened modulo 2^41 and compared modulo 2^25 (sent 11 bits, dealt 22.5 B and the 8 B, 2 rounds), which needs |z| < 2^7 or
+so and is silently wrong outside; torchveil does not do that today.
 
 Arithmetic: two functions per party and one at the provider for each product, so five times the clear multiplications;
 four keystreams (each party its mask, the provider both) for an opened element, two for a dealt one. ``cpu_seconds``
@@ -38,6 +39,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.inputs import Function, Inference, Training, Tutorial, TutorialNet, Work
+
+#: Rows of softmax up to this length need no comparison for the inverse of their sum.
+SHORT_ROW = 12
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ class Floor:
         self.open(losers, product=opened)  # winners; what is opened of operand and maximum opens their difference
         self.deal(n)
         self.open(n)  # exponentials, and with them their sums
-        self.compare(rows)  # which power of two the sum lies under
+        short = columns <= SHORT_ROW
+        if not short:
+            self.compare(rows)  # which power of two the sum lies under
         self.deal(2 * rows)
         self.open(rows)  # reciprocals
         self.deal(2 * n)
@@ -109,7 +115,10 @@ class Floor:
             self.open(n)
             self.round(1, "operand")
         self.round(self.maximum_rounds(columns), "maximum")
-        self.round(1 + self.ring.compare_rounds, "exponential and the size of its sum")
+        if short:
+            self.round(1, "exponential")
+        else:
+            self.round(1 + self.ring.compare_rounds, "exponential and the size of its sum")
         self.round(2, "reciprocal and product")
 
     def times(self, n: int) -> None:

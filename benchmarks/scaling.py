@@ -196,7 +196,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--parties", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="torch's threads")
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="multiples of 8: bits travel in bytes")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        default=BATCHES,
+        help="powers of two from 8 on: a mean over another number is one more rounding",
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="of the hidden layer")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--plot", type=Path, default=None, help="an .svg, .png or .pdf; needs matplotlib")

@@ -32,12 +32,12 @@ def test_what_does_not_grow_as_it_should_is_told() -> None:
 @pytest.mark.parametrize("parties", [2, 3])
 def test_the_cost_of_a_step_is_linear(parties: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures, picture = tmp_path / "out" / "scaling.json", tmp_path / "out" / "scaling.svg"
-    small = ["--batches", "8", "16", "24", "40", "64", "--widths", "8", "16", "24", "40", "64", "--repeats", "1"]
+    small = ["--batches", "8", "16", "32", "64", "128", "--widths", "8", "16", "24", "40", "64", "--repeats", "1"]
     assert scaling.main([*small, "--parties", str(parties), "--json", str(figures), "--plot", str(picture)]) == 0
     assert "exactly" in capsys.readouterr().out
     read = json.loads(figures.read_text())
     assert read["linear"] is True
-    assert [p["size"] for p in read["series"]["samples in a batch"]] == [8, 16, 24, 40, 64]
+    assert [p["size"] for p in read["series"]["samples in a batch"]] == [8, 16, 32, 64, 128]
     assert [p["size"] for p in read["series"]["parameters"]] == [scaling.parameters(h) for h in (8, 16, 24, 40, 64)]
     assert all(p["sent_bytes"] > 0 and p["rounds"] > 0 for points in read["series"].values() for p in points)
     assert picture.read_text().lstrip().startswith("<?xml")
