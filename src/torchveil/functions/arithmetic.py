@@ -401,6 +401,16 @@ def divide_scalar(x: Secret, value: float) -> Secret:
     return _multiply_fraction(x, Fraction(1) / Fraction(value))
 
 
+def stretched_quotient(x: Secret, divisor: int) -> Secret:
+    """x divided by a public whole number at the finest scale that a factor of a product may have; one truncation."""
+    target = _STRETCH * x.format.scale
+    out = rescale(x, Fraction(target, x.scale * divisor), target)
+    if out is x:
+        return x
+    out.stretched = True
+    return out
+
+
 def _multiply_fraction(x: Secret, fraction: Fraction) -> Secret:
     if fraction.denominator == 1 and abs(fraction) < 2**24:
         return combine([(x, int(fraction))], scale=x.scale)
