@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     activations,
+    class_losses,
     comparisons,
     convolution,
     elementwise,
@@ -14,6 +15,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     piecewise,
     products,
     reductions,
+    softmax,
     structural,
 )
 from torchveil.lowering.table import TABLE, Kind, Rule, Updated
