@@ -165,6 +165,10 @@ class EncryptedTensor(torch.Tensor):
         return repr(self)
 
     def __bool__(self) -> bool:
+        handle = self.handle
+        if isinstance(handle, Public):
+            # torch asks whether a square is negative: everybody knows
+            return bool(handle.dense())
         surface = self.session.surface
         refuse_reading("bool()", "" if surface is None else surface.boolean_text)
 

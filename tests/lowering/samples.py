@@ -342,11 +342,40 @@ SAMPLES: dict[str, list[Call]] = {
     "_softmax_backward_data.default": [call(x(3, 4), torch.softmax(x(3, 4), 1), 1, torch.float64, gradient=False)],
     "_log_softmax.default": [call(x(3, 4), 1, False), call(x(3, 6), 0, False), call(x(6), -1, False)],
     "nll_loss_forward.default": [
-        call(x(5, 3), target, None, reduction, -100)
+        call(x(5, 3), target, weight, reduction, -100)
+        for weight in (None, Fixed(positive(3)))
         for target in (Plain(torch.tensor([0, 2, 1, 1, 0])), Label(torch.tensor([0, 2, 1, 1, 0])))
         for reduction in (NONE, MEAN, SUM)
     ]
     + [call(x(3), Plain(torch.tensor(2)), None, MEAN, -100), call(x(3), Label(torch.tensor(2)), None, MEAN, -100)],
+    "nll_loss2d_forward.default": [
+        call(x(2, 3, 2, 2), target(torch.tensor([[[0, 2], [1, 1]], [[2, 0], [0, 1]]])), Fixed(positive(3)), MEAN, 1)
+        for target in (Plain, Label)
+    ],
+    "multi_margin_loss.default": [
+        call(x(3, 4), target(torch.tensor([0, 3, 1])), p, 0.75, Fixed(positive(4)), reduction)
+        for target in (Plain, Label)
+        for p, reduction in ((1, MEAN), (2, NONE))
+    ],
+    "multi_margin_loss_backward.default": [
+        call(x(), x(3, 4), target(torch.tensor([0, 3, 1])), 1, 1, None, MEAN, gradient=False)
+        for target in (Plain, Label)
+    ],
+    "multilabel_margin_loss_forward.default": [
+        call(x(2, 4), Plain(torch.tensor([[3, 0, -1, 1], [2, -1, 0, 0]])), reduction) for reduction in (NONE, MEAN, SUM)
+    ],
+    "huber_loss.default": [call(x(3, 4), x(3, 4), reduction, 0.7) for reduction in (NONE, MEAN, SUM)],
+    "huber_loss_backward.default": [call(x(), x(3, 4), x(3, 4), MEAN, 0.7, gradient=False)],
+    "smooth_l1_loss.default": [call(x(3, 4), x(3, 4), reduction, 0.7) for reduction in (NONE, MEAN, SUM)],
+    "smooth_l1_loss_backward.default": [call(x(), x(3, 4), x(3, 4), MEAN, 0.7, gradient=False)],
+    "soft_margin_loss.default": [call(x(3, 4), Fixed(x(3, 4)), reduction) for reduction in (NONE, MEAN, SUM)],
+    "soft_margin_loss_backward.default": [call(x(3), x(3), x(3), NONE, gradient=False, units=8)],
+    "xlogy.Tensor": [
+        call(positive(3, 4), positive(4), units=8),
+        call(torch.zeros(3).double(), positive(3), gradient=False),
+    ],
+    "norm.Scalar": [call(x(3, 4))],
+    "norm.ScalarOpt_dim": [call(x(3, 4), 2, [1]), call(x(3, 4), None, [0], True)],
     "mse_loss.default": [call(x(3, 4), x(3, 4), reduction) for reduction in (NONE, MEAN, SUM)],
     "mse_loss_backward.default": [
         call(x(), x(3, 4), x(3, 4), MEAN, gradient=False),
@@ -492,6 +521,8 @@ BY_GRADIENT: dict[str, str] = {
     "max_pool2d_with_indices_backward.default": "max_pool2d_with_indices.default",
     "_log_softmax_backward_data.default": "_log_softmax.default",
     "nll_loss_backward.default": "nll_loss_forward.default",
+    "nll_loss2d_backward.default": "nll_loss2d_forward.default",
+    "multilabel_margin_loss_backward.default": "multilabel_margin_loss_forward.default",
     "native_layer_norm_backward.default": "native_layer_norm.default",
 }
 

@@ -158,6 +158,7 @@ def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
         out = combine([(kept, 1), (secret(below), raw_low), (secret(above), raw_high)], scale=wire.scale)
         # torch: where low > high, everything becomes high
         out.memo["inside"] = inside
+        out.nonnegative = raw_low >= 0 and raw_high >= 0
         return out
     limit, output = (raw_low, NOT_BELOW) if raw_low is not None else ((raw_high or 0) + 1, BELOW)
     offset = raw_low if raw_low is not None else (raw_high or 0)
@@ -165,6 +166,7 @@ def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
     kept = select(inside, combine([(wire, 1)], -offset, scale=wire.scale) if offset else wire)
     out = combine([(kept, 1)], offset, scale=wire.scale)
     out.memo["inside"] = inside
+    out.nonnegative = raw_low is not None and raw_low >= 0
     return out
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from torchveil.functions import arithmetic as ar
@@ -103,7 +101,10 @@ def _bce_backward(grad: Handle, x: Handle, target: Handle, weight: Handle | None
 
 
 def _bounded(x: Handle, target: Handle, limit: float, reduction: int, factor: float) -> Handle:
-    """factor * (d^2 / 2 for |d| < limit, else limit (|d| - limit / 2)), d = x - target: c (2 d - c) / 2, c = d limited."""
+    """factor * (d^2 / 2 where |d| < limit, else limit (|d| - limit / 2)) for d = x - target.
+
+    With c = d limited to +-limit it is c (2 d - c) / 2.
+    """
     difference = ar.add(x, target, -1)
 
     def value() -> Handle:

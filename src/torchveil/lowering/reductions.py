@@ -101,6 +101,16 @@ def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, 
     return normalise.sqrt(total(ar.multiply(x, x), dim, keepdim))
 
 
+@lowers(aten.norm.Scalar)
+def _norm_of_all(x: Handle, p: float = 2) -> Handle:
+    return _norm(x, p)
+
+
+@lowers(aten.norm.ScalarOpt_dim)
+def _norm_along(x: Handle, p: float | None, dim: Any, keepdim: bool = False) -> Handle:
+    return _norm(x, 2 if p is None else p, dim, keepdim)
+
+
 # --- maxima ----------------------------------------------------------------------------------------------------------
 
 
