@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves
 
+from torchveil.composites import COMPOSITES
 from torchveil.engine import Engine
 from torchveil.errors import (
     InvalidArgument,
@@ -254,6 +255,12 @@ class EncryptedTensor(torch.Tensor):
         _GRAD.__set__(self, value)
 
     # --- the way down ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Above autograd: a few composite functions are arranged otherwise; torch takes the rest apart itself."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return COMPOSITES.get(func, func)(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
