@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves
 
+from torchveil.composites import COMPOSITES, attention
 from torchveil.engine import Engine
 from torchveil.errors import (
     InvalidArgument,
@@ -32,7 +33,7 @@ from torchveil.errors import (
 )
 from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import structure
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret, facade_dtype, facade_strides
+from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret, facade_dtype, facade_strides
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering import TABLE, Kind, Rule, Updated
 from torchveil.public import PublicTensor
@@ -260,6 +261,12 @@ class EncryptedTensor(torch.Tensor):
     # --- the way down ----------------------------------------------------------------------------------------------
 
     @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Above autograd: a few composite functions are arranged otherwise; torch takes the rest apart itself."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return COMPOSITES.get(func, func)(*args, **(kwargs or {}))
+
+    @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         rule = TABLE.get(func)
         if rule is None:
@@ -318,7 +325,7 @@ class _Unwrap:
                 self.session.operation = str(self.func)
             elif handle.session is not self.session:
                 self.session.own(handle)
-            if isinstance(handle, Deferred):
+            if isinstance(handle, Deferred) and not isinstance(handle, Excluding):
                 self.deferred = True
             return handle
         if isinstance(x, Tensor):
@@ -357,13 +364,16 @@ _TAKE_NUMBERS = (
 
 
 def _from_torch(func: Any, x: Tensor) -> bool:
-    """Whether torch made this plain tensor, not the user: it says nothing that the program does not say."""
+    """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say."""
     if x.dim() == 0:
         # cross_entropy divides by how many plain targets it was given
         return func in _TAKE_NUMBERS or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
     if func is _aten.eq.Tensor:
         # one_hot compares with 0, 1, 2, ...
         return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
+    if x.dtype in _FLOATS and bool((x == -torch.inf).any()):
+        # not torch's, but a mask: it says which places are excluded, as a tensor of bools would
+        return attention.excludes(x)
     # the zeros of a derivative: grad.index_put(places, zeros)
     return torch._C._current_autograd_node() is not None and not bool(x.any())
 

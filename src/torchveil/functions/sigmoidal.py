@@ -7,6 +7,8 @@ four times L: a half-wave series (sines of odd frequencies, or cosines) then has
 a ramp is x/2 plus an even function inside (for mish plus an odd one as well) and x above, both selections of x, which
 is open.
 
+A step takes a pending x (a sum of products) as it is, a ramp truncates it first.
+
 Rounds: 1 to open x, 3 for the bits, 1 for the truncation. Sent per element and party: 16 bytes and 68 bits. Dealt per
 element: 72 bytes and 1 bit for the bits, 32 for the truncation, 16 per frequency (at 16 bits: sigmoid 16, tanh 18, erf
 8, gelu 8, silu 21, softplus 14, mish 27, slopes of the last four 8, 23, 16, 31), 16 more for the selections of a ramp.
@@ -24,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from torchveil.functions.arithmetic import combine, narrow, number, rescale, select_raw, weigh
+from torchveil.functions.arithmetic import combine, due, narrow, number, rescale, select_raw, weigh
 from torchveil.functions.comparison import bits
 from torchveil.functions.exponential import filling
 from torchveil.functions.normalise import series
@@ -44,6 +46,9 @@ from torchveil.handle import Bit, Handle, Secret
 _TAIL = 2**-17
 _FIT = 2**-19
 _WASTE = 1.01
+
+#: The largest scale whose values are angles as they are; a period of 64 takes 6 bits more.
+_FINEST = 2**52
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,14 @@ class _Reach:
         return series(x, fitted((1 << n_bits) / (factor * x.scale) * self.beta), n_bits, factor=factor)
 
 
-def _step(x: Handle, reach: _Reach, fitted: Callable[[float], TrigSeries], *, low: int) -> Secret:
+def _as_it_is(x: Handle) -> Secret:
+    """x, pending or not: its truncation would take a round and bytes of its own, and give no better angle."""
+    wire = number(x)
+    return due(wire) if wire.scale <= _FINEST else narrow(wire)
+
+
+def _step(wire: Secret, reach: _Reach, fitted: Callable[[float], TrigSeries], *, low: int) -> Secret:
     """The series inside the reach, ``low`` (0 or -1) below and 1 above."""
-    wire = narrow(number(x))
     scale = wire.format.scale
     inside, above = reach.bits(wire)
     wave = reach.wave(wire, fitted)
@@ -86,7 +96,7 @@ def _step(x: Handle, reach: _Reach, fitted: Callable[[float], TrigSeries], *, lo
 def sigmoid(x: Handle) -> Secret:
     """1 / (1 + exp(-x)) for every x."""
     reach = _Reach(saturation("sigmoid", _TAIL))
-    out = _step(x, reach, lambda period: sigmoid_series(period, _FIT, _TAIL), low=0)
+    out = _step(_as_it_is(x), reach, lambda period: sigmoid_series(period, _FIT, _TAIL), low=0)
     out.nonnegative = True
     return out
 
@@ -94,13 +104,13 @@ def sigmoid(x: Handle) -> Secret:
 def tanh(x: Handle) -> Secret:
     """tanh(x) for every x."""
     reach = _Reach(saturation("tanh", _TAIL))
-    return _step(x, reach, lambda period: tanh_series(period, _FIT, _TAIL), low=-1)
+    return _step(_as_it_is(x), reach, lambda period: tanh_series(period, _FIT, _TAIL), low=-1)
 
 
 def erf(x: Handle) -> Secret:
     """erf(x) for every x."""
     reach = _Reach(saturation("erf", _TAIL))
-    return _step(x, reach, lambda period: erf_series(period, _FIT, _TAIL), low=-1)
+    return _step(_as_it_is(x), reach, lambda period: erf_series(period, _FIT, _TAIL), low=-1)
 
 
 def ramp(x: Handle, name: Ramp, beta: float = 1.0, top: float = math.inf) -> Secret:
@@ -126,4 +136,4 @@ def ramp(x: Handle, name: Ramp, beta: float = 1.0, top: float = math.inf) -> Sec
 def ramp_slope(x: Handle, name: Ramp, beta: float = 1.0, top: float = math.inf) -> Secret:
     """The derivative of ``ramp``. After it: 1 round and no comparison."""
     reach = _Reach(saturation(name, _TAIL), beta, top)
-    return _step(x, reach, lambda period: ramp_slope_series(name, reach.limit, period, _FIT), low=0)
+    return _step(narrow(number(x)), reach, lambda period: ramp_slope_series(name, reach.limit, period, _FIT), low=0)

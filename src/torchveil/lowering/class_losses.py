@@ -21,7 +21,7 @@ from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import normalise
 from torchveil.functions.structure import apply
-from torchveil.handle import Deferred, Handle, Public, Secret
+from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
 from torchveil.lowering.indexing import one_hot
 from torchveil.lowering.piecewise import gate
 from torchveil.lowering.reductions import total
@@ -109,6 +109,7 @@ def _nll_forward(
     dim = _channel(x)
     shape = (*x.shape[:dim], *x.shape[dim + 1 :]) if reduction == _NONE else ()
     rows = _rows(x, target, weight, ignore_index)
+    x = _without_targets_excluded(x, rows.values)
     weighed: Handle = Public(x.session, (), fill=0.0)
     if reduction != _NONE:
         weighed = rows.total()
@@ -123,6 +124,19 @@ def _nll_forward(
         return _quotient(summed, weighed) if reduction == _MEAN else summed
 
     return Deferred(x.session, shape, value), weighed
+
+
+def _without_targets_excluded(x: Handle, rows: Handle) -> Handle:
+    """The log-probabilities where no (public) target lies in a place of minus infinity, whose loss is infinite."""
+    if not isinstance(x, Excluding):
+        return x
+    if not isinstance(rows, Public) or bool((rows.dense().bool() & x.excluded).any()):
+        raise UnsupportedOperation(
+            "the loss of a target that may lie where the mask excludes it, and would be infinite",
+            op="nll_loss",
+            remedy="give targets as plain indices that the mask leaves, or mask with a finite number",
+        )
+    return x.finite
 
 
 def _check_mean(weighed: Handle) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from torchveil.functions import arithmetic as ar
-from torchveil.functions import exponential
+from torchveil.functions import exclusion, exponential
 from torchveil.functions.softmax import Softmax, softmax
 from torchveil.functions.structure import apply
-from torchveil.handle import Deferred, Handle, Public
+from torchveil.handle import Deferred, Excluding, Handle, Public
 from torchveil.lowering.reductions import total
 from torchveil.lowering.table import aten, lowers
 
@@ -33,8 +33,8 @@ TARGETS = "targets"
 
 
 def _parts(x: Handle, dim: int) -> Softmax:
-    wire = ar.secret(x)
-    dim = dim % max(1, len(wire.shape))
+    dim = dim % max(1, len(x.shape))
+    wire = exclusion.lowered(x, dim)[0] if isinstance(x, Excluding) else ar.secret(x)
     if not wire.shape:
         wire, dim = ar.secret(apply(wire, "unsqueeze", 0)), 0
     key = f"softmax {dim}"
@@ -44,9 +44,21 @@ def _parts(x: Handle, dim: int) -> Softmax:
     return parts
 
 
-@lowers(aten._softmax.default, aten._safe_softmax.default)
-def _softmax(x: Handle, dim: int, half_to_float: Any = False, *, dtype: Any = None) -> Handle:
+@lowers(aten._softmax.default)
+def _softmax(x: Handle, dim: int, half_to_float: bool = False) -> Handle:
     return _parts(x, dim).narrow_probabilities()
+
+
+@lowers(aten._safe_softmax.default)
+def safe_softmax(x: Handle, dim: int, dtype: Any = None) -> Handle:
+    """A softmax whose rows are zero where a mask leaves nothing of them."""
+    if not isinstance(x, Excluding):
+        return _parts(x, dim).narrow_probabilities()
+    wire, empty = exclusion.lowered(x, dim % max(1, len(x.shape)), empty_rows=True)
+    out: Handle = _parts(wire, dim).narrow_probabilities()
+    if empty is None:
+        return out
+    return ar.multiply(out, Public(x.session, tuple(empty.shape), tensor=1 - empty.to(torch.int64)))
 
 
 @lowers(aten._softmax_backward_data.default)
@@ -59,7 +71,8 @@ def _softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: Any) 
 @lowers(aten._log_softmax.default)
 def _log_softmax(x: Handle, dim: int, half_to_float: bool) -> Handle:
     parts = _parts(x, dim)
-    return Deferred(x.session, x.shape, parts.log_probabilities, {"softmax": parts})
+    out = Deferred(x.session, x.shape, parts.log_probabilities, {"softmax": parts})
+    return Excluding(out, x.excluded, out.attachments) if isinstance(x, Excluding) else out
 
 
 @lowers(aten._log_softmax_backward_data.default)
