@@ -35,7 +35,7 @@ from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import structure
 from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret, facade_dtype, facade_strides
 from torchveil.kernels.linear_maps import LinearMap
-from torchveil.lowering import TABLE, Kind, Rule, Updated
+from torchveil.lowering import COMPOSED, TABLE, Kind, Rule, Updated
 from torchveil.public import PublicTensor
 from torchveil.recording import ACTIVE
 
@@ -483,7 +483,11 @@ def _alias(_handle: Handle) -> None:
 
 
 def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Composite ops (they reach dispatch in inference mode) are taken apart; everything else is refused by name."""
+    """Composed ops, and composite ones (met in inference mode), are taken apart; the rest is refused."""
+    composed = COMPOSED.get(func)
+    if composed is not None:
+        _refuse_plain_writes(func, args, kwargs)
+        return composed(*args, **kwargs)
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
         out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:

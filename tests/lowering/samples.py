@@ -240,6 +240,8 @@ SAMPLES: dict[str, list[Call]] = {
         call(Mask(bits(3, 4)), x(3, 4), x(3, 4)),
         call(Mask(bits(3, 1)), x(3, 4), x(4)),
         call(Plain(bits(3, 4)), x(3, 4), x(4)),
+        call(Mask(bits(3, 4)), x(3, 4), Plain(torch.tensor(0.1).double())),
+        call(Mask(bits(3, 1)), Plain(torch.tensor(2.0).double()), x(3, 4)),
     ],
     "masked_fill.Scalar": [
         call(x(3, 4), Mask(bits(3, 4)), 0.5),
@@ -312,6 +314,8 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(5, 4), [Plain(torch.tensor([3, 3, 0]))], x(3, 4), True),
         call(x(5, 4), [None, Plain(torch.tensor([1]))], x()),
         call(x(5, 4), [Plain(bits(5, 4))], x()),
+        call(x(5, 4), [Mask(bits(5, 4))], x(), gradient=False),
+        call(x(5, 4), [Mask(bits(5))], x(), gradient=False),
     ],
     "index_add.default": [
         call(x(5, 4), 1, Plain(torch.tensor([3, 3, 0])), x(5, 3), alpha=0.5),

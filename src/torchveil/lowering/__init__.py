@@ -10,6 +10,8 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     convolution,
     elementwise,
     factories,
+    foreach,
+    fused_optimizers,
     indexing,
     losses,
     normalization,
@@ -20,6 +22,6 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     softmax,
     structural,
 )
-from torchveil.lowering.table import TABLE, Kind, Rule, Updated
+from torchveil.lowering.table import COMPOSED, TABLE, Kind, Rule, Updated
 
-__all__ = ["TABLE", "Kind", "Rule", "Updated"]
+__all__ = ["COMPOSED", "TABLE", "Kind", "Rule", "Updated"]

@@ -11,7 +11,7 @@ from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions.structure import apply, concatenate
-from torchveil.handle import Deferred, Handle, Public, Secret
+from torchveil.handle import Bit, Deferred, Handle, Public, Secret
 from torchveil.lowering.reductions import total
 from torchveil.lowering.table import aten, lowers, operand, session_of
 
@@ -56,6 +56,10 @@ def _gather(x: Handle, dim: int, index: Any, *, sparse_grad: bool = False) -> Ha
 
 @lowers(aten.index_put.default, indices=True)
 def _index_put(x: Handle, indices: Any, values: Handle, accumulate: bool = False, unsafe: bool = False) -> Handle:
+    if len(indices) == 1 and isinstance(indices[0], Bit) and not accumulate and not operand(values, x).shape:
+        shape = indices[0].shape + (1,) * (len(x.shape) - len(indices[0].shape))
+        chosen = apply(indices[0], "reshape", shape)
+        return cmp.where(chosen, ar.expand_to(operand(values, x), x.shape), x)
     places = _public_indices(indices, "index_put")
     probe = torch.empty((), dtype=torch.int8).expand(x.shape)[tuple(slice(None) if p is None else p for p in places)]
     values = ar.expand_to(operand(values, x), tuple(probe.shape))
