@@ -244,9 +244,7 @@ def _make_gru_factors(sequence: Steps[GruStep]) -> None:
     r, z, n = secret(reset), secret(update), secret(new)
     slopes = _opened(_beside([_step_slope(r), _step_slope(z), _tanh_slope(n)]))
     sr, sz, sn = parts(slopes, 3)
-    factors = _opened(
-        _beside([multiply(_one_minus(z), sn), multiply(add(before, n, -1), sz), multiply(known, sr)])
-    )
+    factors = _opened(_beside([multiply(_one_minus(z), sn), multiply(add(before, n, -1), sz), multiply(known, sr)]))
     size, start = r.shape[1], 0
     for s in todo:
         stop = start + s.reset.shape[0]

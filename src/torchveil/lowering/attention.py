@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -65,7 +64,9 @@ def _transposed(x: Handle) -> Handle:
 
 
 def _causal(like: Handle, rows: int, columns: int) -> Public:
-    mask = torch.zeros(rows, columns, dtype=torch.float64).masked_fill(~torch.ones(rows, columns).tril().bool(), -torch.inf)
+    mask = torch.zeros(rows, columns, dtype=torch.float64).masked_fill(
+        ~torch.ones(rows, columns).tril().bool(), -torch.inf
+    )
     return Public(like.session, (rows, columns), tensor=mask)
 
 
@@ -116,5 +117,3 @@ def _attention_backward(
     pairs = zip((query_grad, key_grad, value_grad), (query, key, value), strict=True)
     q, k, v = (apply(x, "reshape", like.shape) for x, like in pairs)
     return q, k, v
-
-
