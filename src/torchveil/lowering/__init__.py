@@ -9,6 +9,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     convolution,
     elementwise,
     factories,
+    foreach,
     indexing,
     losses,
     normalization,
