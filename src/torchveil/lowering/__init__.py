@@ -24,4 +24,6 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
 )
 from torchveil.lowering.table import COMPOSED, TABLE, Kind, Rule, Updated
 
+foreach.register()
+
 __all__ = ["COMPOSED", "TABLE", "Kind", "Rule", "Updated"]

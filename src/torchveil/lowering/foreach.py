@@ -1,114 +1,174 @@
-"""torch's operations on lists of tensors (``foreach=True``), one tensor after the other: rounds are those of a loop."""
+"""Operations on lists of tensors (``foreach=True`` in optimizers): all tensors of a list in one evaluation.
+
+An optimizer's square root and division take as many rounds for one parameter as for all, so the operands of a list are
+laid end to end, go through the rule of the single operation, and are taken apart. Rounds: those of one tensor, bytes:
+those of all together. Tensors of another kind (scale, width) or with another number beside them go in turn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchveil.errors import UnsupportedOperation
-from torchveil.lowering.table import COMPOSED, aten
+from torchveil.functions.structure import apply, concatenate
+from torchveil.handle import Deferred, Handle, Public, Secret
+from torchveil.lowering.table import COMPOSED, TABLE, Kind, Rule, Updated, aten
 
+#: Elementwise operations that torch has for lists; one is served if its single form has a row.
+_NAMES = (
+    "abs", "acos", "add", "addcdiv", "addcmul", "asin", "atan", "ceil", "clamp_max", "clamp_min", "copy", "cos", "cosh",
+    "div", "erf", "erfc", "exp", "expm1", "floor", "frac", "lerp", "lgamma", "log", "log10", "log1p", "log2", "maximum",
+    "minimum", "mul", "neg", "pow", "reciprocal", "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "sub",
+    "tan", "tanh", "trunc", "zero",
+)  # fmt: skip
 
-def _divide(x: Tensor, divisor: Any) -> Tensor:
-    if isinstance(divisor, float) and divisor == 0:
-        # RAdam writes infinities into a buffer and takes their reciprocal
-        raise UnsupportedOperation(
-            "a list divided by zero: numbers of a share have no infinities", op="_foreach_div", remedy="foreach=False"
-        )
-    return torch.div(x, divisor)
-
-
-def _plus_product(x: Tensor, a: Tensor, b: Any, value: float = 1) -> Tensor:
-    # a step size may be a number of its own for each tensor
-    return torch.add(x, a, alpha=value * b) if isinstance(b, float) else torch.addcmul(x, a, b, value=value)
-
-
-#: Of each op what it does to one tensor of a list; the arguments that are lists are taken apart together.
-EACH: dict[Any, Callable[..., Tensor]] = {
-    aten._foreach_abs: aten.abs,
-    aten._foreach_add: aten.add,
-    aten._foreach_addcdiv: lambda x, a, b, value=1: torch.addcdiv(x, a, b, value=value),
-    aten._foreach_addcmul: _plus_product,
-    aten._foreach_clamp_max: aten.clamp_max,
-    aten._foreach_clamp_min: aten.clamp_min,
-    aten._foreach_copy: lambda _x, other, *_: other.clone(),
-    aten._foreach_div: _divide,
-    aten._foreach_erf: aten.erf,
-    aten._foreach_exp: aten.exp,
-    aten._foreach_lerp: aten.lerp,
-    aten._foreach_log: aten.log,
-    aten._foreach_maximum: aten.maximum,
-    aten._foreach_minimum: aten.minimum,
-    aten._foreach_mul: aten.mul,
-    aten._foreach_neg: aten.neg,
-    aten._foreach_norm: aten.linalg_vector_norm,
-    aten._foreach_pow: aten.pow,
-    aten._foreach_reciprocal: aten.reciprocal,
-    aten._foreach_rsqrt: aten.rsqrt,
-    aten._foreach_sigmoid: aten.sigmoid,
-    aten._foreach_sign: aten.sign,
-    aten._foreach_sqrt: aten.sqrt,
-    aten._foreach_sub: aten.sub,
-    aten._foreach_tanh: aten.tanh,
-    aten._foreach_zero: torch.zeros_like,
+#: The overload of the single operation, by that of the list operation; the first that has a row.
+_SINGLE = {
+    "default": ("default", "int"),
+    "List": ("Tensor", "Tensor_Tensor", "default"),
+    "Scalar": ("Scalar", "Tensor_Scalar", "Tensor", "default"),
+    "ScalarList": ("Scalar", "Tensor_Scalar", "Tensor", "default"),
+    "Tensor": ("Tensor", "default"),
 }
 
-#: The in-place forms that torch has for one tensor: they keep what a step in place saves (``functions.arithmetic``).
-_IN_PLACE: dict[Any, Callable[..., Tensor]] = {
-    aten._foreach_add: aten.add_,
-    aten._foreach_addcdiv: lambda x, a, b, value=1: x.addcdiv_(a, b, value=value),
-    aten._foreach_copy: lambda x, other, *_: x.copy_(other),
-    aten._foreach_lerp: aten.lerp_,
-    aten._foreach_mul: aten.mul_,
-    aten._foreach_sub: aten.sub_,
-    aten._foreach_zero: aten.zero_,
+#: Where the single operation has another name: bounds by tensors are maxima, maxima with numbers are bounds.
+_OTHER_NAMES = {
+    ("clamp_max", True): "minimum",
+    ("clamp_min", True): "maximum",
+    ("maximum", False): "clamp_min",
+    ("minimum", False): "clamp_max",
 }
 
-
-def _one_by_one(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[list[Any], dict[str, Any]]]:
-    """The arguments of each call: element k of every list, and what is no list as it is.
-
-    Plain tensors without dimensions are numbers: the step counts and rates that optimizers keep in tensors.
-    """
-    count = next(len(arg) for arg in args if isinstance(arg, (list, tuple)))
-
-    def pick(arg: Any, k: int) -> Any:
-        one = arg[k] if isinstance(arg, (list, tuple)) else arg
-        return float(one) if type(one) is Tensor and one.dim() == 0 else one
-
-    return [([pick(a, k) for a in args], {n: pick(a, k) for n, a in kwargs.items()}) for k in range(count)]
+#: Operations whose number comes by a name of its own in the single form.
+_VALUE = {"addcdiv", "addcmul"}
 
 
-def _functional(each: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
-    def run(*args: Any, **kwargs: Any) -> list[Tensor]:
-        return [each(*a, **k) for a, k in _one_by_one(args, kwargs)]
-
-    return run
+def _settled(x: Any) -> Any:
+    return x.force() if isinstance(x, Deferred) else x
 
 
-def _in_place(each: Callable[..., Tensor], packet: Any) -> Callable[..., None]:
-    written = _IN_PLACE.get(packet)
-
-    def run(*args: Any, **kwargs: Any) -> None:
-        for a, k in _one_by_one(args, kwargs):
-            if written is not None:
-                written(*a, **k)
-            else:
-                a[0].copy_(each(*a, **k))
-
-    return run
+def _filled(x: Any, like: Handle) -> Any:
+    """A public number (a rate that an optimizer keeps in a tensor) as a constant of its tensor's shape."""
+    if isinstance(x, Public) and not x.shape and x.tensor is not None:
+        return Public(x.session, like.shape, fill=float(x.tensor))
+    return x
 
 
-def _register() -> None:
-    for packet, each in EACH.items():
-        name = packet._qualified_op_name.split("::")[1]
-        for made, form in ((packet, _functional(each)), (getattr(aten, f"{name}_", None), _in_place(each, packet))):
-            for overload in [] if made is None else made.overloads():
-                if not overload.endswith("out"):
-                    COMPOSED[getattr(made, overload)] = form
+def _kind(x: Any) -> Hashable:
+    """Operands of one kind may be laid end to end."""
+    if isinstance(x, Secret):
+        return "secret", x.scale, x.format, x.wide, x.stretched, x.zeros
+    if isinstance(x, Public) and x.fill is not None:
+        return "public", x.fill
+    if isinstance(x, (int, float)):
+        return "number", x
+    return id(x)
 
 
-_register()
+def _joined(xs: Sequence[Any], sizes: Sequence[int]) -> Any:
+    first = xs[0]
+    if isinstance(first, Secret):
+        return concatenate([apply(x, "reshape", (-1,)) for x in xs], 0)
+    return Public(first.session, (sum(sizes),), fill=first.fill) if isinstance(first, Public) else first
+
+
+def _apart(x: Handle, shapes: Sequence[tuple[int, ...]]) -> Iterator[Handle]:
+    start = 0
+    for shape in shapes:
+        end = start + math.prod(shape)
+        yield apply(apply(x, "slice", 0, start, end, 1), "reshape", shape)
+        start = end
+
+
+def _groups(columns: Sequence[Sequence[Any]]) -> Iterator[list[int]]:
+    """Places of the lists whose operands can be laid end to end."""
+    found: dict[Hashable, list[int]] = {}
+    for place, operands in enumerate(zip(*columns, strict=True)):
+        shapes = {x.shape for x in operands if isinstance(x, (Secret, Public))}
+        same = len(shapes) == 1 and 0 not in next(iter(shapes))
+        key: Hashable = tuple(_kind(x) for x in operands) if same else place
+        found.setdefault(key, []).append(place)
+    yield from found.values()
+
+
+def _each(single: Callable[..., Handle], columns: Sequence[Sequence[Any]]) -> list[Handle]:
+    """``single`` of every row of the columns."""
+    columns = [[_settled(x) for x in column] for column in columns]
+    columns = [[_filled(x, like) for x, like in zip(column, columns[0], strict=True)] for column in columns]
+    out: list[Handle | None] = [None] * len(columns[0])
+    for group in _groups(columns):
+        if len(group) == 1:
+            out[group[0]] = single(*[column[group[0]] for column in columns])
+            continue
+        shapes = [columns[0][place].shape for place in group]
+        sizes = [math.prod(shape) for shape in shapes]
+        # a square stays one: the product of a handle with itself
+        joined: dict[tuple[int, ...], Any] = {}
+        operands = []
+        for column in columns:
+            parts = [column[place] for place in group]
+            key = tuple(id(x) for x in parts)
+            if key not in joined:
+                joined[key] = _joined(parts, sizes)
+            operands.append(joined[key])
+        whole = single(*operands)
+        for place, part in zip(group, _apart(whole, shapes), strict=True):
+            out[place] = part
+    return [x for x in out if x is not None]
+
+
+def _rule(single: Any, name: str, *, in_place: bool) -> Callable[..., Any]:
+    """The rule of a list operation from that of the single one."""
+
+    def listwise(first: list[Any], *rest: Any, **named: Any) -> Any:
+        columns = [first, *(x if isinstance(x, list) else [x] * len(first) for x in rest)]
+        function = TABLE[single].function
+        number = columns.pop() if name in _VALUE and len(columns) == 4 else None
+
+        def one(*operands: Any) -> Handle:
+            if number is None:
+                return function(*operands, **named)  # type: ignore[no-any-return]
+            return function(*operands[:-1], value=operands[-1], **named)  # type: ignore[no-any-return]
+
+        results = _each(one, columns if number is None else [*columns, number])
+        return Updated(None, {0: results}) if in_place else results
+
+    return listwise
+
+
+def register() -> None:
+    """Add the rows of lists; to be called once all single operations have theirs."""
+    for name in _NAMES:
+        for suffix in ("", "_"):
+            packet = getattr(aten, f"_foreach_{name}{suffix}", None)
+            for overload in packet.overloads() if packet is not None else ():
+                single = _single(name, overload)
+                if single is not None:
+                    in_place = bool(suffix)
+                    rule = _rule(single, name, in_place=in_place)
+                    TABLE[getattr(packet, overload)] = Rule(Kind.VALUE, rule, TABLE[single].indices)
+
+
+def _single(name: str, overload: str) -> Any:
+    name = _OTHER_NAMES.get((name, overload == "List"), name)
+    for form in (f"{name}", f"{name}_"):
+        packet = getattr(aten, form, None)
+        for candidate in _SINGLE.get(overload, ()):
+            op = None if packet is None else getattr(packet, candidate, None)
+            if isinstance(op, torch._ops.OpOverload) and op in TABLE and TABLE[op].kind in (Kind.VALUE, Kind.INPLACE):
+                return op
+    return None
+
+
+def _norms(xs: list[Tensor], ord: float = 2, dtype: Any = None) -> list[Tensor]:
+    """The norm of each tensor; one square root for all 2-norms."""
+    if ord != 2:
+        return [torch.linalg.vector_norm(x, ord) for x in xs]
+    return list(torch.stack([(x * x).sum() for x in xs]).sqrt().unbind())
+
+
+COMPOSED[aten._foreach_norm.Scalar] = _norms
