@@ -34,7 +34,7 @@ from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import structure
 from torchveil.handle import Bit, Deferred, Handle, Public, Secret, facade_dtype, facade_strides
 from torchveil.kernels.linear_maps import LinearMap
-from torchveil.lowering import TABLE, Kind, Rule, Updated
+from torchveil.lowering import COMPOSED, TABLE, Kind, Rule, Updated
 from torchveil.public import PublicTensor
 from torchveil.recording import ACTIVE
 
@@ -349,6 +349,7 @@ _TAKE_NUMBERS = (
     _aten.index_put_.default,
     _aten.index_put.default,
     _aten.where.self,
+    _aten.clamp_min_.Tensor,
 )
 
 
@@ -360,8 +361,9 @@ def _from_torch(func: Any, x: Tensor) -> bool:
     if func is _aten.eq.Tensor:
         # one_hot compares with 0, 1, 2, ...
         return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
-    # the zeros of a derivative: grad.index_put(places, zeros)
-    return torch._C._current_autograd_node() is not None and not bool(x.any())
+    # the zeros of a derivative: grad.index_put(places, zeros); the ones before a running product
+    ones = func is _aten.cat.default and bool((x == 1).all())
+    return torch._C._current_autograd_node() is not None and (ones or not bool(x.any()))
 
 
 def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -420,7 +422,7 @@ def _defer(
     def meta(x: Any) -> Any:
         return torch.empty(x.shape, dtype=x.dtype, device="meta") if isinstance(x, Tensor) else x
 
-    shape = tuple(func(*[meta(x) for x in args], **{key: meta(x) for key, x in kwargs.items()}).shape)
+    like = func(*[meta(x) for x in args], **{key: meta(x) for key, x in kwargs.items()})
     operation = session.operation
 
     def make() -> Handle:
@@ -431,7 +433,9 @@ def _defer(
         finally:
             session.operation = before
 
-    return Deferred(session, shape, make)
+    out = Deferred(session, tuple(like.shape), make)
+    out.whole = like.dtype is torch.int64
+    return out
 
 
 def _view(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -469,7 +473,11 @@ def _alias(_handle: Handle) -> None:
 
 
 def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Composite ops (they reach dispatch in inference mode) are taken apart; everything else is refused by name."""
+    """Composed ops, and composite ones (they reach dispatch in inference mode), are taken apart; the rest is refused."""
+    composed = COMPOSED.get(func)
+    if composed is not None:
+        _refuse_plain_writes(func, args, kwargs)
+        return composed(*args, **kwargs)
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
         out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:

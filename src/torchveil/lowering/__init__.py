@@ -5,16 +5,26 @@ from __future__ import annotations
 from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     activations,
     comparisons,
+    compositions,
     convolution,
+    distances,
     elementwise,
     factories,
+    hyperbolic,
     indexing,
+    linear_algebra,
     losses,
     normalization,
+    padding,
     products,
+    rearrangements,
     reductions,
+    rounding,
+    scans,
+    sorting,
     structural,
+    trigonometric,
 )
-from torchveil.lowering.table import TABLE, Kind, Rule, Updated
+from torchveil.lowering.table import COMPOSED, TABLE, Kind, Rule, Updated
 
-__all__ = ["TABLE", "Kind", "Rule", "Updated"]
+__all__ = ["COMPOSED", "TABLE", "Kind", "Rule", "Updated"]

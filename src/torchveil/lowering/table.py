@@ -45,6 +45,9 @@ class Updated:
 
 TABLE: dict[Any, Rule] = {}
 
+#: Ops that are written in torch itself: functions of tensors, whose own operations come back to the table.
+COMPOSED: dict[Any, Callable[..., Any]] = {}
+
 
 def lowers(*ops: Any, indices: bool = False, deferrable: bool = False) -> Callable[[F], F]:
     """Register a function for functional ops; for each, its in-place form follows when torch has one."""
@@ -80,6 +83,23 @@ def views(*ops: Any) -> Callable[[F], F]:
             inplace = _inplace_form(op)
             if inplace is not None:
                 TABLE[inplace] = Rule(Kind.RESHAPE, function)
+        return function
+
+    return register
+
+
+def composes(*ops: Any) -> Callable[[F], F]:
+    """Register a function of *tensors* for functional ops, and with it their in-place forms."""
+
+    def register(function: F) -> F:
+        def written(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return x.copy_(function(x, *args, **kwargs))
+
+        for op in ops:
+            COMPOSED[op] = function
+            inplace = _inplace_form(op)
+            if inplace is not None and inplace not in TABLE:
+                COMPOSED[inplace] = written
         return function
 
     return register
