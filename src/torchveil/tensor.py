@@ -473,7 +473,7 @@ def _alias(_handle: Handle) -> None:
 
 
 def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Composed ops, and composite ones (they reach dispatch in inference mode), are taken apart; the rest is refused."""
+    """Composed ops, and composite ones (which inference mode lets through), are taken apart; the rest is refused."""
     composed = COMPOSED.get(func)
     if composed is not None:
         _refuse_plain_writes(func, args, kwargs)

@@ -71,7 +71,7 @@ def _swap(x: Secret, dim: int, pairs: Pairs, swapped: Bit) -> Secret:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The swaps of a sort along ``dim`` of ``size``, of which the results at ``start`` .. ``start + count`` are used."""
+    """The swaps of a sort along ``dim`` of ``size``, of which ``count`` results from ``start`` on are used."""
 
     dim: int
     size: int

@@ -19,7 +19,17 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from torchveil.functions.arithmetic import add, align, combine, multiply_scalar, narrow, number, secret, select_raw, to_scale
+from torchveil.functions.arithmetic import (
+    add,
+    align,
+    combine,
+    multiply_scalar,
+    narrow,
+    number,
+    secret,
+    select_raw,
+    to_scale,
+)
 from torchveil.functions.comparison import absolute, bits, negative, positive
 from torchveil.functions.normalise import divide, series
 from torchveil.functions.series import TrigSeries, fit

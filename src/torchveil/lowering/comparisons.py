@@ -27,8 +27,8 @@ def _relation(name: str) -> Any:
         y = y.force() if isinstance(y, Deferred) else y
         if isinstance(x, Public) and isinstance(y, Public):
             return Public(x.session, ar.broadcast(x.shape, y.shape), tensor=getattr(torch, name)(x.dense(), y.dense()))
-        if _infinite(x) or _infinite(y):
-            # a share holds nothing infinite: any finite number stands for it
+        if x is y or _infinite(x) or _infinite(y):
+            # a share holds neither infinities nor nan: any number stands for it
             a, b = (v.fill if isinstance(v, Public) else 0.0 for v in (x, y))
             verdict = bool(getattr(torch, name)(torch.tensor(a), torch.tensor(b)))
             shape = ar.broadcast(x.shape, y.shape)
@@ -82,7 +82,9 @@ def _logic(combine_numbers: Any) -> Any:
 
 lowers(aten.logical_and.default, aten.bitwise_and.Tensor, indices=True)(_logic(lambda a, b, ab: ab))
 lowers(aten.logical_or.default, aten.bitwise_or.Tensor, indices=True)(_logic(lambda a, b, ab: ar.add(a, b)))
-lowers(aten.logical_xor.default, aten.bitwise_xor.Tensor, indices=True)(_logic(lambda a, b, ab: ar.add(ar.add(a, b), ab, -2)))
+lowers(aten.logical_xor.default, aten.bitwise_xor.Tensor, indices=True)(
+    _logic(lambda a, b, ab: ar.add(ar.add(a, b), ab, -2))
+)
 
 
 @lowers(aten.where.self, indices=True)

@@ -125,7 +125,9 @@ def _logaddexp2(x: Tensor, y: Tensor) -> Tensor:
 
 
 @composes(aten.nan_to_num.default)
-def _nan_to_num(x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+def _nan_to_num(
+    x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
     """A share holds neither nan nor infinity."""
     return x.clone()
 
@@ -134,6 +136,11 @@ def _nan_to_num(x: Tensor, nan: float | None = None, posinf: float | None = None
 def _pow_tensor(x: Tensor, exponent: Tensor) -> Tensor:
     """x^y = e^(y log x) for x > 0; zero and negative bases count as one unit."""
     return torch.exp(exponent * torch.log(x))
+
+
+@composes(aten.pow_.Tensor)
+def _raise(x: Tensor, exponent: Tensor) -> Tensor:
+    return x.copy_(_pow_tensor(x, exponent))
 
 
 @composes(aten.pow.Scalar)
@@ -258,12 +265,14 @@ def _prod_dim(x: Tensor, dim: int, keepdim: bool = False, *, dtype: Any = None) 
 
 @composes(aten.norm.Scalar)
 def _norm(x: Tensor, p: float = 2) -> Tensor:
-    return torch.linalg.vector_norm(x, p)
+    out: Tensor = torch.linalg.vector_norm(x, p)
+    return out
 
 
 @composes(aten.norm.ScalarOpt_dim)
 def _norm_dim(x: Tensor, p: float | None, dim: list[int], keepdim: bool = False) -> Tensor:
-    return torch.linalg.vector_norm(x, 2 if p is None else p, dim, keepdim)
+    out: Tensor = torch.linalg.vector_norm(x, 2 if p is None else p, dim, keepdim)
+    return out
 
 
 @composes(aten.renorm.default)

@@ -12,7 +12,7 @@ from torchveil.lowering.table import aten, composes
 @composes(aten._euclidean_dist.default)
 def _euclidean(a: Tensor, b: Tensor) -> Tensor:
     """|a - b|^2 = |a|^2 - 2 a b + |b|^2 at double scale, where no digit is lost; then one root."""
-    squares = (a * a).sum(-1, keepdim=True) + (b * b).sum(-1).unsqueeze(-2) - 2 * (a @ b.transpose(-1, -2))
+    squares: Tensor = (a * a).sum(-1, keepdim=True) + (b * b).sum(-1).unsqueeze(-2) - 2 * (a @ b.transpose(-1, -2))
     return torch.sqrt(squares)
 
 
@@ -20,7 +20,8 @@ def _euclidean(a: Tensor, b: Tensor) -> Tensor:
 def _cdist(a: Tensor, b: Tensor, p: float, compute_mode: int | None) -> Tensor:
     if p == 2:
         return _euclidean(a, b)
-    return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+    out: Tensor = torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+    return out
 
 
 @composes(aten._cdist_backward.default)
@@ -43,7 +44,8 @@ def _cdist_backward(grad: Tensor, a: Tensor, b: Tensor, p: float, distance: Tens
 @composes(aten._pdist_forward.default)
 def _pdist(x: Tensor, p: float = 2) -> Tensor:
     first, second = torch.triu_indices(len(x), len(x), 1)
-    return torch.linalg.vector_norm(x[first] - x[second], p, -1)
+    out: Tensor = torch.linalg.vector_norm(x[first] - x[second], p, -1)
+    return out
 
 
 @composes(aten._pdist_backward.default)
@@ -51,10 +53,13 @@ def _pdist_backward(grad: Tensor, x: Tensor, p: float, distance: Tensor) -> Tens
     n = len(x)
     first, second = torch.triu_indices(n, n, 1)
     square = torch.zeros_like(x[:, :1] @ x[:, :1].t())
-    full, length = (square.index_put((first, second), t) + square.index_put((second, first), t) for t in (grad, distance))
+    full, length = (
+        square.index_put((first, second), t) + square.index_put((second, first), t) for t in (grad, distance)
+    )
     return _cdist_backward(full, x, x, p, length)
 
 
 @composes(aten.dist.default)
 def _dist(a: Tensor, b: Tensor, p: float = 2) -> Tensor:
-    return torch.linalg.vector_norm(a - b, p)
+    out: Tensor = torch.linalg.vector_norm(a - b, p)
+    return out

@@ -13,7 +13,7 @@ from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exponential, normalise
 from torchveil.handle import Deferred, Handle, Public, Secret
-from torchveil.lowering.table import aten, lowers, operand
+from torchveil.lowering.table import aten, lowers, operand, writes
 
 
 def _pair(x: Any, y: Any) -> tuple[Handle, Handle]:
@@ -139,6 +139,9 @@ def power(x: Handle, exponent: float) -> Handle:
         return _whole_power(root, abs(int(2 * exponent)))
     out = _whole_power(x, abs(int(exponent)))
     return out if exponent > 0 else normalise.reciprocal(out)
+
+
+writes(aten.pow_.Scalar)(power)
 
 
 def _whole_power(x: Handle, exponent: int) -> Handle:

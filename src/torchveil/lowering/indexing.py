@@ -78,8 +78,8 @@ def _index_put(x: Handle, indices: Any, values: Handle, accumulate: bool = False
         return _put_rows(x, *rows, operand(values, x), accumulate)
     if len(indices) == 1 and isinstance(indices[0], Bit) and not accumulate and not operand(values, x).shape:
         shape = indices[0].shape + (1,) * (len(x.shape) - len(indices[0].shape))
-        mask = apply(indices[0], "reshape", shape)
-        return cmp.where(mask, ar.expand_to(operand(values, x), x.shape), x)
+        chosen = apply(indices[0], "reshape", shape)
+        return cmp.where(chosen, ar.expand_to(operand(values, x), x.shape), x)
     places = _public_indices(indices, "index_put")
     probe = torch.empty((), dtype=torch.int8).expand(x.shape)[tuple(slice(None) if p is None else p for p in places)]
     values = ar.expand_to(operand(values, x), tuple(probe.shape))
@@ -120,6 +120,8 @@ def _index_add(x: Handle, dim: int, index: Any, source: Handle, *, alpha: float 
 
 @lowers(aten.scatter.src, indices=True)
 def _scatter(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
+    if not x.shape and _is_secret(index):
+        return src  # the only place there is
     winners = index.attachments.get("winners") if isinstance(index, Deferred) else None
     if winners is not None and isinstance(x, Public) and x.fill == 0:
         # the gradient of max or min along a dimension: torch scatters it to the (secret) winner
@@ -132,7 +134,8 @@ def _scatter(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
         # the gradient of a sort, a k-th value or a median
         used = (*x.shape[: order.dim], order.count, *x.shape[order.dim + 1 :])
         if x.shape[order.dim] == order.size and index.shape == used == src.shape:
-            return order.distribute(ar.secret(src))
+            found: Handle = order.distribute(ar.secret(src))
+            return found
     if _is_secret(index) and x.shape:
         return _scatter_secret(x, dim % len(x.shape), index, src)
     places = _public_indices([index], "scatter")[0]

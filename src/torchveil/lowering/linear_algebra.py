@@ -41,7 +41,7 @@ def _shaped(x: Handle, shape: Shape) -> Handle:
 
 
 def _factors(x: Handle, inverse: la.Inverse) -> Deferred:
-    """In place of an LU decomposition the inverse, for ``linalg_lu_solve``; torch factors the transpose if it can."""
+    """In place of an LU decomposition the inverse of what it would be of, for ``linalg_lu_solve``."""
 
     def refuse() -> Handle:
         raise UnsupportedOperation(
@@ -50,9 +50,13 @@ def _factors(x: Handle, inverse: la.Inverse) -> Deferred:
             remedy="use solve or inv; for the gradient of a determinant sign * exp(logabsdet) of slogdet",
         )
 
+    return Deferred(x.session, x.shape, refuse, {"inverse": inverse})
+
+
+def _factors_for_determinant(x: Handle, inverse: la.Inverse) -> Deferred:
+    """torch's determinants factor the transpose of a contiguous matrix."""
     stride = x.stride if isinstance(x, Secret) else contiguous_strides(x.shape)
-    factored = inverse.transposed if stride == contiguous_strides(x.shape) else inverse
-    return Deferred(x.session, x.shape, refuse, {"inverse": factored})
+    return _factors(x, inverse.transposed if stride == contiguous_strides(x.shape) else inverse)
 
 
 @lowers(aten.linalg_inv_ex.default)
@@ -100,7 +104,7 @@ def _lu_solve(factors: Handle, _pivots: Any, b: Handle, *, left: bool = True, ad
 def _det(x: Handle) -> tuple[Handle, Handle, Tensor]:
     inverse = la.invert(_square(x, "det"))
     out: Handle = _product(ar.multiply(inverse.pivots, inverse.signs))
-    return _shaped(out, x.shape[:-2]), _factors(x, inverse), _pivots(x)
+    return _shaped(out, x.shape[:-2]), _factors_for_determinant(x, inverse), _pivots(x)
 
 
 def _product(x: Handle) -> Handle:
@@ -123,7 +127,7 @@ def _slogdet(x: Handle) -> tuple[Handle, Handle, Handle, Tensor]:
     return (
         _shaped(ar.as_number(_product(signs)), batch),
         _shaped(logs, batch),
-        _factors(x, inverse),
+        _factors_for_determinant(x, inverse),
         _pivots(x),
     )
 
@@ -137,13 +141,12 @@ def _cholesky(x: Handle, *, upper: bool = False, check_errors: bool = False) -> 
 
 @composes(aten.cholesky.default)
 def _old_cholesky(x: Tensor, upper: bool = False) -> Tensor:
-    return torch.linalg.cholesky(x, upper=upper)
+    out: Tensor = torch.linalg.cholesky(x, upper=upper)
+    return out
 
 
 @lowers(aten.linalg_solve_triangular.default)
-def _solve_triangular(
-    x: Handle, b: Handle, *, upper: bool, left: bool = True, unitriangular: bool = False
-) -> Handle:
+def _solve_triangular(x: Handle, b: Handle, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Handle:
     if not left:
         flipped = _solve_triangular(
             la.transposed(x), la.transposed(b), upper=not upper, left=True, unitriangular=unitriangular
@@ -160,23 +163,24 @@ def _solve_triangular(
 def _cholesky_solve(b: Tensor, factor: Tensor, upper: bool = False) -> Tensor:
     lower = factor.mT if upper else factor
     middle = torch.linalg.solve_triangular(lower, b, upper=False)
-    return torch.linalg.solve_triangular(lower.mT, middle, upper=True)
+    out: Tensor = torch.linalg.solve_triangular(lower.mT, middle, upper=True)
+    return out
 
 
 @composes(aten.cholesky_inverse.default)
 def _cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
     size = factor.shape[-1]
     lower = factor.mT if upper else factor
-    root = torch.linalg.solve_triangular(lower, public(torch.eye(size)).expand(factor.shape), upper=False)
+    root: Tensor = torch.linalg.solve_triangular(lower, public(torch.eye(size)).expand(factor.shape), upper=False)
     return root.mT @ root
 
 
 @composes(aten.linalg_pinv.atol_rtol_tensor)
 def _pinv(x: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
     """For matrices of full rank; nobody can be told of a smaller one."""
-    if x.shape[-2] >= x.shape[-1]:
-        return torch.linalg.solve(x.mT @ x, x.mT)
-    return torch.linalg.solve(x @ x.mT, x).mT
+    tall = x if x.shape[-2] >= x.shape[-1] else x.mT
+    out: Tensor = torch.linalg.solve(tall.mT @ tall, tall.mT)
+    return out if tall is x else out.mT
 
 
 @composes(aten.linalg_lstsq.default)

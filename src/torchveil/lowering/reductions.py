@@ -156,7 +156,7 @@ def _min(x: Handle) -> Handle:
 
 
 def _over(x: Handle, dim: Any, keepdim: bool, sign: int) -> Handle:
-    for d in sorted(_dims(x, dim), reverse=True):
+    for d in sorted(() if not x.shape else _dims(x, dim), reverse=True):
         x = _selection(x, d, keepdim, sign)[0]
     return x
 

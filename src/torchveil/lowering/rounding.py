@@ -92,15 +92,16 @@ def _frac(x: Tensor) -> Tensor:
 @composes(aten.fmod.Scalar, aten.fmod.Tensor)
 def _fmod(x: Tensor, y: Any) -> Tensor:
     """The remainder of |x|, with x's sign."""
-    rest = torch.remainder(x.abs(), abs(y))
+    rest: Tensor = torch.remainder(x.abs(), abs(y))
     return torch.where(x < 0, -rest, rest)
 
 
 @composes(aten.div.Tensor_mode, aten.div.Scalar_mode)
 def _div_mode(x: Tensor, y: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is None:
-        return x / y
+        quotient: Tensor = x / y
+        return quotient
     if rounding_mode == "floor":
         return torch.floor_divide(x, y)
-    whole = torch.floor_divide(x.abs(), abs(y))
+    whole: Tensor = torch.floor_divide(x.abs(), abs(y))
     return torch.where(x < 0, -whole, whole) * (1 if y > 0 else -1)

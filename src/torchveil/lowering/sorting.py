@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchveil.errors import InvalidArgument, UnsupportedOperation
+from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import sorting
 from torchveil.functions.structure import apply
@@ -22,7 +23,7 @@ def _places(found: Handle, order: sorting.Order | None) -> Deferred:
 def _ordered(x: Handle, dim: int, descending: bool) -> tuple[Handle, Handle, sorting.Order | None, int]:
     wire = ar.secret(x)
     if not wire.shape:
-        return wire, Public(wire.session, (), fill=0.0), None, 0
+        return wire, ar.constant(Public(wire.session, (), fill=0.0), 1, FixedPoint(2, 0)), None, 0
     dim = dim % len(wire.shape)
     # two sorts of one value, as of a median and its index, are one
     key = f"sorted {dim} {descending}"

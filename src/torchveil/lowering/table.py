@@ -106,6 +106,8 @@ def composes(*ops: Any) -> Callable[[F], F]:
 
 
 def _inplace_form(op: Any) -> Any:
+    if str(op._schema.arguments[0].type) != "Tensor":
+        return None  # pow_.Scalar is not the form of pow.Scalar, whose base is a number
     packet = getattr(aten, f"{op._schema.name.split('::')[1]}_", None)
     return None if packet is None else getattr(packet, op._overloadname, None)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchveil.functions import arithmetic as ar
-from torchveil.functions import normalise, sigmoidal
+from torchveil.functions import inverse_error, normalise, sigmoidal
 from torchveil.functions import trigonometric as trig
 from torchveil.handle import Handle, Public
 from torchveil.lowering.table import aten, composes, lowers
@@ -66,6 +66,11 @@ def _acos(x: Handle) -> Handle:
 @lowers(aten.erf.default)
 def _erf(x: Handle) -> Handle:
     return sigmoidal.erf(x)
+
+
+@lowers(aten.erfinv.default)
+def _erfinv(x: Handle) -> Handle:
+    return inverse_error.erfinv(x)
 
 
 @composes(aten.erfc.default)
