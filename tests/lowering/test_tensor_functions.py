@@ -275,7 +275,7 @@ def test_values_near_zero() -> None:
     zero = session.share(torch.zeros(1))
     assert float((small / zero).reveal()) == pytest.approx(64, rel=1e-3)
     assert float(torch.linalg.vector_norm(zero, 3).reveal()) == 0
-    assert float(torch.atan2(zero, zero).reveal()) == 0
+    assert abs(float(torch.atan2(zero, zero).reveal())) <= 2 * UNIT
     assert float(torch.erfinv(zero + 1).reveal()) == pytest.approx(3.1, abs=0.2)
 
 
