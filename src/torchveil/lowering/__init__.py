@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     activations,
+    attention,
     comparisons,
     compositions,
     convolution,
@@ -18,6 +19,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     padding,
     products,
     rearrangements,
+    recurrent,
     reductions,
     rounding,
     scans,

@@ -11,8 +11,8 @@ from torchveil.errors import UnsupportedOperation
 from torchveil.fixedpoint import encode_scalar
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
-from torchveil.functions import exponential, normalise
-from torchveil.handle import Deferred, Handle, Public, Secret
+from torchveil.functions import exclusion, exponential, normalise
+from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand, writes
 
 
@@ -23,12 +23,12 @@ def _pair(x: Any, y: Any) -> tuple[Handle, Handle]:
 
 @lowers(aten.add.Tensor, aten.add.Scalar, deferrable=True)
 def _add(x: Any, y: Any, alpha: float = 1) -> Handle:
-    return ar.add(*_pair(x, y), alpha)
+    return exclusion.add(*_pair(x, y), alpha)
 
 
 @lowers(aten.sub.Tensor, aten.sub.Scalar, deferrable=True)
 def _sub(x: Any, y: Any, alpha: float = 1) -> Handle:
-    return ar.add(*_pair(x, y), -alpha)
+    return exclusion.add(*_pair(x, y), -alpha)
 
 
 @lowers(aten.rsub.Scalar, aten.rsub.Tensor, deferrable=True)
@@ -45,6 +45,9 @@ def _neg(x: Handle) -> Handle:
 @lowers(aten.mul.Tensor, aten.mul.Scalar, deferrable=True)
 def _mul(x: Any, y: Any) -> Handle:
     x, y = _pair(x, y)
+    for one, other in ((x, y), (y, x)):
+        if isinstance(one, Excluding) and isinstance(other, Public) and other.fill is not None and not other.shape:
+            return exclusion.scale(one, other.fill)
     if _is_mask(x) and _is_mask(y):
         # torch multiplies public answers such as those of isfinite
         return Public(x.session, ar.broadcast(x.shape, y.shape), tensor=x.dense() & y.dense())
@@ -63,6 +66,8 @@ def _div(x: Any, y: Any) -> Handle:
 
 def divide(x: Handle, y: Handle) -> Handle:
     """x / y; a public divisor is exact, a public dividend scales a reciprocal."""
+    if isinstance(x, Excluding) and isinstance(y, Public) and y.fill and not y.shape:
+        return exclusion.scale(x, 1 / y.fill)
     x = x.force() if isinstance(x, Deferred) else x
     y = y.force() if isinstance(y, Deferred) else y
     shape = ar.broadcast(x.shape, y.shape)
