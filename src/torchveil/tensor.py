@@ -404,8 +404,11 @@ def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
     else:
         out = rule.function(*values, **named)
     if isinstance(out, Updated):
-        for position, handle in out.writes.items():
-            _require_secret(args[position], func).assign(handle)
+        for position, written in out.writes.items():
+            many = isinstance(written, list)
+            targets = [_require_secret(x, func) for x in (args[position] if many else [args[position]])]
+            for one, handle in zip(targets, written if many else [written], strict=True):
+                one.assign(handle)
         out = out.result
     if target is not None:
         target.assign(out)

@@ -616,7 +616,7 @@ SAMPLES: dict[str, list[Call]] = {
     + [call(x(3), Plain(torch.tensor(2)), None, MEAN, -100), call(x(3), Label(torch.tensor(2)), None, MEAN, -100)],
     "mse_loss.default": [call(x(3, 4), x(3, 4), reduction) for reduction in (NONE, MEAN, SUM)],
     "mse_loss_backward.default": [
-        call(x(), x(3, 4), x(3, 4), MEAN, gradient=False),
+        call(x(), x(3, 4), x(3, 4), MEAN, gradient=False, units=4),
         call(x(3), x(3), x(3), NONE, gradient=False, units=6),
     ],
     "binary_cross_entropy_with_logits.default": [

@@ -11,6 +11,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     distances,
     elementwise,
     factories,
+    foreach,
     hyperbolic,
     indexing,
     linear_algebra,
