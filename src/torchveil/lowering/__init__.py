@@ -11,6 +11,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     indexing,
     losses,
     normalization,
+    pooling,
     products,
     reductions,
     structural,

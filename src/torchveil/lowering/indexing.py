@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -47,6 +48,12 @@ def _index_select(x: Handle, dim: int, index: Any) -> Handle:
 
 @lowers(aten.gather.default, indices=True)
 def _gather(x: Handle, dim: int, index: Any, *, sparse_grad: bool = False) -> Handle:
+    pooled = index.attachments.get("pooled") if isinstance(index, Deferred) else None
+    if pooled is not None and dim % len(x.shape) == len(x.shape) - 1 and pooled.serves(index.shape, x.shape[-1]):
+        # the gradient of an unpooling: what lies where the maxima of a pooling were
+        planes = pooled.resized(x, math.prod(pooled.windows.sizes))
+        planes = apply(planes, "reshape", (*pooled.batch, *pooled.windows.sizes))
+        return apply(pooled.pick(planes), "reshape", index.shape)
     return apply(x, "gather", dim, _public_indices([index], "gather")[0])
 
 
