@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from torchveil import EncryptedTensor, public
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -37,6 +39,11 @@ def layer(make: Callable[[], Any], *shapes: tuple[int, ...], **options: Any) -> 
 
 def function(f: Callable[..., Any], *shapes: tuple[int, ...], **options: Any) -> Layer:
     return Layer(lambda: f, shapes, **options)
+
+
+def known(x: Tensor, like: Tensor) -> Tensor:
+    """A plain tensor that everybody may know, next to a secret or a plain one."""
+    return public(x) if isinstance(like, EncryptedTensor) else x
 
 
 def _convolutions() -> dict[str, Layer]:
@@ -248,13 +255,13 @@ def _resampling() -> dict[str, Layer]:
                     continue
                 out[f"grid_sample {mode} {padding} {corners}"] = function(
                     lambda x, m=mode, p=padding, c=corners: F.grid_sample(
-                        x, GRID, mode=m, padding_mode=p, align_corners=c
+                        x, known(GRID, x), mode=m, padding_mode=p, align_corners=c
                     ),
                     (2, 3, 4, 5),
                 )
-    out["grid_sample 3d"] = function(lambda x: F.grid_sample(x, CUBE, align_corners=False), (1, 2, 3, 4, 3))
+    out["grid_sample 3d"] = function(lambda x: F.grid_sample(x, known(CUBE, x), align_corners=False), (1, 2, 3, 4, 3))
     out["grid_sample 3d nearest border"] = function(
-        lambda x: F.grid_sample(x, CUBE, mode="nearest", padding_mode="border", align_corners=False), (1, 2, 3, 4, 3)
+        lambda x: F.grid_sample(x, known(CUBE, x), mode="nearest", padding_mode="border", align_corners=False), (1, 2, 3, 4, 3)
     )
     out["affine_grid secret"] = function(lambda x: F.affine_grid(x, [2, 3, 4, 5], align_corners=False), (2, 2, 3))
     out["affine_grid secret 3d"] = function(

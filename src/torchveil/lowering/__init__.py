@@ -13,7 +13,9 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     normalization,
     pooling,
     products,
+    rearranging,
     reductions,
+    resampling,
     structural,
 )
 from torchveil.lowering.table import TABLE, Kind, Rule, Updated
