@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     activations,
+    attention,
     comparisons,
     convolution,
     elementwise,
@@ -14,6 +15,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     pooling,
     products,
     rearranging,
+    recurrent,
     reductions,
     resampling,
     structural,
