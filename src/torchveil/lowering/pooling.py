@@ -17,7 +17,7 @@ from torchveil.functions.taps import Taps, apply_axes, of_axis
 from torchveil.functions.windows import Pooled, Windows, adaptive, sliding
 from torchveil.handle import Deferred, Handle
 from torchveil.lowering.convolution import per_dimension
-from torchveil.lowering.indexing import one_hot
+from torchveil.functions.look_up import one_hot
 from torchveil.lowering.table import aten, lowers
 
 Shape = tuple[int, ...]
