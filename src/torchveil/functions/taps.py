@@ -121,11 +121,17 @@ def apply_axes(x: Handle, first: int, axes: list[Taps]) -> Handle:
 
 
 
-def of_axis(linear: Callable[[Tensor], Tensor], dimensions: int, axis: int, size: int) -> Taps:
+def of_axis(linear: Callable[[Tensor], Tensor], dimensions: int, axis: int, size: int, across: int = 1) -> Taps:
     """The matrix by which a public linear map acts along one of its spatial axes: torch's own map of unit vectors.
 
-    ``linear`` takes [1, size, *spatial] with ``size`` entries along ``axis`` and 1 along the others, in float64.
+    ``linear`` takes [size, 1, *spatial] in float64, with ``size`` entries along ``axis`` and ``across`` along the
+    others, which it has to leave alone.
     """
-    spatial = [size if k == axis else 1 for k in range(dimensions)]
-    image = linear(torch.eye(size, dtype=torch.float64).reshape(1, size, *spatial))
+    spatial = [size if k == axis else across for k in range(dimensions)]
+    shape = [size if k == axis else 1 for k in range(dimensions)]
+    units = torch.eye(size, dtype=torch.float64).reshape(size, 1, *shape).expand(size, 1, *spatial)
+    image = linear(units.contiguous())
+    for k in range(dimensions):
+        if k != axis:
+            image = image.narrow(2 + k, 0, 1)
     return from_matrix(image.reshape(size, -1).t())

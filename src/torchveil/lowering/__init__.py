@@ -10,6 +10,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     convolution,
     distances,
     elementwise,
+    embedding,
     factories,
     hyperbolic,
     indexing,

@@ -26,9 +26,10 @@ from torchveil.lowering.table import aten, lowers
 
 @lru_cache(maxsize=256)
 def _axis(op: Any, n: int, k: int, size: int, out: int, align: tuple[bool, ...], scale: float | None) -> Taps:
-    outs = [out if j == k else 1 for j in range(n)]
+    # two entries across: torch 2.13 resamples columns of width one wrongly with antialiasing
+    outs = [out if j == k else 2 for j in range(n)]
     scales = [scale if j == k else None for j in range(n)]
-    return of_axis(lambda x: op(x, outs, *align, *scales), n, k, size)
+    return of_axis(lambda x: op(x, outs, *align, *scales), n, k, size, across=2)
 
 
 def _axes(op: Any, n: int, sizes: Any, outs: Any, options: tuple[Any, ...]) -> list[Taps]:
