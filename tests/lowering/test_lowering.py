@@ -133,7 +133,12 @@ def backward(name: str, call: Call, session: Session) -> None:
 
 
 #: Rows whose second result is torch's own business: indices that nobody may read, a buffer.
-SECONDARY = {"max_pool2d_with_indices.default", "log_sigmoid_forward.default", "native_batch_norm.default"}
+SECONDARY = {
+    "max_pool2d_with_indices.default",
+    "log_sigmoid_forward.default",
+    "native_batch_norm.default",
+    "_scaled_dot_product_flash_attention_for_cpu.default",
+}
 
 IN_PLACE = [op for op, rule in TABLE.items() if rule.kind in (Kind.INPLACE, Kind.RESHAPE)]
 CALLS = [pytest.param(name, call, id=f"{name}-{k}") for name, calls in SAMPLES.items() for k, call in enumerate(calls)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -44,7 +43,8 @@ def _ready(xs: list[Handle]) -> list[Handle]:
     flat = concatenate([apply(x, "reshape", (-1,)) for x in secrets], 0)
     wire = ar.narrow(ar.number(flat))
     wire.session.open(wire)
-    out, start = [], 0
+    out: list[Handle] = []
+    start = 0
     for x in xs:
         if isinstance(x, Public):
             out.append(x)
@@ -65,8 +65,8 @@ def _transposed(x: Handle) -> Handle:
 
 
 def _causal(like: Handle, rows: int, columns: int) -> Public:
-    mask = torch.zeros(rows, columns, dtype=torch.float64).masked_fill(~torch.ones(rows, columns).tril().bool(), -torch.inf)
-    return Public(like.session, (rows, columns), tensor=mask)
+    later = torch.ones(rows, columns, dtype=torch.bool).triu(1)
+    return Public(like.session, (rows, columns), tensor=torch.zeros(rows, columns).masked_fill(later, -torch.inf))
 
 
 @lowers(aten._scaled_dot_product_flash_attention_for_cpu.default)
@@ -116,5 +116,3 @@ def _attention_backward(
     pairs = zip((query_grad, key_grad, value_grad), (query, key, value), strict=True)
     q, k, v = (apply(x, "reshape", like.shape) for x, like in pairs)
     return q, k, v
-
-
