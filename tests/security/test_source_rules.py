@@ -53,6 +53,7 @@ PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("syft",),
     ("torchveil.cli", "torchveil"),
+    ("torchveil.checking",),
     ("torchveil.compiling",),
     ("torchveil.session", "torchveil.guards"),
     ("torchveil.modules", "torchveil.profiling"),
