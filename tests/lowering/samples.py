@@ -606,6 +606,9 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(2, 9, 2), 1, False),
     ],
     "_safe_softmax.default": [call(x(3, 4), 1)],
+    "_scaled_dot_product_flash_attention_for_cpu.default": [
+        call(x(1, 2, 3, 4), x(1, 2, 5, 4), x(1, 2, 5, 4), units=12, gradient_units=60)
+    ],
     "_softmax_backward_data.default": [call(x(3, 4), torch.softmax(x(3, 4), 1), 1, torch.float64, gradient=False)],
     "_log_softmax.default": [call(x(3, 4), 1, False), call(x(3, 6), 0, False), call(x(6), -1, False)],
     "nll_loss_forward.default": [
@@ -774,6 +777,9 @@ BY_GRADIENT: dict[str, str] = {
         for name in ("reflection", "replication")
         for dims in (1, 2, 3)
     },
+    "_scaled_dot_product_flash_attention_for_cpu_backward.default": (
+        "_scaled_dot_product_flash_attention_for_cpu.default"
+    ),
     "log_sigmoid_backward.default": "log_sigmoid_forward.default",
     "native_batch_norm_backward.default": "native_batch_norm.default",
     "max_pool2d_with_indices_backward.default": "max_pool2d_with_indices.default",
@@ -784,6 +790,10 @@ BY_GRADIENT: dict[str, str] = {
 
 #: Rows without a value to compare: where they are tested.
 ELSEWHERE: dict[str, str] = {
+    **{
+        f"_thnn_fused_{name}.default": "torch has none for CPU: tests/tensor/test_recurrent.py"
+        for name in ("lstm_cell", "lstm_cell_backward_impl", "gru_cell", "gru_cell_backward")
+    },
     **{
         f"{name}.default": "refused: test_tensor_functions.py"
         for name in ("_unique2", "unique_dim", "unique_consecutive", "nonzero", "mode", "bincount")
