@@ -15,6 +15,7 @@ compared with every class in every state.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def _targets(targets: Any, lengths: list[int], blank: int, classes: int) -> _Tar
         state[1 : 2 * len(row) : 2] = torch.tensor(row, dtype=torch.int64)
     skips = torch.zeros(states.shape, dtype=torch.bool)
     skips[:, 2:] = (states[:, 2:] != states[:, :-2]) & (states[:, 2:] != blank)
-    needed = [len(row) + sum(a == b for a, b in zip(row, row[1:], strict=False)) for row in rows]
+    needed = [len(row) + sum(a == b for a, b in pairwise(row)) for row in rows]
     return _Targets(states, skips, lengths, needed)
 
 

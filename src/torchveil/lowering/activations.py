@@ -71,11 +71,6 @@ def _mish_backward(grad: Handle, x: Handle) -> Handle:
     return ar.multiply(grad, sigmoidal.ramp_slope(x, "mish"))
 
 
-@lowers(aten.erf.default)
-def _erf(x: Handle) -> Handle:
-    return sigmoidal.erf(x)
-
-
 # --- softplus and log-sigmoid ----------------------------------------------------------------------------------------
 
 

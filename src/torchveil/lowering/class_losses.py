@@ -20,9 +20,9 @@ from torchveil.errors import InvalidArgument, UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import normalise
+from torchveil.functions.look_up import one_hot
 from torchveil.functions.structure import apply
 from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
-from torchveil.lowering.indexing import one_hot
 from torchveil.lowering.piecewise import gate
 from torchveil.lowering.reductions import total
 from torchveil.lowering.softmax import TARGETS, Targets

@@ -159,12 +159,3 @@ def _soft_margin(x: Handle, target: Handle, reduction: int = 1) -> Handle:
 def _soft_margin_backward(grad: Handle, x: Handle, target: Handle, reduction: int) -> Handle:
     wrong = sigmoidal.sigmoid(ar.negate(ar.multiply(x, target)))
     return _scaled_gradient(ar.negate(ar.multiply(wrong, target)), grad, reduction)
-
-
-# --- entropies -------------------------------------------------------------------------------------------------------
-
-
-@lowers(aten.xlogy.Tensor)
-def _xlogy(x: Handle, y: Handle) -> Handle:
-    """x log y; 0 for x = 0, since the logarithm is finite everywhere."""
-    return ar.multiply(x, normalise.log(y))
