@@ -262,11 +262,11 @@ def judge(operator: Operator, sample: Sample, session: Session) -> Verdict:
                 found = secret_run(operator, sample, session, cotangents, lambda x: x)
             except WouldBePublished:
                 found = secret_run(operator, sample, session, cotangents, public)
+            difference = compare(operator, sample, session, cotangents, wanted, found)
         except TorchveilError as error:
             return Verdict(Outcome.UNSUPPORTED, error.op or type(error).__name__, type(error).__name__)
         except Exception as error:
             return Verdict(Outcome.BROKE, f"{error}".splitlines()[0][:160] if f"{error}" else "", type(error).__name__)
-        difference = compare(operator, sample, session, cotangents, wanted, found)
     return Verdict(Outcome.DIFFERS, difference) if difference else Verdict(Outcome.PASS)
 
 
