@@ -266,16 +266,16 @@ def add(x: Handle, y: Handle, factor: float = 1) -> Handle:
         stepped = _step(a, b, Fraction(factor)) if math.isfinite(factor) else None
         if stepped is not None:
             return stepped
-        b = multiply_scalar(b, factor)
+        b = multiply_scalar(b, abs(factor))
     a, b = align(a, b)
-    return combine([(a, 1), (b, int(factor) if whole else 1)])
+    return combine([(a, 1), (b, int(factor) if whole else 1 if factor > 0 else -1)])
 
 
 def _step(a: Secret, b: Secret, factor: Fraction) -> Secret | None:
     """a + factor * b for an opened a and a pending b, at a scale that takes the factor's divisor in; None if none does.
 
     With factor c/d the step is b c / 2^16 at scale (b's scale) d / 2^16: a division by 2^16 alone, whose opening costs
-    6 bytes, and 2 more complete it and with it the opening of the sum (docs/design/0005). The sum stays at that scale.
+    6 bytes, and 2 more complete it and with it the opening of the sum (docs/design/0008). The sum stays at that scale.
     """
     if len(a.session.parties) != 2 or a.wide or b.wide or not (a.stretched or a.scale == a.format.scale):
         return None
@@ -399,6 +399,16 @@ def divide_scalar(x: Secret, value: float) -> Secret:
     if value == 0:
         raise InvalidArgument("a secret divided by the public number 0", op="div", remedy="check the divisor")
     return _multiply_fraction(x, Fraction(1) / Fraction(value))
+
+
+def stretched_quotient(x: Secret, divisor: int) -> Secret:
+    """x divided by a public whole number at the finest scale that a factor of a product may have; one truncation."""
+    target = _STRETCH * x.format.scale
+    out = rescale(x, Fraction(target, x.scale * divisor), target)
+    if out is x:
+        return x
+    out.stretched = True
+    return out
 
 
 def _multiply_fraction(x: Secret, fraction: Fraction) -> Secret:

@@ -48,6 +48,19 @@ def mean(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
     return ar.divide_scalar(ar.secret(summed), count)
 
 
+def fine_mean(x: Handle, dims: list[int]) -> Handle:
+    """The mean with more digits than its format, dimensions kept: for what is taken from every element of a gradient.
+
+    An error there is the same for all of them, so their sums gather it, where errors of single elements cancel. A
+    factor of a product as it is (``stretched``).
+    """
+    count = math.prod(x.shape[d] for d in dims)
+    if isinstance(x, Public):
+        return mean(x, dims, True)
+    summed = ar.secret(total(ar.as_number(x), dims, True))
+    return ar.stretched_quotient(summed, count)
+
+
 @lowers(aten.mean.default, deferrable=True)
 def _mean(x: Handle, *, dtype: Any = None) -> Handle:
     return mean(x)
@@ -162,4 +175,4 @@ def _argmin(x: Handle, dim: int | None = None, keepdim: bool = False) -> Handle:
     return _selection(_flat(x), 0, False, -1)[1] if dim is None else _selection(x, dim, keepdim, -1)[1]
 
 
-__all__ = ["mean", "total", "variance"]
+__all__ = ["fine_mean", "mean", "total", "variance"]
