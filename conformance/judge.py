@@ -6,9 +6,10 @@ masks are; where an operator refuses that, they are declared public.
 
 What is skipped is decided from the clear run alone, before anything is encrypted: see ``reason_to_skip``.
 
-A number passes when |found - wanted| <= TOLERANCE + TOLERANCE |wanted| + STEPS * spread. The spread is how much float64
-itself moves when its inputs move by half a unit of the format: a number that is ill-conditioned there is no better known.
-Whole numbers and truth values must be equal.
+A number passes when |found - wanted| <= TOLERANCE (1 + |wanted|) + STEPS * spread. The spread is how far float64 itself
+moves when every operation's result is off by up to a unit of the format, at random (stochastic arithmetic, Vignes 1993):
+where torch's own formula takes a small difference of large numbers, fixed point of that many digits knows no more. It is
+taken from MOVES such runs, and only if the fixed part does not do. Whole numbers and truth values must be equal.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from torchveil.fixedpoint import FixedPoint
 
 TOLERANCE = 2.0**-9
 STEPS = 8
-#: How often the inputs are moved to learn the spread.
+#: How many disturbed runs say how far a number moves.
 MOVES = 4
 
 
@@ -84,6 +85,28 @@ class Magnitude(TorchDispatchMode):
         if "empty" not in func.__name__:  # what memory held before is no number of the computation
             self.see(out)
         return out
+
+
+class Noise(TorchDispatchMode):
+    """Every number that an operation computes is off by up to ``unit``, at random; views and writes are left alone."""
+
+    def __init__(self, unit: float, seed: int) -> None:
+        super().__init__()
+        self.unit = unit
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def disturb(self, x: Any) -> Any:
+        if not (is_float(x) and x.layout is torch.strided and x.numel()) or torch._is_zerotensor(x):
+            return x
+        return x + (torch.rand(x.shape, generator=self.generator, dtype=x.dtype) * 2 - 1) * self.unit
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        schema = func._schema
+        computes = not schema.is_mutable and all(r.alias_info is None for r in schema.returns)
+        if not computes or not any(is_float(x) for x in tree_leaves((args, kwargs))):
+            return out
+        return tree_map(self.disturb, out)
 
 
 def is_float(x: Any) -> bool:
@@ -149,20 +172,16 @@ def clear_run(
     sample: Sample,
     scale: int,
     cotangents: Cotangents,
-    move: int = 0,
-    watch: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
+    watch: AbstractContextManager[Any],
 ) -> Result:
-    """In float64 on the grid; ``move`` > 0 moves every input by up to half a unit."""
+    """In float64 on the grid, under a mode that watches or disturbs."""
     leaves: list[Tensor] = []
-    generator = torch.Generator().manual_seed(move)
     cotangents.restart()
 
     def prepare(x: Tensor) -> Tensor:
         if not is_float(x):
             return x.clone()
         clear = on_grid(x, scale)
-        if move:
-            clear = clear + (torch.rand(x.shape, generator=generator, dtype=torch.float64) - 0.5) / scale
         if x.requires_grad and operator.differentiable:
             leaves.append(clear.requires_grad_())
         return clear
@@ -250,7 +269,7 @@ def judge(operator: Operator, sample: Sample, session: Session) -> Verdict:
         before = torch.get_rng_state()
         try:
             magnitude.see((sample.args, sample.kwargs))
-            wanted = clear_run(operator, sample, number_format.scale, cotangents, watch=magnitude)
+            wanted = clear_run(operator, sample, number_format.scale, cotangents, magnitude)
         except Exception as error:
             return Verdict(Outcome.SKIPPED, "torch refuses it in float64", type(error).__name__)
         drew = not torch.equal(before, torch.get_rng_state())
@@ -284,7 +303,8 @@ def compare(
     def spread(which: Callable[[Result], Tensor], around: Tensor) -> Tensor:
         """How far float64 itself moves."""
         if not moved:
-            moved.extend(clear_run(operator, sample, scale, cotangents, move) for move in range(1, MOVES + 1))
+            for move in range(MOVES):
+                moved.append(clear_run(operator, sample, scale, cotangents, Noise(1 / scale, move)))
         changes = [(which(other) - around).abs() for other in moved]
         return torch.stack(changes).amax(0)
 

@@ -39,7 +39,13 @@ def run_operator(name: str, bits: int = 16, at_most: int | None = None) -> dict[
         if verdict.outcome is not Outcome.PASS:
             reasons[verdict.outcome.value, verdict.error, verdict.what] += 1
     listed = [[*reason, count] for reason, count in reasons.most_common()]
-    return {"name": name, "samples": len(samples), "outcomes": dict(counts), "reasons": listed, "slowest_s": round(slowest, 2)}
+    return {
+        "name": name,
+        "samples": len(samples),
+        "outcomes": dict(counts),
+        "reasons": listed,
+        "slowest_s": round(slowest, 2),
+    }
 
 
 def _task(task: tuple[str, int, int | None]) -> dict[str, Any]:
@@ -70,7 +76,9 @@ def main() -> None:
     rows = run_all(options.names or list(operators()), options.bits, options.at_most, options.jobs)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"bits": options.bits, "torch": torch.__version__, "operators": rows}, indent=1))
+        options.json.write_text(
+            json.dumps({"bits": options.bits, "torch": torch.__version__, "operators": rows}, indent=1)
+        )
     total: Counter[str] = Counter()
     for row in rows:
         total.update(row["outcomes"])

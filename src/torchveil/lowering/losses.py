@@ -41,9 +41,7 @@ def _normaliser(count: int, reduction: int) -> float:
 
 def _parts(x: Handle, dim: int) -> Softmax:
     wire = ar.secret(x)
-    dim = dim % max(1, len(wire.shape))
-    if not wire.shape:
-        wire, dim = ar.secret(apply(wire, "unsqueeze", 0)), 0
+    dim = dim % len(wire.shape)
     key = f"softmax {dim}"
     if key not in wire.memo:
         wire.memo[key] = softmax(wire, dim)
@@ -53,6 +51,8 @@ def _parts(x: Handle, dim: int) -> Softmax:
 
 @lowers(aten._softmax.default, aten._safe_softmax.default)
 def _softmax(x: Handle, dim: int, half_to_float: Any = False, *, dtype: Any = None) -> Handle:
+    if not x.shape:
+        return Public(x.session, (), fill=1.0)
     return _parts(x, dim).narrow_probabilities()
 
 
@@ -65,12 +65,16 @@ def _softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: Any) 
 
 @lowers(aten._log_softmax.default)
 def _log_softmax(x: Handle, dim: int, half_to_float: bool) -> Handle:
+    if not x.shape:
+        return Public(x.session, (), fill=0.0)
     parts = _parts(x, dim)
     return Deferred(x.session, x.shape, parts.log_probabilities, {"softmax": parts})
 
 
 @lowers(aten._log_softmax_backward_data.default)
 def _log_softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: Any) -> Handle:
+    if not grad.shape:
+        return Public(grad.session, (), fill=0.0)
     parts = output.attachments.get("softmax") if isinstance(output, Deferred) else None
     if parts is None:
         raise UnsupportedOperation("the gradient of a log-softmax whose forward is gone", op="log_softmax backward")
