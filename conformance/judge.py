@@ -6,10 +6,10 @@ masks are; where an operator refuses that, they are declared public.
 
 What is skipped is decided from the clear run alone, before anything is encrypted: see ``reason_to_skip``.
 
-A number passes when |found - wanted| <= TOLERANCE (1 + |wanted|) + STEPS * spread. The spread is how far float64 itself
-moves when every operation's result is off by up to a unit of the format, at random (stochastic arithmetic, Vignes 1993):
-where torch's own formula takes a small difference of large numbers, fixed point of that many digits knows no more. It is
-taken from MOVES such runs, and only if the fixed part does not do. Whole numbers and truth values must be equal.
+A number passes when |found - wanted| <= TOLERANCE (1 + |wanted|) + STEPS * spread. The spread is how far float64 moves
+when every operation's result is off by up to a unit of the format, at random (stochastic arithmetic, Vignes 1993):
+where torch's own formula takes a small difference of large numbers, fixed point of that many digits knows no more. It
+is taken from MOVES such runs, and only if the fixed part does not do. Whole numbers and truth values must be equal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from conformance.opinfo import SEED, Operator, Sample
 from torchveil import EncryptedTensor, Session, public
-from torchveil.errors import TorchveilError, UnsupportedOperation, WouldBePublished
+from torchveil.errors import TorchveilError, WouldBePublished
 from torchveil.fixedpoint import FixedPoint
 
 TOLERANCE = 2.0**-9
@@ -133,11 +133,11 @@ def run(
     prepare: Callable[[Tensor], Tensor],
     cotangent: Callable[[Tensor], Tensor],
     leaves: list[Tensor],
-    watch: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
+    mode: AbstractContextManager[Any],
 ) -> Result:
-    """The operator forward and, where torch differentiates, backward."""
+    """The operator forward and, where torch differentiates, backward, under a mode."""
     args, kwargs = replace(sample, prepare)
-    with watch:
+    with mode:
         out = operator.function(*args, **kwargs)
         if operator.differentiable and leaves:
             out = sample.finish(out)
@@ -146,10 +146,13 @@ def run(
     if not (operator.differentiable and leaves and ends):
         return Result(outputs, None)
     cotangents = [cotangent(x) for x in ends]
-    with watch:
+    with mode:
         gradients = torch.autograd.grad(ends, leaves, cotangents, allow_unused=True)
-    filled = [torch.zeros(x.shape, dtype=torch.float64) if g is None else g for x, g in zip(leaves, gradients)]
-    return Result(outputs, filled)
+    return Result(outputs, [_or_zeros(g, x) for g, x in zip(gradients, leaves, strict=True)])
+
+
+def _or_zeros(gradient: Tensor | None, leaf: Tensor) -> Tensor:
+    return torch.zeros(leaf.shape, dtype=torch.float64) if gradient is None else gradient
 
 
 class Cotangents:
@@ -172,7 +175,7 @@ def clear_run(
     sample: Sample,
     scale: int,
     cotangents: Cotangents,
-    watch: AbstractContextManager[Any],
+    mode: AbstractContextManager[Any],
 ) -> Result:
     """In float64 on the grid, under a mode that watches or disturbs."""
     leaves: list[Tensor] = []
@@ -186,7 +189,7 @@ def clear_run(
             leaves.append(clear.requires_grad_())
         return clear
 
-    return run(operator, sample, prepare, cotangents, leaves, watch)
+    return run(operator, sample, prepare, cotangents, leaves, mode)
 
 
 def secret_run(
@@ -208,7 +211,7 @@ def secret_run(
     def encrypted(like: Tensor) -> Tensor:
         return session.share(cotangents(like))
 
-    return run(operator, sample, prepare, encrypted, leaves)
+    return run(operator, sample, prepare, encrypted, leaves, nullcontext())
 
 
 @contextmanager
@@ -348,8 +351,3 @@ def differs(wanted: Any, found: Any, spread: Callable[[Tensor], Tensor]) -> str:
     allowed = allowed + STEPS * spread(reference)
     wrong = int((~(error <= allowed)).sum())
     return f"{wrong} of {wanted.numel()} are wrong, the worst by {float(error.max()):.3g}" if wrong else ""
-
-
-def unsupported(verdict: Verdict) -> bool:
-    """Whether an error of ours was the one for missing operations."""
-    return verdict.error == UnsupportedOperation.__name__
