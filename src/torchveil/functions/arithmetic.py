@@ -490,7 +490,7 @@ def raw_product(a: Secret, b: Secret, function: str = "mul", options: dict[str, 
     options = options or {}
     session = a.session
     session.own(a, b)
-    shape = broadcast(a.shape, b.shape) if function == "mul" else result_shape(function, a, b, options)
+    shape = result_shape(function, a, b, options)
     session.open(a, b)
     out = session.new_id()
     session.submit(ins.Bilinear(out, a.id, b.id, function, options, shape))
@@ -501,6 +501,8 @@ def raw_product(a: Secret, b: Secret, function: str = "mul", options: dict[str, 
 def result_shape(function: str, a: Secret | Public, b: Secret | Public, options: dict[str, Any]) -> Shape:
     """The shape of f(a, b), checked before anything is sent."""
     x, y = a.shape, b.shape
+    if function == "mul":
+        return broadcast(x, y)
     if function == "mm":
         if len(x) != 2 or len(y) != 2 or x[1] != y[0]:
             raise ShapeMismatch(
@@ -529,6 +531,8 @@ def _public_public(x: Public, y: Public, function: str, options: dict[str, Any])
 
 
 def _public_product(x: Secret, y: Public, function: str, options: dict[str, Any], *, left: bool) -> Handle:
+    if y.fill == 0:
+        return Public(x.session, result_shape(function, *((y, x) if left else (x, y)), options), fill=0.0)
     if function == "mul" and y.fill is not None:
         return expand_to(multiply_scalar(x, y.fill), broadcast(x.shape, y.shape))
     session = x.session

@@ -7,10 +7,10 @@ from typing import Any
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
-from torchveil.functions import normalise
+from torchveil.functions import exclusion, normalise
 from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
-from torchveil.handle import Deferred, Handle, Public
+from torchveil.handle import Deferred, Excluding, Handle, Public
 from torchveil.lowering.table import aten, lowers
 
 
@@ -111,10 +111,10 @@ def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, 
 
 def _selection(x: Handle, dim: int, keepdim: bool, sign: int) -> tuple[Handle, Handle]:
     """(extremum, index) along dim; the index is evaluated only if somebody reads it."""
-    wire = ar.secret(x)
-    if not wire.shape:
-        return _selection(_flat(wire), 0, False, sign)
-    dim = dim % len(wire.shape)
+    if not x.shape:
+        return _selection(_flat(x), 0, False, sign)
+    dim = dim % len(x.shape)
+    wire = exclusion.lowered(x, dim)[0] if isinstance(x, Excluding) and sign > 0 else ar.secret(x)
     if 0 in wire.shape[dim : dim + 1]:
         raise UnsupportedOperation("the largest of nothing", op=wire.session.operation, remedy="check the shape")
     signed = wire if sign > 0 else ar.combine([(wire, -1)], scale=wire.scale)
