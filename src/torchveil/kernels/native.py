@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import and_tree, curves, drawn, gate_steps, reference, tables
+from torchveil.kernels import and_tree, curves, drawn, gate_steps, reference, tables, threads
 from torchveil.kernels.drawn import (
     BitsPads,
     BitsPiece,
@@ -57,7 +57,7 @@ _RING = 2**64 - 1
 _SMALL = 1 << 12  # multiplications
 _LARGE = 1 << 19  # bytes of a buffer whose pages are worth keeping
 _FILL, _ADD, _SUBTRACT, _XOR = range(4)
-_threads = torch.get_num_threads
+_threads = threads.count
 
 
 def _empty(shape: tuple[int, ...]) -> Tensor:
