@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from torchveil.checking import Report, check
 from torchveil.compiling import CompiledFunction, compile
 from torchveil.costs import CostReport
 from torchveil.errors import (
@@ -62,6 +63,7 @@ __all__ = [
     "Profile",
     "ProtocolError",
     "RangeExceeded",
+    "Report",
     "RevealRequired",
     "Session",
     "SessionMismatch",
@@ -70,6 +72,7 @@ __all__ = [
     "TorchveilError",
     "UnsupportedOperation",
     "WouldBePublished",
+    "check",
     "compile",
     "public",
 ]

@@ -25,6 +25,7 @@ from torchveil.errors import (
     InvalidArgument,
     PlainDiverged,
     RangeExceeded,
+    RevealRequired,
     SessionMismatch,
     SessionStateError,
     ShapeMismatch,
@@ -240,6 +241,10 @@ class Engine:
         self.observer = observer
         self._clock = clock
         self._driver.watch(clock)
+
+    def refuse_reading(self, how: str, text: str = "") -> None:
+        """Raise ``RevealRequired``: the program would read a secret in Python, by ``how``."""
+        raise reading_refused(how, text)
 
     def _refuse_state(self) -> None:
         if self._closed:
@@ -470,6 +475,15 @@ class Engine:
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
         raise self._refuse_copy("pickled")
+
+
+def reading_refused(how: str, text: str = "") -> RevealRequired:
+    """The error for a program that would read a secret, with the remedy."""
+    return RevealRequired(
+        text or "the program would read a secret",
+        op=how,
+        remedy="call .reveal() where the value may be known, or keep the decision on shares (torch.where)",
+    )
 
 
 def _root_to_open(handle: Secret) -> Secret:

@@ -14,25 +14,25 @@ a plain tensor.
 from __future__ import annotations
 
 import copy
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves
 
-from torchveil.engine import Engine
+from torchveil.composites import COMPOSITES, attention
+from torchveil.engine import Engine, reading_refused
 from torchveil.errors import (
     InvalidArgument,
     PlainWrite,
-    RevealRequired,
     SessionStateError,
     UnsupportedOperation,
     WouldBePublished,
 )
 from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import structure
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret, facade_dtype, facade_strides
+from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret, facade_dtype, facade_strides
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering import TABLE, Kind, Rule, Updated
 from torchveil.public import PublicTensor
@@ -161,42 +161,55 @@ class EncryptedTensor(torch.Tensor):
 
     def __format__(self, spec: str) -> str:
         if spec:
-            refuse_reading("format")
+            self.session.refuse_reading("format")
         return repr(self)
+
+    # What follows a refusal is reached in a session without values alone: ``checking.shadow`` notes it and goes on.
 
     def __bool__(self) -> bool:
         surface = self.session.surface
-        refuse_reading("bool()", "" if surface is None else surface.boolean_text)
+        self.session.refuse_reading("bool()", "" if surface is None else surface.boolean_text)
+        return False
 
     def __float__(self) -> float:
-        refuse_reading("float()")
+        self.session.refuse_reading("float()")
+        return 0.0
 
     def __int__(self) -> int:
-        refuse_reading("int()")
+        self.session.refuse_reading("int()")
+        return 0
 
     def __index__(self) -> int:
-        refuse_reading("as an index")
+        self.session.refuse_reading("as an index")
+        return 0
 
     def __contains__(self, _item: Any) -> bool:
-        refuse_reading("in")
+        self.session.refuse_reading("in")
+        return False
 
     def item(self) -> Any:
-        refuse_reading(".item()")
+        self.session.refuse_reading(".item()")
+        return _zeros(self).sum().item()
 
     def tolist(self) -> Any:
-        refuse_reading(".tolist()")
+        self.session.refuse_reading(".tolist()")
+        return _zeros(self).tolist()
 
     def numpy(self, *_args: Any, **_kwargs: Any) -> Any:
-        refuse_reading(".numpy()")
+        self.session.refuse_reading(".numpy()")
+        return _zeros(self).numpy()
 
     def __array__(self, *_args: Any, **_kwargs: Any) -> Any:
-        refuse_reading("numpy conversion")
+        self.session.refuse_reading("numpy conversion")
+        return _zeros(self).numpy()
 
     def __dlpack__(self, *_args: Any, **_kwargs: Any) -> Any:
-        refuse_reading("DLPack")
+        self.session.refuse_reading("DLPack")
+        return _zeros(self).__dlpack__()
 
     def __dlpack_device__(self) -> Any:
-        refuse_reading("DLPack")
+        self.session.refuse_reading("DLPack")
+        return _zeros(self).__dlpack_device__()
 
     def share_memory_(self) -> Any:
         raise SessionStateError(
@@ -256,6 +269,12 @@ class EncryptedTensor(torch.Tensor):
     # --- the way down ----------------------------------------------------------------------------------------------
 
     @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Above autograd: a few composite functions are arranged otherwise; torch takes the rest apart itself."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return COMPOSITES.get(func, func)(*args, **(kwargs or {}))
+
+    @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         rule = TABLE.get(func)
         if rule is None:
@@ -267,13 +286,9 @@ class EncryptedTensor(torch.Tensor):
         return _run(func, rule, args, kwargs or {})
 
 
-def refuse_reading(how: str, text: str = "") -> NoReturn:
-    """Raise ``RevealRequired`` with the remedy."""
-    raise RevealRequired(
-        text or "the program would read a secret",
-        op=how,
-        remedy="call .reveal() where the value may be known, or keep the decision on shares (torch.where)",
-    )
+def _zeros(like: Tensor) -> Tensor:
+    """A plain tensor without anything of ``like`` but shape and dtype."""
+    return torch.zeros(tuple(like.shape), dtype=like.dtype)
 
 
 def wrap(handle: Handle, dtype: torch.dtype | None = None) -> EncryptedTensor:
@@ -314,7 +329,7 @@ class _Unwrap:
                 self.session.operation = str(self.func)
             elif handle.session is not self.session:
                 self.session.own(handle)
-            if isinstance(handle, Deferred):
+            if isinstance(handle, Deferred) and not isinstance(handle, Excluding):
                 self.deferred = True
             return handle
         if isinstance(x, Tensor):
@@ -353,13 +368,16 @@ _TAKE_NUMBERS = (
 
 
 def _from_torch(func: Any, x: Tensor) -> bool:
-    """Whether torch made this plain tensor, not the user: it says nothing that the program does not say."""
+    """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say."""
     if x.dim() == 0:
         # cross_entropy divides by how many plain targets it was given
         return func in _TAKE_NUMBERS or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
     if func is _aten.eq.Tensor:
         # one_hot compares with 0, 1, 2, ...
         return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
+    if x.dtype in _FLOATS and bool((x == -torch.inf).any()):
+        # not torch's, but a mask: it says which places are excluded, as a tensor of bools would
+        return attention.excludes(x)
     # the zeros of a derivative: grad.index_put(places, zeros)
     return torch._C._current_autograd_node() is not None and not bool(x.any())
 
@@ -468,6 +486,10 @@ def _alias(_handle: Handle) -> None:
     """Marks the ops whose result is the same value in the same storage."""
 
 
+#: Operations whose result is a Python number.
+_READING = (_aten._local_scalar_dense.default, _aten.equal.default, _aten.allclose.default)
+
+
 def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Composite ops (they reach dispatch in inference mode) are taken apart; everything else is refused by name."""
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
@@ -475,8 +497,8 @@ def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if out is not NotImplemented:
             return out
     _refuse_plain_writes(func, args, kwargs)
-    if func in (_aten._local_scalar_dense.default, _aten.equal.default, _aten.allclose.default):
-        refuse_reading(str(func))
+    if func in _READING:
+        raise reading_refused(str(func))
     shapes = [tuple(x.shape) for x in args if isinstance(x, Tensor)]
     raise UnsupportedOperation(
         f"no encrypted form of {func} is known (operands of shape {shapes})",

@@ -45,9 +45,10 @@ def user_frame() -> tuple[CodeType, int] | None:
 def user_line() -> str:
     """``file:line: source`` of the user's program, or an empty string."""
     found = user_frame()
-    if found is None:
-        return ""
-    code, number = found
+    return "" if found is None else _shown(*found)
+
+
+def _shown(code: CodeType, number: int) -> str:
     source = linecache.getline(code.co_filename, number).strip()
     return f"{code.co_filename}:{number}: {source}" if source else f"{code.co_filename}:{number}"
 
@@ -60,3 +61,15 @@ def backward_module_path() -> str:
     """The path of the module whose gradient is being computed, or an empty string."""
     node: Any = torch._C._current_autograd_node()
     return "" if node is None else str(node.metadata.get(MODULE_KEY, ""))
+
+
+def line_of(error: BaseException) -> str:
+    """``file:line: source`` of the innermost frame of the user's program that an error passed through."""
+    found: tuple[CodeType, int] | None = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if _is_users(code.co_filename):
+            found = code, traceback.tb_lineno
+        traceback = traceback.tb_next
+    return "" if found is None else _shown(*found)

@@ -53,11 +53,12 @@ PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("syft",),
     ("torchveil.cli", "torchveil"),
+    ("torchveil.checking",),
     ("torchveil.compiling",),
     ("torchveil.session", "torchveil.guards"),
     ("torchveil.modules", "torchveil.profiling"),
     ("torchveil.tensor",),
-    ("torchveil.lowering",),
+    ("torchveil.lowering", "torchveil.composites"),
     ("torchveil.functions", "torchveil.public"),
     ("torchveil.engine",),
     ("torchveil.recording",),

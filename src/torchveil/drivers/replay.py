@@ -161,9 +161,10 @@ class _Run:
         for position in stage.local:
             i = instructions[position]
             gate = gates[type(i)]
+            evaluate = gate.evaluate
             number = self._begin(position)
             for party in parties:
-                gate.evaluate(party, i)
+                evaluate(party, i)
             if number is not None:
                 for party in parties:
                     party.ledger.finish(number)
@@ -172,7 +173,8 @@ class _Run:
         for position in stage.starts:
             i = instructions[position]
             number = self._begin(position)
-            flight = Flight([gates[type(i)].evaluate(party, i) for party in parties], number or 0, position)
+            evaluate = gates[type(i)].evaluate
+            flight = Flight([evaluate(party, i) for party in parties], number or 0, position)
             for rank in self.ranks:
                 flight.launch(rank)
             self.flights.append(flight)
@@ -190,11 +192,12 @@ class _Run:
         if relative is None:
             return None
         number = self.first + relative
-        for party in self.driver.parties:
+        parties = self.driver.parties
+        for party in parties:
             party.start(number)
         if dealt:
             self.cost[2] += sum([n_bytes(piece) for piece in dealt.values()])
-            self.driver.parties[number % len(self.driver.parties)].deliver(dealt)
+            parties[number % len(parties)].deliver(dealt)
         return number
 
     def _exchange(self) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchveil.functions.arithmetic import align, constant, expand_to, map_bit, secret
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret
+from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
 
@@ -41,6 +41,8 @@ def apply_map(x: Handle, linear_map: LinearMap) -> Handle:
         if linear_map.name in _SUMS:
             return apply_map(secret(x), linear_map)
         return map_bit(x, linear_map)
+    if isinstance(x, Excluding) and linear_map.picks:
+        return Excluding(apply_map(x.finite, linear_map), linear_map(x.excluded))
     if isinstance(x, Deferred):
         shape = deferred_shape(x.shape, linear_map)
         # torch unsqueezes a winner's index to scatter a gradient to it; the scatter checks what it is given

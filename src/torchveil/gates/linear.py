@@ -57,7 +57,8 @@ def _deal_map(provider: Provider, i: Map) -> None:
 
 def _evaluate_map(party: Party, i: Map) -> None:
     source = party.wires[i.x]
-    party.wires[i.out] = Wire(party.reduce(i.map(source.value())), parent=source, via=i.map, width=party.width)
+    share = reduce_ring(i.map(source.value()), party.width)
+    party.wires[i.out] = Wire(share, parent=source, via=i.map, width=party.width)
 
 
 def _clear_map(plain: Plain, i: Map) -> None:

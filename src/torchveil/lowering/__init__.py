@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     activations,
+    attention,
     comparisons,
     convolution,
     elementwise,
@@ -12,6 +13,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     losses,
     normalization,
     products,
+    recurrent,
     reductions,
     structural,
 )

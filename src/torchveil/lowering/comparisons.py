@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
+from torchveil.functions import exclusion
 from torchveil.functions.structure import apply
 from torchveil.handle import Bit, Deferred, Handle, Public
 from torchveil.lowering.table import aten, lowers, operand
@@ -81,9 +82,26 @@ def _where(condition: Any, x: Any, y: Any) -> Handle:
 
 
 def _public_where(mask: Tensor, x: Handle, y: Handle) -> Handle:
+    mask = mask.to(torch.bool)
+    if exclusion.split(x)[1] is not None or exclusion.split(y)[1] is not None:
+        return _excluding_where(mask, x, y)
     keep = Public(x.session, tuple(mask.shape), tensor=mask.to(torch.int64))
     rest = Public(x.session, tuple(mask.shape), tensor=1 - mask.to(torch.int64))
     return ar.add(ar.multiply(x, keep), ar.multiply(y, rest))
+
+
+def _excluding_where(mask: Tensor, x: Handle, y: Handle) -> Handle:
+    """mask ? x : y when x or y has places of minus infinity."""
+    shape = ar.broadcast(tuple(mask.shape), x.shape, y.shape)
+    places = torch.zeros(shape, dtype=torch.bool)
+    (finite_x, _), (finite_y, _) = sides = exclusion.split(x), exclusion.split(y)
+    whole: Handle | None = None
+    for (_, infinite), taken, other in zip(sides, (mask, ~mask), (finite_y, finite_x), strict=True):
+        if infinite is not None:
+            places = places | (infinite & taken)
+            # where a side is nothing but minus infinity, the other needs no product with the mask
+            whole = other if bool((infinite | ~taken).all()) else whole
+    return exclusion.exclude(_public_where(mask, finite_x, finite_y) if whole is None else whole, places)
 
 
 @lowers(aten.masked_fill.Scalar, aten.masked_fill.Tensor, indices=True)

@@ -8,8 +8,8 @@ from torchveil.errors import UnsupportedOperation
 from torchveil.fixedpoint import encode_scalar
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
-from torchveil.functions import exponential, normalise
-from torchveil.handle import Deferred, Handle, Public, Secret
+from torchveil.functions import exclusion, exponential, normalise
+from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand
 
 
@@ -20,12 +20,12 @@ def _pair(x: Any, y: Any) -> tuple[Handle, Handle]:
 
 @lowers(aten.add.Tensor, aten.add.Scalar, deferrable=True)
 def _add(x: Any, y: Any, alpha: float = 1) -> Handle:
-    return ar.add(*_pair(x, y), alpha)
+    return exclusion.add(*_pair(x, y), alpha)
 
 
 @lowers(aten.sub.Tensor, aten.sub.Scalar, deferrable=True)
 def _sub(x: Any, y: Any, alpha: float = 1) -> Handle:
-    return ar.add(*_pair(x, y), -alpha)
+    return exclusion.add(*_pair(x, y), -alpha)
 
 
 @lowers(aten.rsub.Scalar, aten.rsub.Tensor, deferrable=True)
@@ -41,7 +41,11 @@ def _neg(x: Handle) -> Handle:
 
 @lowers(aten.mul.Tensor, aten.mul.Scalar, deferrable=True)
 def _mul(x: Any, y: Any) -> Handle:
-    return ar.multiply(*_pair(x, y))
+    x, y = _pair(x, y)
+    for one, other in ((x, y), (y, x)):
+        if isinstance(one, Excluding) and isinstance(other, Public) and other.fill is not None and not other.shape:
+            return exclusion.scale(one, other.fill)
+    return ar.multiply(x, y)
 
 
 @lowers(aten.div.Tensor, aten.div.Scalar, deferrable=True)
@@ -61,6 +65,8 @@ def _div_mode(x: Any, y: Any, rounding_mode: str | None = None) -> Handle:
 
 def divide(x: Handle, y: Handle) -> Handle:
     """x / y; a public divisor is exact, a public dividend scales a reciprocal."""
+    if isinstance(x, Excluding) and isinstance(y, Public) and y.fill and not y.shape:
+        return exclusion.scale(x, 1 / y.fill)
     x = x.force() if isinstance(x, Deferred) else x
     y = y.force() if isinstance(y, Deferred) else y
     shape = ar.broadcast(x.shape, y.shape)

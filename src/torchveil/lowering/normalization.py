@@ -11,7 +11,7 @@ from torchveil.functions import arithmetic as ar
 from torchveil.functions import normalise
 from torchveil.functions.structure import apply
 from torchveil.handle import Handle, Public
-from torchveil.lowering.reductions import mean, total, variance
+from torchveil.lowering.reductions import fine_mean, mean, total, variance
 from torchveil.lowering.table import Updated, aten, lowers
 
 
@@ -42,15 +42,19 @@ def _layer_norm_backward(
     x_grad = w_grad = b_grad = None
     if output_mask[0]:
         g = grad if weight is None else ar.multiply(grad, weight)
-        first = ar.add(g, mean(g, dims, True), -1)
-        second = ar.multiply(normal, mean(ar.multiply(g, normal), dims, True))
-        x_grad = ar.multiply(ar.add(first, second, -1), inverse)
+        x_grad = ar.multiply(_centred(g, normal, ar.multiply(g, normal), dims), inverse)
     if output_mask[1]:
         product = ar.multiply(grad, normal)
         w_grad = total(product, rows, False) if rows else product
     if output_mask[2]:
         b_grad = total(grad, rows, False) if rows else grad
     return x_grad, w_grad, b_grad
+
+
+def _centred(grad: Handle, normal: Handle, weighted: Handle, dims: list[int]) -> Handle:
+    """grad less its mean and less what of it goes along ``normal``; ``weighted`` is their product."""
+    along = ar.multiply(normal, fine_mean(weighted, dims))
+    return ar.add(ar.add(grad, fine_mean(grad, dims), -1), along, -1)
 
 
 def _count(shape: tuple[int, ...], dims: list[int]) -> int:
@@ -119,8 +123,7 @@ def _batch_norm_backward(
         scale = inverse if weight is None else ar.multiply(inverse, _channels(weight, x))
         inner = grad
         if training:
-            inner = ar.add(grad, mean(grad, dims, True), -1)
-            inner = ar.add(inner, ar.multiply(normal, mean(weighted, dims, True)), -1)
+            inner = _centred(grad, normal, weighted, dims)
         x_grad = ar.multiply(inner, scale)
     w_grad = total(weighted, dims, False) if output_mask[1] else None
     b_grad = total(grad, dims, False) if output_mask[2] else None

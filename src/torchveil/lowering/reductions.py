@@ -7,10 +7,10 @@ from typing import Any
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
-from torchveil.functions import normalise
+from torchveil.functions import exclusion, normalise
 from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
-from torchveil.handle import Deferred, Handle, Public
+from torchveil.handle import Deferred, Excluding, Handle, Public
 from torchveil.lowering.table import aten, lowers
 
 
@@ -46,6 +46,19 @@ def mean(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
     if isinstance(summed, Public):
         return ar.multiply(summed, Public(x.session, (), fill=1.0 / count))
     return ar.divide_scalar(ar.secret(summed), count)
+
+
+def fine_mean(x: Handle, dims: list[int]) -> Handle:
+    """The mean with more digits than its format, dimensions kept: for what is taken from every element of a gradient.
+
+    An error there is the same for all of them, so their sums gather it, where errors of single elements cancel. A
+    factor of a product as it is (``stretched``).
+    """
+    count = math.prod(x.shape[d] for d in dims)
+    if isinstance(x, Public):
+        return mean(x, dims, True)
+    summed = ar.secret(total(ar.as_number(x), dims, True))
+    return ar.stretched_quotient(summed, count)
 
 
 @lowers(aten.mean.default, deferrable=True)
@@ -93,8 +106,8 @@ def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, 
 
 def _selection(x: Handle, dim: int, keepdim: bool, sign: int) -> tuple[Handle, Handle]:
     """(extremum, index) along dim; the index is evaluated only if somebody reads it."""
-    wire = ar.secret(x)
-    dim = dim % max(1, len(wire.shape))
+    dim = dim % max(1, len(x.shape))
+    wire = exclusion.lowered(x, dim)[0] if isinstance(x, Excluding) and sign > 0 else ar.secret(x)
     if 0 in wire.shape[dim : dim + 1]:
         raise UnsupportedOperation("the largest of nothing", op=wire.session.operation, remedy="check the shape")
     signed = wire if sign > 0 else ar.combine([(wire, -1)], scale=wire.scale)
@@ -162,4 +175,4 @@ def _argmin(x: Handle, dim: int | None = None, keepdim: bool = False) -> Handle:
     return _selection(_flat(x), 0, False, -1)[1] if dim is None else _selection(x, dim, keepdim, -1)[1]
 
 
-__all__ = ["mean", "total", "variance"]
+__all__ = ["fine_mean", "mean", "total", "variance"]

@@ -127,6 +127,8 @@ class Wire:
 
     def public(self) -> Tensor:
         """The opening of an opened wire."""
+        if self.opening is not None:
+            return self.opening
         if not self.resolve() or self.opening is None:
             raise ProtocolError("a gate needs an opening that was never made")
         return self.opening
@@ -139,12 +141,17 @@ class Wire:
 
     def faces(self) -> tuple[Tensor, Tensor]:
         """(opening, mask piece) of an opened wire."""
+        opening, mask = self.opening, self._mask
+        if opening is not None and mask is not None:
+            return opening, mask
         if not self.resolve() or self.opening is None or self.mask is None:
             raise ProtocolError("a gate needs an opening that was never made")
         return self.opening, self.mask
 
     def total_mask(self) -> Tensor:
         """The mask, at the provider."""
+        if self._mask is not None:
+            return self._mask
         if not self.resolve() or self.mask is None:
             raise ProtocolError("a gate needs the mask of a wire that was never opened")
         return self.mask

@@ -1,0 +1,163 @@
+"""The shapes driver: the same instruction stream without any numbers. Wires have shapes and strides, costs are exact.
+
+Theory of operation. A gate's cost is a formula of its instruction, and which instructions a program submits depends on
+shapes and public facts alone. So a run on tensors of torch's meta device, which have no memory, takes the same
+instructions at the same cost as a run on shares. Local linear gates run their clear meaning on meta tensors, so that
+strides come out as they would; of every other gate the instruction states the shape of what it makes.
+
+Nothing is protected because nothing is there. A revealed value is zeros of its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchveil.drivers.clock import RoleClock
+from torchveil.gates import GATES
+from torchveil.gates.base import FREE, Cost
+from torchveil.kernels.linear_maps import LinearMap
+from torchveil.program import instructions as ins
+from torchveil.program.plan import Plan
+from torchveil.program.wiring import defines
+from torchveil.roles.plain import Plain
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype = torch.int64) -> Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device="meta")
+
+
+def _without_numbers(x: Any) -> Any:
+    """An argument of a map for meta tensors: public indices lose their numbers, masks become as many indices."""
+    if isinstance(x, Tensor):
+        if x.dtype is torch.bool:
+            return tuple(_without_numbers(places) for places in x.nonzero(as_tuple=True))
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+    if isinstance(x, tuple):
+        out: list[Any] = []
+        for part in x:
+            done = _without_numbers(part)
+            out.extend(done) if isinstance(part, Tensor) and isinstance(done, tuple) else out.append(done)
+        return tuple(out)
+    return x
+
+
+def _map(linear_map: LinearMap) -> LinearMap:
+    if not any(isinstance(x, (Tensor, tuple)) for x in linear_map.args):
+        return linear_map
+    return LinearMap(linear_map.name, _without_numbers(linear_map.args))
+
+
+def _same(i: Any) -> Any:
+    return i
+
+
+def _public_value(i: Any) -> Any:
+    return replace(i, value=_without_numbers(i.value)) if isinstance(i.value, Tensor) else i
+
+
+#: Instructions whose clear meaning runs on meta tensors, and how they lose the numbers they carry.
+_FOLLOWED: dict[type[ins.Instruction], Callable[[Any], Any]] = {
+    ins.Map: lambda i: replace(i, map=_map(i.map)),
+    ins.MapBit: lambda i: replace(i, map=_map(i.map)),
+    ins.Write: lambda i: replace(i, path=tuple(_map(step) for step in i.path)),
+    ins.Concatenate: _same,
+    ins.Combine: _same,
+    ins.BitToArithmetic: _same,
+    ins.WeighBits: _same,
+    ins.AddPublic: _public_value,
+    ins.PublicProduct: _public_value,
+}
+#: Instructions that make bit wires.
+_BITS = (ins.Compare, ins.Equal, ins.Winner)
+
+
+class ShapesDriver:
+    """Runs no arithmetic. ``measured`` is what the gates' formulas say of the last instruction."""
+
+    __slots__ = ("_n_parties", "_tables", "measured")
+
+    def __init__(self, n_parties: int) -> None:
+        self._n_parties = n_parties
+        self._tables = Plain()
+        self.measured: Cost = FREE
+
+    def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
+        try:
+            self._follow(i)
+        except BaseException:
+            self._tables.abandon(defines(i))
+            raise
+        self.measured = GATES[type(i)].cost(i, self._n_parties)
+        return torch.zeros(i.shape, dtype=torch.int64, device="cpu") if isinstance(i, ins.Reveal) else None
+
+    def _follow(self, i: Any) -> None:
+        strip = _FOLLOWED.get(type(i))
+        if strip is not None:
+            GATES[type(i)].clear(self._tables, strip(i))
+        elif isinstance(i, ins.Free):
+            self._tables.free(i.xs)
+        elif isinstance(i, ins.Constant):
+            self._tables.set(i.out, _constant(i))
+        elif isinstance(i, _BITS):
+            for out in i.outs:
+                self._tables.set_bit(out, _empty(i.shape))
+        else:
+            for out in defines(i):
+                self._tables.set(out, _empty(i.shape))
+
+    def invent(self, wire: int, like: Tensor) -> None:
+        """A wire, or for a tensor of bool a bit wire, that no instruction made; of the shape and strides of ``like``."""
+        meta = torch.empty_strided(like.shape, like.stride(), dtype=torch.int64, device="meta")
+        if like.dtype is torch.bool:
+            self._tables.set_bit(wire, meta)
+        else:
+            self._tables.set(wire, meta)
+
+    def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Its instructions one after another; the cost is that of its rounds and its gates' formulas."""
+        total = Cost()
+        try:
+            for slot, wire in zip(plan.inputs, inputs, strict=True):
+                self.alias(slot, wire)
+            for stage in plan.stages:
+                for position in (*stage.local, *stage.starts):
+                    self.run(plan.instructions[position])
+                    total += self.measured
+                self._tables.free(stage.frees)
+            for slot, wire in zip(plan.outputs, outputs, strict=True):
+                self.alias(wire, slot)
+        finally:
+            self._tables.free(plan.slots)
+        self.measured = Cost(plan.rounds, total.sent, total.dealt)
+
+    def alias(self, new: int, old: int) -> None:
+        self._tables.alias(new, old)
+
+    def watch(self, clock: RoleClock | None) -> None:
+        """Nothing to time: there are no roles."""
+
+    def share_of(self, wire: int) -> Tensor:
+        return self._tables.value(wire)
+
+    def shape_of_bit(self, bit: int) -> tuple[int, ...]:
+        return tuple(self._tables.bit(bit).shape)
+
+    def n_wires(self) -> int:
+        return len(self._tables.wires) + len(self._tables.bits)
+
+    def clear(self) -> None:
+        self._tables.forget()
+
+
+def _constant(i: ins.Constant) -> Tensor:
+    if isinstance(i.value, Tensor):
+        return torch.empty_strided(i.value.shape, i.value.stride(), dtype=torch.int64, device="meta")
+    return _empty(()).expand(i.shape)
+
+
+__all__ = ["ShapesDriver"]
