@@ -338,7 +338,7 @@ SAMPLES: dict[str, list[Call]] = {
     "_adaptive_avg_pool2d_backward.default": [call(x(2, 3, 3, 2), x(2, 3, 6, 4), gradient=False)],
     # --- factories -----------------------------------------------------------------------------------------------
     "zeros_like.default": [call(x(2, 3))],
-    "ones_like.default": [call(x(2, 3))],
+    "ones_like.default": [call(x(2, 3)), call(x(2), dtype=torch.bool)],
     "full_like.default": [call(x(2, 3), 0.75), call(x(2), -3)],
     "new_zeros.default": [call(x(2), [3, 2])],
     "new_ones.default": [call(x(2), [3, 2])],
@@ -632,13 +632,19 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(3, 4), 0, False),
         call(x(6), -1, False),
         call(x(2, 9, 2), 1, False),
+        call(x(), 0, False),
     ],
     "_safe_softmax.default": [call(x(3, 4), 1)],
     "_scaled_dot_product_flash_attention_for_cpu.default": [
         call(x(1, 2, 3, 4), x(1, 2, 5, 4), x(1, 2, 5, 4), units=12, gradient_units=60)
     ],
     "_softmax_backward_data.default": [call(x(3, 4), torch.softmax(x(3, 4), 1), 1, torch.float64, gradient=False)],
-    "_log_softmax.default": [call(x(3, 4), 1, False), call(x(3, 6), 0, False), call(x(6), -1, False)],
+    "_log_softmax.default": [
+        call(x(3, 4), 1, False),
+        call(x(3, 6), 0, False),
+        call(x(6), -1, False),
+        call(x(), 0, False),
+    ],
     "nll_loss_forward.default": [
         call(x(5, 3), target, weight, reduction, -100)
         for weight in (None, Fixed(positive(3)))
@@ -733,9 +739,14 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(), [0]),
     ],
     "mean.default": [call(x(3, 4)), call(x()), call(x(7))],
-    "mean.dim": [call(x(3, 4, 2), [1]), call(x(3, 4), [0, 1], True), call(x(3, 4), [-1])],
+    "mean.dim": [call(x(3, 4, 2), [1]), call(x(3, 4), [0, 1], True), call(x(3, 4), [-1]), call(x(), [0])],
     "cumsum.default": [call(x(3, 4), 1), call(x(5), 0)],
-    "var.correction": [call(x(3, 4), [1]), call(x(7)), call(x(3, 4), [0], correction=0, keepdim=True)],
+    "var.correction": [
+        call(x(3, 4), [1]),
+        call(x(7)),
+        call(x(3, 4), [0], correction=0, keepdim=True),
+        call(x(), 0, correction=0),
+    ],
     "std.correction": [call(x(3, 4), [1], units=6, gradient_units=30), call(x(7)), call(x(3, 4), None, correction=0)],
     "linalg_vector_norm.default": [
         call(x(3, 4)),
@@ -747,13 +758,20 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(3, 2), 1),
     ],
     **{
-        name: [call(x(3, 4), 1), call(x(3, 7), 0, True), call(x(5), 0), call(x(3, 1), 1), call(x(2, 3, 5), -1)]
+        name: [
+            call(x(3, 4), 1),
+            call(x(3, 7), 0, True),
+            call(x(5), 0),
+            call(x(3, 1), 1),
+            call(x(2, 3, 5), -1),
+            call(x(), 0),
+        ]
         for name in ("max.dim", "min.dim")
     },
     "max.default": [call(x(3, 4)), call(x()), call(x(1))],
     "min.default": [call(x(3, 4)), call(x(13))],
     **{
-        name: [call(x(3, 4), [1]), call(x(3, 4), [0, 1]), call(x(3, 5), [0], True), call(x(3))]
+        name: [call(x(3, 4), [1]), call(x(3, 4), [0, 1]), call(x(3, 5), [0], True), call(x(3)), call(x(), [0])]
         for name in ("amax.default", "amin.default")
     },
     **{
@@ -763,6 +781,7 @@ SAMPLES: dict[str, list[Call]] = {
             call(x(3, 4), 0, True),
             call(torch.ones(2, 5).double(), 1),
             call(x(1, 1), 1),
+            call(x(), 0),
         ]
         for name in ("argmax.default", "argmin.default")
     },

@@ -140,7 +140,6 @@ READING: dict[str, Callable[[], Any]] = {
     "plateau": lambda: torch.optim.lr_scheduler.ReduceLROnPlateau(
         torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     ).step(canary()),
-    "a finite norm": lambda: nn.utils.clip_grad_norm_([_with_gradient()], 1.0, error_if_nonfinite=True),
 }
 
 

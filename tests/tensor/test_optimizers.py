@@ -224,6 +224,7 @@ def test_statistics_of_an_averaged_model_are_taken_again() -> None:
 
 CLIPS: dict[str, Callable[[nn.Module], Any]] = {
     "norm, lists": lambda m: nn.utils.clip_grad_norm_(m.parameters(), 0.25, foreach=True),
+    "norm, which is finite": lambda m: nn.utils.clip_grad_norm_(m.parameters(), 0.25, error_if_nonfinite=True),
     "norm of one parameter": lambda m: nn.utils.clip_grad_norm_(m[0].weight, 0.05),
     "value, lists": lambda m: nn.utils.clip_grad_value_(m.parameters(), 0.02, foreach=True),
     "norm by hand": lambda m: nn.utils.clip_grads_with_norm_(

@@ -110,7 +110,8 @@ def _masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 
 @composes(aten.index_copy.default)
 def _index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    places = [*[None] * (dim % max(1, x.dim())), index]
+    # torch takes one place without dimensions, for one row
+    places = [*[None] * (dim % max(1, x.dim())), index.reshape(-1)]
     return aten.index_put.default(x, places, source)  # type: ignore[no-any-return]
 
 

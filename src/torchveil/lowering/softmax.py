@@ -10,7 +10,6 @@ import torch
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import exclusion, exponential
 from torchveil.functions.softmax import Softmax, softmax
-from torchveil.functions.structure import apply
 from torchveil.handle import Deferred, Excluding, Handle, Public
 from torchveil.lowering.reductions import total
 from torchveil.lowering.table import aten, lowers
@@ -33,10 +32,8 @@ TARGETS = "targets"
 
 
 def _parts(x: Handle, dim: int) -> Softmax:
-    dim = dim % max(1, len(x.shape))
+    dim = dim % len(x.shape)
     wire = exclusion.lowered(x, dim)[0] if isinstance(x, Excluding) else ar.secret(x)
-    if not wire.shape:
-        wire, dim = ar.secret(apply(wire, "unsqueeze", 0)), 0
     key = f"softmax {dim}"
     if key not in wire.memo:
         wire.memo[key] = softmax(wire, dim)
@@ -46,6 +43,8 @@ def _parts(x: Handle, dim: int) -> Softmax:
 
 @lowers(aten._softmax.default)
 def _softmax(x: Handle, dim: int, half_to_float: bool = False) -> Handle:
+    if not x.shape:
+        return Public(x.session, (), fill=1.0)
     return _parts(x, dim).narrow_probabilities()
 
 
@@ -70,6 +69,8 @@ def _softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: Any) 
 
 @lowers(aten._log_softmax.default)
 def _log_softmax(x: Handle, dim: int, half_to_float: bool) -> Handle:
+    if not x.shape:
+        return Public(x.session, (), fill=0.0)
     parts = _parts(x, dim)
     out = Deferred(x.session, x.shape, parts.log_probabilities, {"softmax": parts})
     return Excluding(out, x.excluded, out.attachments) if isinstance(x, Excluding) else out
@@ -78,6 +79,8 @@ def _log_softmax(x: Handle, dim: int, half_to_float: bool) -> Handle:
 @lowers(aten._log_softmax_backward_data.default)
 def _log_softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: Any) -> Handle:
     """grad - p * (the sum of grad's row)."""
+    if not grad.shape:
+        return Public(grad.session, (), fill=0.0)
     parts = output.attachments.get("softmax") if isinstance(output, Deferred) else None
     if parts is None:
         # the forward is gone: its result was written to
