@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchveil import EncryptedTensor, InvalidArgument, Session, UnsupportedOperation, public
+from torchveil import EncryptedTensor, InvalidArgument, RevealRequired, Session, UnsupportedOperation, public
 
 UNIT = 2.0**-16
 SESSION = Session()
@@ -186,14 +187,14 @@ CASES: dict[str, Case] = {
 }
 
 
-def clear(t: Tensor) -> Tensor:
+def clear_of(t: Tensor) -> Tensor:
     return t.reveal(dtype=torch.float64) if isinstance(t, EncryptedTensor) else t.double()
 
 
 def check(what: str, found: Tensor, wanted: Tensor, case: Case) -> None:
     assert isinstance(found, EncryptedTensor)
     assert found.shape == wanted.shape
-    error = (clear(found) - wanted).abs() - case.relative * wanted.abs()
+    error = (clear_of(found) - wanted).abs() - case.relative * wanted.abs()
     assert float(error.max()) <= case.units * UNIT, f"{what}: {float(error.max()) / UNIT:.1f} units"
 
 
@@ -238,7 +239,7 @@ def test_secret_targets_are_taken_for_classes() -> None:
     logits = x(6, 4)
     found = F.cross_entropy(SESSION.share(logits), SESSION.share(IGNORED))
     wanted = F.cross_entropy(logits, IGNORED, reduction="sum") / 6
-    assert abs(float(clear(found)) - float(wanted)) <= 8 * UNIT
+    assert abs(float(clear_of(found)) - float(wanted)) <= 8 * UNIT
 
 
 @pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 2.0, 0.0])])
@@ -267,3 +268,21 @@ def test_the_gradient_of_cross_entropy_needs_no_loss() -> None:
         logits = session.share(x(6, 4)).requires_grad_()
         F.cross_entropy(logits, classes(4, 6), weight).backward()
         assert session.cost().total.rounds <= 12
+
+
+def test_adaptive_softmax_of_public_classes() -> None:
+    """Which cluster a class belongs to decides shapes: classes are public; the most likely one would show it."""
+    torch.manual_seed(0)
+    clear = nn.AdaptiveLogSoftmaxWithLoss(8, 12, [4, 8], div_value=2.0).double()
+    secret = SESSION.encrypt(copy.deepcopy(clear).float())
+    data, targets = x(6, 8), torch.tensor([0, 3, 5, 11, 8, 2])
+    wanted, found = clear(data, targets), secret(SESSION.share(data), targets)
+    wanted.loss.backward()
+    found.loss.backward()
+    assert float((clear_of(found.output) - wanted.output).abs().max()) <= 16 * UNIT
+    for p, q in zip(clear.parameters(), secret.parameters(), strict=True):
+        assert float((clear_of(q.grad) - p.grad).abs().max()) <= 32 * UNIT
+    with pytest.raises(RevealRequired):
+        secret.predict(SESSION.share(data))
+    with pytest.raises(UnsupportedOperation):
+        secret(SESSION.share(data), SESSION.share(targets))
