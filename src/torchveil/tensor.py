@@ -374,8 +374,12 @@ _DERIVED = ("AffineGridGeneratorBackward0",)
 def _from_torch(func: Any, x: Tensor) -> bool:
     """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say."""
     if x.dim() == 0:
-        # cross_entropy divides by how many plain targets it was given
-        return func in _TAKE_NUMBERS or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
+        # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero
+        return (
+            func in _TAKE_NUMBERS
+            or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
+            or (func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
+        )
     if func is _aten.eq.Tensor:
         # one_hot compares with 0, 1, 2, ...
         return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
@@ -408,8 +412,11 @@ def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
     else:
         out = rule.function(*values, **named)
     if isinstance(out, Updated):
-        for position, handle in out.writes.items():
-            _require_secret(args[position], func).assign(handle)
+        for position, written in out.writes.items():
+            many = isinstance(written, list)
+            targets = [_require_secret(x, func) for x in (args[position] if many else [args[position]])]
+            for one, handle in zip(targets, written if many else [written], strict=True):
+                one.assign(handle)
         out = out.result
     if target is not None:
         target.assign(out)

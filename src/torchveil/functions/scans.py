@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from torchveil.fixedpoint import FixedPoint
-from torchveil.functions.arithmetic import add, as_number, constant, narrow, number, secret
+from torchveil.functions.arithmetic import as_number, constant, narrow, secret
 from torchveil.functions.comparison import compare, where
 from torchveil.functions.structure import apply, concatenate
 from torchveil.handle import Handle, Public, Secret
@@ -48,8 +48,3 @@ def extreme(x: Handle, dim: int, relation: str) -> tuple[Secret, Secret]:
 
     value, place = prefixes([wire, places], dim, join)
     return secret(value), secret(place)
-
-
-def logaddexp(a: Handle, b: Handle, softplus: Callable[[Secret], Secret]) -> Handle:
-    """log(e^a + e^b) = b + softplus(a - b)."""
-    return add(b, softplus(narrow(number(secret(add(a, b, -1))))))

@@ -97,7 +97,7 @@ def tanh(x: Handle) -> Secret:
 def erf(x: Handle) -> Secret:
     """erf(x) for every x."""
     limit = saturation("erf", _TAIL)
-    return _step(x, limit, lambda period: erf_series(period, _FIT, _TAIL), low=-1)
+    return _step(_as_it_is(x), limit, lambda period: erf_series(period, _FIT, _TAIL), low=-1)
 
 
 def ramp(x: Handle, name: Ramp) -> Secret:

@@ -47,7 +47,9 @@ def apply_map(x: Handle, linear_map: LinearMap) -> Handle:
         if linear_map.name in _SUMS:
             return apply_map(secret(x), linear_map)
         return map_bit(x, linear_map)
-    if isinstance(x, Excluding) and linear_map.picks:
+    if isinstance(x, Excluding):
+        if not linear_map.picks:
+            return x.force()
         return Excluding(apply_map(x.finite, linear_map), linear_map(x.excluded))
     if isinstance(x, Deferred):
         shape = deferred_shape(x.shape, linear_map)

@@ -12,6 +12,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     elementwise,
     embedding,
     factories,
+    foreach,
     hyperbolic,
     indexing,
     linear_algebra,

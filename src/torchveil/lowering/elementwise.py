@@ -213,7 +213,8 @@ def _clamp_min(x: Handle, min: float) -> Handle:
 
 
 @lowers(aten.clamp_min.Tensor)
-def _clamp_min_tensor(x: Handle, min: Handle) -> Handle:
+def _clamp_min_tensor(x: Handle, min: Any) -> Handle:
+    min = operand(min, x)
     if isinstance(min, Public) and not min.shape:
         return cmp.clamp(x, float(min.dense()), None)
     return _maximum(x, min)

@@ -1,4 +1,4 @@
-"""Running products, maxima and log-sums."""
+"""Running products, maxima and minima."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import scans
 from torchveil.handle import Handle, Public
-from torchveil.lowering.activations import softplus
 from torchveil.lowering.table import aten, lowers
 
 
@@ -20,17 +19,6 @@ def _cumprod(x: Handle, dim: int, *, dtype: Any = None) -> Handle:
         return [ar.narrow(ar.secret(ar.multiply(a[0], b[0])))]
 
     return scans.prefixes([ar.narrow(ar.secret(x))], dim % len(x.shape), join)[0]
-
-
-@lowers(aten.logcumsumexp.default)
-def _logcumsumexp(x: Handle, dim: int) -> Handle:
-    if not x.shape:
-        return x
-
-    def join(a: Any, b: Any) -> Any:
-        return [scans.logaddexp(a[0], b[0], softplus)]
-
-    return scans.prefixes([ar.narrow(ar.number(x))], dim % len(x.shape), join)[0]
 
 
 def _running(relation: str) -> Any:

@@ -50,17 +50,17 @@ def _slice(x: Handle, dim: int, start: int, count: int) -> Handle:
 
 @lowers(aten.topk.default)
 def _topk(x: Handle, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Handle, Handle]:
-    values, places, order, dim = _ordered(x, dim, largest)
-    if k > (x.shape[dim] if x.shape else 1):
+    if not 0 <= k <= (x.shape[dim] if x.shape else 1):
         raise InvalidArgument(f"the {k} largest of fewer entries", op="topk", remedy="check k")
+    values, places, order, dim = _ordered(x, dim, largest)
     return _slice(values, dim, 0, k), _places(_slice(places, dim, 0, k), order and order.part(0, k))
 
 
 @lowers(aten.kthvalue.default)
 def _kth(x: Handle, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Handle, Handle]:
-    values, places, order, dim = _ordered(x, dim, False)
     if not 0 < k <= (x.shape[dim] if x.shape else 1):
         raise InvalidArgument(f"the {k}-th smallest of fewer entries", op="kthvalue", remedy="check k")
+    values, places, order, dim = _ordered(x, dim, False)
     value, place = _slice(values, dim, k - 1, 1), _slice(places, dim, k - 1, 1)
     if not keepdim and x.shape:
         value, place = apply(value, "squeeze_dim", dim), apply(place, "squeeze_dim", dim)

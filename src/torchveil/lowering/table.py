@@ -37,10 +37,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """A result together with what the op writes into its arguments (position -> new value), unseen by its schema."""
+    """A result together with what the op writes into its arguments, by position: a value, or one for each of a list."""
 
     result: Any
-    writes: dict[int, Handle]
+    writes: dict[int, Any]
 
 
 TABLE: dict[Any, Rule] = {}
