@@ -76,6 +76,8 @@ def _convolutions() -> dict[str, Layer]:
             "stride": {"stride": 2, "padding": 1, "output_padding": 1},
             "dilation": {"dilation": 2, "bias": False},
             "groups": {"groups": 2, "stride": 2},
+            "beyond": {"stride": 1, "padding": 1, "output_padding": 2, "dilation": 3},
+            "further": {"stride": 2, "padding": 3, "output_padding": 3, "dilation": 4},
             "all": {"groups": 2, "stride": 3, "padding": 2, "output_padding": 2, "dilation": 2},
         }
         small = (2, 4, *[4, 3, 3][:d])
