@@ -874,6 +874,8 @@ ELSEWHERE: dict[str, str] = {
     "fmod.Tensor": "public divisors: test_tensor_functions.py",
     "_trilinear.default": "torch.nn.functional.bilinear: test_tensor_functions.py",
     "maximum.out": "tests/tensor/test_training.py, amsgrad",
+    "embedding_renorm.default": "its in-place form: layers.py, embedding norm",
+    "_embedding_bag_forward_only.default": "the same function: layers.py, embedding_bag",
     "empty_like.default": "contents are undefined",
     "new_empty.default": "contents are undefined",
     "new_empty_strided.default": "contents are undefined",
