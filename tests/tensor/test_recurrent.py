@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 
-from tests.tensor.sequences import compare
+from tests.tensor.sequences import check_compiled, compare
 from torchveil import Session, UnsupportedOperation, WouldBePublished, public
 
 TWO_PARTIES = Session(debug=True)
@@ -205,6 +205,11 @@ def test_steps_free_their_wires() -> None:
     assert counts[0] == counts[1] == counts[2]
     layer(x)
     assert session.n_wires == counts[0]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_compiled(kind: type[nn.RNNBase]) -> None:
+    check_compiled(Session(), kind(4, 3), torch.randn(3, 2, 4))
 
 
 def test_the_workspace_of_a_cell_is_not_read() -> None:
