@@ -367,12 +367,19 @@ _TAKE_NUMBERS = (
     _aten.clamp_min_.Tensor,
 )
 
+#: Derivatives in which torch makes plain tensors from shapes alone: the points of a grid.
+_DERIVED = ("AffineGridGeneratorBackward0",)
+
 
 def _from_torch(func: Any, x: Tensor) -> bool:
     """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say."""
     if x.dim() == 0:
-        # cross_entropy divides by how many plain targets it was given
-        return func in _TAKE_NUMBERS or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
+        # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero
+        return (
+            func in _TAKE_NUMBERS
+            or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
+            or (func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
+        )
     if func is _aten.eq.Tensor:
         # one_hot compares with 0, 1, 2, ...
         return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
@@ -380,8 +387,9 @@ def _from_torch(func: Any, x: Tensor) -> bool:
         # not torch's, but a mask: it says which places are excluded, as a tensor of bools would
         return attention.excludes(x)
     # the zeros of a derivative: grad.index_put(places, zeros); the ones before a running product
+    node = torch._C._current_autograd_node()
     ones = func is _aten.cat.default and bool((x == 1).all())
-    return torch._C._current_autograd_node() is not None and (ones or not bool(x.any()))
+    return node is not None and (ones or node.name() in _DERIVED or not bool(x.any()))
 
 
 def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:

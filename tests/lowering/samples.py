@@ -310,7 +310,7 @@ SAMPLES: dict[str, list[Call]] = {
     "_adaptive_avg_pool2d_backward.default": [call(x(2, 3, 3, 2), x(2, 3, 6, 4), gradient=False)],
     # --- factories -----------------------------------------------------------------------------------------------
     "zeros_like.default": [call(x(2, 3))],
-    "ones_like.default": [call(x(2, 3))],
+    "ones_like.default": [call(x(2, 3)), call(x(2), dtype=torch.bool)],
     "full_like.default": [call(x(2, 3), 0.75), call(x(2), -3)],
     "new_zeros.default": [call(x(2), [3, 2])],
     "new_ones.default": [call(x(2), [3, 2])],
@@ -604,10 +604,19 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(3, 4), 0, False),
         call(x(6), -1, False),
         call(x(2, 9, 2), 1, False),
+        call(x(), 0, False),
     ],
     "_safe_softmax.default": [call(x(3, 4), 1)],
+    "_scaled_dot_product_flash_attention_for_cpu.default": [
+        call(x(1, 2, 3, 4), x(1, 2, 5, 4), x(1, 2, 5, 4), units=12, gradient_units=60)
+    ],
     "_softmax_backward_data.default": [call(x(3, 4), torch.softmax(x(3, 4), 1), 1, torch.float64, gradient=False)],
-    "_log_softmax.default": [call(x(3, 4), 1, False), call(x(3, 6), 0, False), call(x(6), -1, False)],
+    "_log_softmax.default": [
+        call(x(3, 4), 1, False),
+        call(x(3, 6), 0, False),
+        call(x(6), -1, False),
+        call(x(), 0, False),
+    ],
     "nll_loss_forward.default": [
         call(x(5, 3), target, None, reduction, -100)
         for target in (Plain(torch.tensor([0, 2, 1, 1, 0])), Label(torch.tensor([0, 2, 1, 1, 0])))
@@ -679,9 +688,14 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(), [0]),
     ],
     "mean.default": [call(x(3, 4)), call(x()), call(x(7))],
-    "mean.dim": [call(x(3, 4, 2), [1]), call(x(3, 4), [0, 1], True), call(x(3, 4), [-1])],
+    "mean.dim": [call(x(3, 4, 2), [1]), call(x(3, 4), [0, 1], True), call(x(3, 4), [-1]), call(x(), [0])],
     "cumsum.default": [call(x(3, 4), 1), call(x(5), 0)],
-    "var.correction": [call(x(3, 4), [1]), call(x(7)), call(x(3, 4), [0], correction=0, keepdim=True)],
+    "var.correction": [
+        call(x(3, 4), [1]),
+        call(x(7)),
+        call(x(3, 4), [0], correction=0, keepdim=True),
+        call(x(), 0, correction=0),
+    ],
     "std.correction": [call(x(3, 4), [1], units=6, gradient_units=30), call(x(7)), call(x(3, 4), None, correction=0)],
     "linalg_vector_norm.default": [
         call(x(3, 4)),
@@ -693,13 +707,20 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(3, 2), 1),
     ],
     **{
-        name: [call(x(3, 4), 1), call(x(3, 7), 0, True), call(x(5), 0), call(x(3, 1), 1), call(x(2, 3, 5), -1)]
+        name: [
+            call(x(3, 4), 1),
+            call(x(3, 7), 0, True),
+            call(x(5), 0),
+            call(x(3, 1), 1),
+            call(x(2, 3, 5), -1),
+            call(x(), 0),
+        ]
         for name in ("max.dim", "min.dim")
     },
     "max.default": [call(x(3, 4)), call(x()), call(x(1))],
     "min.default": [call(x(3, 4)), call(x(13))],
     **{
-        name: [call(x(3, 4), [1]), call(x(3, 4), [0, 1]), call(x(3, 5), [0], True), call(x(3))]
+        name: [call(x(3, 4), [1]), call(x(3, 4), [0, 1]), call(x(3, 5), [0], True), call(x(3)), call(x(), [0])]
         for name in ("amax.default", "amin.default")
     },
     **{
@@ -709,6 +730,7 @@ SAMPLES: dict[str, list[Call]] = {
             call(x(3, 4), 0, True),
             call(torch.ones(2, 5).double(), 1),
             call(x(1, 1), 1),
+            call(x(), 0),
         ]
         for name in ("argmax.default", "argmin.default")
     },
@@ -774,6 +796,9 @@ BY_GRADIENT: dict[str, str] = {
         for name in ("reflection", "replication")
         for dims in (1, 2, 3)
     },
+    "_scaled_dot_product_flash_attention_for_cpu_backward.default": (
+        "_scaled_dot_product_flash_attention_for_cpu.default"
+    ),
     "log_sigmoid_backward.default": "log_sigmoid_forward.default",
     "native_batch_norm_backward.default": "native_batch_norm.default",
     "max_pool2d_with_indices_backward.default": "max_pool2d_with_indices.default",
@@ -784,6 +809,10 @@ BY_GRADIENT: dict[str, str] = {
 
 #: Rows without a value to compare: where they are tested.
 ELSEWHERE: dict[str, str] = {
+    **{
+        f"_thnn_fused_{name}.default": "torch has none for CPU: tests/tensor/test_recurrent.py"
+        for name in ("lstm_cell", "lstm_cell_backward_impl", "gru_cell", "gru_cell_backward")
+    },
     **{
         f"{name}.default": "refused: test_tensor_functions.py"
         for name in ("_unique2", "unique_dim", "unique_consecutive", "nonzero", "mode", "bincount")

@@ -142,6 +142,7 @@ SECONDARY = {
     "_linalg_det.default": 1,
     "_linalg_slogdet.default": 2,
     "linalg_lstsq.default": 1,
+    "_scaled_dot_product_flash_attention_for_cpu.default": 1,
 }
 
 IN_PLACE = [op for op, rule in TABLE.items() if rule.kind in (Kind.INPLACE, Kind.RESHAPE)]

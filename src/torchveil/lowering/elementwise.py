@@ -58,7 +58,7 @@ def _is_mask(x: Handle) -> TypeGuard[Public]:
     return isinstance(x, Public) and x.dense().dtype is torch.bool
 
 
-@lowers(aten.div.Tensor, aten.div.Scalar, deferrable=True)
+@lowers(aten.div.Tensor, aten.div.Scalar, aten.div.out, deferrable=True)
 def _div(x: Any, y: Any) -> Handle:
     x, y = _pair(x, y)
     return divide(x, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -66,6 +67,12 @@ def _index_select(x: Handle, dim: int, index: Any) -> Handle:
 
 @lowers(aten.gather.default, indices=True)
 def _gather(x: Handle, dim: int, index: Any, *, sparse_grad: bool = False) -> Handle:
+    pooled = index.attachments.get("pooled") if isinstance(index, Deferred) else None
+    if pooled is not None and dim % len(x.shape) == len(x.shape) - 1 and pooled.serves(index.shape, x.shape[-1]):
+        # the gradient of an unpooling: what lies where the maxima of a pooling were
+        planes = pooled.resized(x, math.prod(pooled.windows.sizes))
+        planes = apply(planes, "reshape", (*pooled.batch, *pooled.windows.sizes))
+        return apply(pooled.pick(planes), "reshape", index.shape)
     if _is_secret(index) and x.shape:
         return look_up.gather(x, dim % len(x.shape), index)
     return apply(x, "gather", dim, _public_indices([index], "gather")[0])
@@ -166,42 +173,3 @@ def _scatter_value(x: Handle, dim: int, index: Any, value: float) -> Handle:
     mask = torch.ones(x.shape, dtype=torch.int64).scatter_(dim, places, 0)
     kept = ar.multiply(x, Public(x.session, x.shape, tensor=mask))
     return ar.add(kept, Public(x.session, x.shape, tensor=(1 - mask).to(torch.float64) * value))
-
-
-@lowers(aten.embedding.default, indices=True)
-def _embedding(
-    weight: Any, indices: Any, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
-) -> Handle:
-    if isinstance(indices, Tensor):
-        return apply(weight, "index", (indices,))
-    session = session_of(weight, indices)
-    if isinstance(weight, Tensor):
-        raise ar.refuse_plain(session.operation)
-    table = weight
-    rows = one_hot(indices, table.shape[0])
-    flat = apply(rows, "reshape", (-1, table.shape[0]))
-    out = ar.bilinear(flat, table, "mm")
-    return apply(out, "reshape", (*indices.shape, table.shape[1]))
-
-
-@lowers(aten.embedding_dense_backward.default, indices=True)
-def _embedding_backward(
-    grad: Handle, indices: Any, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
-) -> Handle:
-    if scale_grad_by_freq:
-        raise UnsupportedOperation(
-            "an embedding scaled by frequency", op="embedding", remedy="scale_grad_by_freq=False"
-        )
-    flat = apply(grad, "reshape", (-1, grad.shape[-1]))
-    if isinstance(indices, Tensor):
-        places = indices.reshape(-1)
-        if padding_idx >= 0:
-            kept = (places != padding_idx).nonzero().reshape(-1)
-            flat, places = apply(flat, "index", (kept,)), places[kept]
-        return apply(flat, "scatter_index", (num_weights, grad.shape[-1]), (places,))
-    rows = apply(one_hot(indices, num_weights), "reshape", (-1, num_weights))
-    out = ar.bilinear(apply(rows, "t"), flat, "mm")
-    if padding_idx < 0:
-        return out
-    kept = (torch.arange(num_weights) != padding_idx).to(torch.int64).unsqueeze(1)
-    return ar.multiply(out, Public(out.session, tuple(kept.shape), tensor=kept))

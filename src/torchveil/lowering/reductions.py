@@ -23,6 +23,11 @@ def _dims(x: Handle, dim: Any) -> tuple[int, ...]:
     return tuple(d % max(1, len(x.shape)) for d in dims)
 
 
+def _count(x: Handle, dim: Any) -> int:
+    """How many elements a reduction over ``dim`` takes together; one number is one element."""
+    return math.prod(x.shape[d] for d in _dims(x, dim)) if x.shape else 1
+
+
 def total(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
     """Sum over dimensions (all for None); local."""
     dims = _dims(x, dim)
@@ -41,7 +46,7 @@ def _sum_dim(x: Handle, dim: Any, keepdim: bool = False, *, dtype: Any = None) -
 
 def mean(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
     """The sum divided by the count, in one truncation."""
-    count = math.prod(x.shape[d] for d in _dims(x, dim))
+    count = _count(x, dim)
     if count == 0:
         raise UnsupportedOperation("the mean of nothing", op="mean", remedy="check the shape")
     summed = total(ar.as_number(x), dim, keepdim)
@@ -85,7 +90,7 @@ def _var(x: Handle, dim: Any = None, *, correction: float | None = 1, keepdim: b
 
 def variance(x: Handle, dim: Any, correction: float, keepdim: bool) -> Handle:
     """Mean squared deviation, kept at double scale."""
-    count = math.prod(x.shape[d] for d in _dims(x, dim))
+    count = _count(x, dim)
     centred = ar.narrow(ar.secret(ar.add(x, mean(x, dim, True), -1)))
     squares = ar.multiply(centred, centred)
     return ar.divide_scalar(ar.secret(total(squares, dim, keepdim)), count - correction)
@@ -125,7 +130,9 @@ def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, 
 
 def _selection(x: Handle, dim: int, keepdim: bool, sign: int) -> tuple[Handle, Handle]:
     """(extremum, index) along dim; the index is evaluated only if somebody reads it."""
-    dim = dim % max(1, len(x.shape))
+    if not x.shape:
+        return _selection(_flat(x), 0, False, sign)
+    dim = dim % len(x.shape)
     wire = exclusion.lowered(x, dim)[0] if isinstance(x, Excluding) and sign > 0 else ar.secret(x)
     if 0 in wire.shape[dim : dim + 1]:
         raise UnsupportedOperation("the largest of nothing", op=wire.session.operation, remedy="check the shape")
