@@ -80,9 +80,7 @@ def _convolutions() -> dict[str, Layer]:
         }
         small = (2, 4, *[4, 3, 3][:d])
         for name, kwargs in transposed.items():
-            out[f"conv_transpose{d}d {name}"] = layer(
-                lambda back=back, kwargs=kwargs: back(4, 6, 3, **kwargs), small
-            )
+            out[f"conv_transpose{d}d {name}"] = layer(lambda back=back, kwargs=kwargs: back(4, 6, 3, **kwargs), small)
         out[f"conv{d}d unbatched"] = layer(lambda conv=conv: conv(4, 2, 2), x[1:])
         out[f"conv_transpose{d}d unbatched"] = layer(lambda back=back: back(4, 2, 2), small[1:])
     return out
@@ -123,13 +121,15 @@ def _pools() -> dict[str, Layer]:
             )
         for kind in ("Avg", "Max"):
             adaptive: Any = getattr(nn, f"Adaptive{kind}Pool{d}d")
-            for name, target in {"one": 1, "even": 3 if d != 2 else (7, 3), "uneven": 4 if d < 3 else (4, 3, 4)}.items():
+            for name, target in {
+                "one": 1,
+                "even": 3 if d != 2 else (7, 3),
+                "uneven": 4 if d < 3 else (4, 3, 4),
+            }.items():
                 out[f"adaptive_{kind.lower()}_pool{d}d {name}"] = layer(lambda m=adaptive, t=target: m(t), x)
         out[f"max_pool{d}d unbatched"] = layer(lambda m=largest: m(2), x[1:])
         out[f"avg_pool{d}d unbatched"] = layer(lambda m=average: m(2), x[1:])
-        out[f"adaptive_avg_pool{d}d unbatched"] = layer(
-            lambda m=getattr(nn, f"AdaptiveAvgPool{d}d"): m(2), x[1:]
-        )
+        out[f"adaptive_avg_pool{d}d unbatched"] = layer(lambda m=getattr(nn, f"AdaptiveAvgPool{d}d"): m(2), x[1:])
         pool: Any = getattr(F, f"max_pool{d}d")
         unpool: Any = getattr(F, f"max_unpool{d}d")
 
@@ -261,12 +261,11 @@ def _resampling() -> dict[str, Layer]:
                 )
     out["grid_sample 3d"] = function(lambda x: F.grid_sample(x, known(CUBE, x), align_corners=False), (1, 2, 3, 4, 3))
     out["grid_sample 3d nearest border"] = function(
-        lambda x: F.grid_sample(x, known(CUBE, x), mode="nearest", padding_mode="border", align_corners=False), (1, 2, 3, 4, 3)
+        lambda x: F.grid_sample(x, known(CUBE, x), mode="nearest", padding_mode="border", align_corners=False),
+        (1, 2, 3, 4, 3),
     )
     out["affine_grid secret"] = function(lambda x: F.affine_grid(x, [2, 3, 4, 5], align_corners=False), (2, 2, 3))
-    out["affine_grid secret 3d"] = function(
-        lambda x: F.affine_grid(x, [1, 2, 3, 2, 3], align_corners=True), (1, 3, 4)
-    )
+    out["affine_grid secret 3d"] = function(lambda x: F.affine_grid(x, [1, 2, 3, 2, 3], align_corners=True), (1, 3, 4))
     return out
 
 
