@@ -68,7 +68,7 @@ ENCODING: dict[str, Callable[[], Any]] = {
     "a scalar that is nan": lambda: canary(2) + float("nan"),
     "a factor that is inf": lambda: canary(2) * float("inf"),
     "a public tensor with nan": lambda: canary(2) + public(torch.tensor([float("nan"), 0.0])),
-    "a comparison with inf": lambda: canary(2) > float("inf"),
+    "a comparison with nan": lambda: canary(2) > float("nan"),
 }
 
 SHAPES: dict[str, Callable[[], Any]] = {
@@ -155,7 +155,7 @@ PRECISION: dict[str, Callable[[], Any]] = {
     "a summand": lambda: canary(2) + 1e-30,
     "a divisor": lambda: canary(2) / 1e30,
     "a learning rate": lambda: canary(2).add_(canary(2), alpha=1e-30),
-    "a threshold": lambda: canary(2) > 1e-30,
+    "equality with less than a unit": lambda: canary(2) == 1e-30,
 }
 
 WRITTEN: dict[str, Callable[[], Any]] = {
