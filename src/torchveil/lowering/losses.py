@@ -10,11 +10,11 @@ from torch import Tensor
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import exclusion, normalise
+from torchveil.functions.look_up import one_hot
 from torchveil.functions.softmax import Softmax, softmax
 from torchveil.functions.structure import apply
 from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
 from torchveil.lowering.activations import softplus
-from torchveil.lowering.indexing import one_hot
 from torchveil.lowering.reductions import mean, total
 from torchveil.lowering.table import aten, lowers
 

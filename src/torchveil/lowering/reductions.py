@@ -7,10 +7,12 @@ from typing import Any
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
+from torchveil.functions import comparison as cmp
 from torchveil.functions import exclusion, normalise
 from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
 from torchveil.handle import Deferred, Excluding, Handle, Public
+from torchveil.lowering import elementwise
 from torchveil.lowering.table import aten, lowers
 
 
@@ -101,9 +103,26 @@ def _std(x: Handle, dim: Any = None, *, correction: float | None = 1, keepdim: b
 
 @lowers(aten.linalg_vector_norm.default)
 def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Handle:
-    if ord != 2:
-        raise UnsupportedOperation(f"a vector norm of order {ord}", op="norm", remedy="use the 2-norm")
-    return normalise.sqrt(total(ar.multiply(x, x), dim, keepdim))
+    dims = list(_dims(x, dim))
+    if ord == 2:
+        return normalise.sqrt(total(ar.multiply(x, x), dim, keepdim))
+    if ord == 0:
+        return ar.as_number(total(cmp.compare_scalar(ar.secret(x), 0, "ne"), dim, keepdim))
+    size = cmp.absolute(x)
+    if ord == 1:
+        return total(size, dim, keepdim)
+    if abs(ord) == math.inf:
+        return _over(size, dims, keepdim, 1 if ord > 0 else -1)
+    if ord < 1:
+        raise UnsupportedOperation(
+            f"a vector norm of order {ord}", op="norm", remedy="use an order of at least 1, 0 or an infinite one"
+        )
+    # as fractions of the largest, whose powers do not leave the range
+    most = _over(size, dims, True, 1)
+    shares = normalise.divide(size, ar.expand_to(most, size.shape))
+    root = elementwise.power(total(elementwise.power(shares, ord), dim, True), 1 / ord)
+    out = ar.multiply(most, root)
+    return out if keepdim or not dims else apply(out, "squeeze_dims", tuple(dims))
 
 
 # --- maxima ----------------------------------------------------------------------------------------------------------
@@ -157,7 +176,7 @@ def _min(x: Handle) -> Handle:
 
 
 def _over(x: Handle, dim: Any, keepdim: bool, sign: int) -> Handle:
-    for d in sorted(_dims(x, dim), reverse=True):
+    for d in sorted(() if not x.shape else _dims(x, dim), reverse=True):
         x = _selection(x, d, keepdim, sign)[0]
     return x
 
