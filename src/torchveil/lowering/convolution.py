@@ -63,14 +63,25 @@ class _Geometry:
         return (1, *size) if self.dimensions == 1 else size
 
     def transposed_size(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
-        """The spatial size of a transposed convolution's result, without what no window reaches (``beyond``)."""
-        rows = zip(size, kernel, self.stride, self.padding, self.dilation, self.output_padding, self.beyond, strict=True)
-        return tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 - b for n, k, s, p, d, o, b in rows)
+        """The spatial size of a transposed convolution's result."""
+        rows = zip(size, kernel, self.stride, self.padding, self.dilation, self.output_padding, strict=True)
+        return tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in rows)
 
     @property
-    def beyond(self) -> tuple[int, ...]:
-        """How much output padding goes a whole stride or more past the last window: it holds the bias alone."""
-        return tuple(max(0, o - s + 1) for o, s in zip(self.output_padding, self.stride, strict=True))
+    def more(self) -> tuple[int, ...]:
+        """Whole strides of output padding: as many zeros after the input give the same result."""
+        return tuple(o // s for o, s in zip(self.output_padding, self.stride, strict=True))
+
+    def extend(self, x: Handle) -> Handle:
+        """The input of a transposed convolution with those zeros."""
+        return apply(x, "pad", tuple(n for m in reversed(self.more) for n in (0, m))) if any(self.more) else x
+
+    def shorten(self, x: Handle, size: tuple[int, ...]) -> Handle:
+        """Its gradient without theirs."""
+        for k, n in enumerate(size):
+            if self.more[k]:
+                x = apply(x, "slice", 2 + k, 0, n, 1)
+        return x
 
 
 def _geometry(
@@ -115,9 +126,7 @@ def _convolution(
     if not transposed:
         out = _forward(g, x, w)
     else:
-        out = _input_gradient(g, x, w, g.transposed_size(x.shape[2:], w.shape[2:]))
-        if any(g.beyond):
-            out = apply(out, "pad", tuple(amount for b in reversed(g.beyond) for amount in (0, b)))
+        out = _input_gradient(g, g.extend(x), w, g.transposed_size(x.shape[2:], w.shape[2:]))
     return out if bias is None else ar.add(out, apply(bias, "reshape", (1, -1, *[1] * g.dimensions)))
 
 
@@ -133,9 +142,6 @@ def _convolution_backward(
         x_grad = _input_gradient(g, grad, w, x.shape[2:]) if output_mask[0] else None
         w_grad = _weight_gradient(g, x, grad, w.shape[2:]) if output_mask[1] else None
         return x_grad, w_grad, bias_grad
-    for k, size in enumerate(g.transposed_size(x.shape[2:], w.shape[2:])):
-        if g.beyond[k]:
-            grad = apply(grad, "slice", 2 + k, 0, size, 1)
-    x_grad = _forward(g, grad, w) if output_mask[0] else None
-    w_grad = _weight_gradient(g, grad, x, w.shape[2:]) if output_mask[1] else None
+    x_grad = g.shorten(_forward(g, grad, w), x.shape[2:]) if output_mask[0] else None
+    w_grad = _weight_gradient(g, grad, g.extend(x), w.shape[2:]) if output_mask[1] else None
     return x_grad, w_grad, bias_grad

@@ -110,12 +110,16 @@ def _masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 
 @composes(aten.index_copy.default)
 def _index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    places = [*[None] * (dim % max(1, x.dim())), index]
+    if not x.dim():
+        return _index_copy(x.reshape(1), 0, index, source.reshape(-1)).reshape(())
+    places = [*[None] * (dim % x.dim()), index]
     return aten.index_put.default(x, places, source)  # type: ignore[no-any-return]
 
 
 @composes(aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)
 def _index_fill(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    if not x.dim():
+        return _index_fill(x.reshape(1), 0, index, value).reshape(())
     hit = torch.zeros(x.shape[dim], dtype=torch.bool).index_fill(0, index, True)
     shape = [1] * x.dim()
     shape[dim] = -1
