@@ -23,7 +23,7 @@ from torch import Tensor
 
 from torchveil.errors import ProtocolError
 from torchveil.gates.base import Cost, Exchange, Gate, Interaction, Piece, require_shape
-from torchveil.kernels import complete, pack_low, packed_bytes
+from torchveil.kernels import complete, packed_bytes
 from torchveil.program.instructions import Open
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -66,9 +66,7 @@ def _piece(party: Party, wire: Wire, slot: int, missing: int) -> tuple[Piece, Te
         return wire.half.upper, wire.half.mask
     if not missing:
         return party.masked(slot, wire.value())
-    # an arithmetic shift: only the lower bits of the sum travel
-    masked, mask = party.masked(slot, wire.value() >> missing)
-    return pack_low(masked, party.width - missing, missing), mask
+    return party.masked_short(slot, wire.value(), missing)
 
 
 def _opening(wire: Wire, total: Any, width: int) -> Tensor:

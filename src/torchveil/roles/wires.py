@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import reduce_ring
+from torchveil.kernels import combination, reduce_ring
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.randomness import Words
 
@@ -82,7 +82,7 @@ class Wire:
     def mask(self) -> Tensor | None:
         """The mask (piece), if there is one; that of a short opening is computed when it is asked for."""
         if self._mask is None and self.short is not None:
-            self._mask = reduce_ring(self.short.mask << self.short.bits, self.width)
+            self._mask = reduce_ring(combination([self.short.mask], [1 << self.short.bits], 0), self.width)
         return self._mask
 
     @mask.setter
