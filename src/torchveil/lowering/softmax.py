@@ -52,7 +52,7 @@ def _softmax(x: Handle, dim: int, half_to_float: bool = False) -> Handle:
 def safe_softmax(x: Handle, dim: int, dtype: Any = None) -> Handle:
     """A softmax whose rows are zero where a mask leaves nothing of them."""
     if not isinstance(x, Excluding):
-        return _parts(x, dim).narrow_probabilities()
+        return _softmax(x, dim)
     wire, empty = exclusion.lowered(x, dim % max(1, len(x.shape)), empty_rows=True)
     out: Handle = _parts(wire, dim).narrow_probabilities()
     if empty is None:
