@@ -325,9 +325,7 @@ def in_the_clear(program: Program, findings: Findings) -> None:
     """
     place = Place(type(program.model).__name__)
     reporter = Reporter(place)
-    memo: dict[int, Any] = {
-        id(x): nn.Parameter(x.detach(), x.requires_grad) for x in program.model.parameters()
-    }
+    memo: dict[int, Any] = {id(x): nn.Parameter(x.detach(), x.requires_grad) for x in program.model.parameters()}
     model = copy.deepcopy(program.model, memo)
     handles = [part.register_forward_pre_hook(partial(_entered, place, name)) for name, part in model.named_modules()]
     handles += [part.register_forward_hook(partial(_left, place)) for part in model.modules()]
