@@ -2,8 +2,8 @@
 
 The provider never waits for the parties: what it deals depends on masks only. In a run that deals much it has a thread
 of its own and may be up to ``AHEAD`` instructions in front; its kernels and those of the parties then have half of the
-threads each. Runs of small instructions take turns in one thread, whose kernels use all threads: handing over costs more
-than it gains. Both give the same bytes.
+threads each. Runs of small instructions take turns in one thread, whose kernels use all threads, since handing over
+costs more than it gains. Both give the same bytes.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchveil.kernels import dispatch
+
 aten = torch.ops.aten
 
 
@@ -68,7 +70,8 @@ def _windows2d(
         for i in range(kernel[0])
         for j in range(kernel[1])
     ]
-    return torch.stack(pieces)
+    out = dispatch.empty(x, (len(pieces), x.shape[0], x.shape[1], height, width))
+    return torch.stack(pieces, out=out)
 
 
 def _scatter_windows2d(
