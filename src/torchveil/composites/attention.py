@@ -55,7 +55,7 @@ def _many_heads(*args: Any, **options: Any) -> Any:
     for name in ("attn_mask", "key_padding_mask"):
         options[name] = _declared(options.get(name))
     options["is_causal"] = options.get("is_causal", False) and options["attn_mask"] is None
-    with _PublicZeros() if args[_ADD_ZERO_ATTN] else nullcontext():
+    with _PublicZeros() if args[_ADD_ZERO_ATTN] else nullcontext():  # type: ignore[no-untyped-call]
         return nnf.multi_head_attention_forward(*args, **options)
 
 

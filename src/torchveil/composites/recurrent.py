@@ -1,9 +1,9 @@
 """RNN, LSTM and GRU, their cells and packed sequences: the input's share of all gates at once, then step by step.
 
-torch's CPU kernels are fused (LSTM) or evaluate every gate by itself (GRU, cells, packed sequences); here a step is one
+torch's CPU kernels are fused (LSTM) or evaluate every gate by itself (GRU, cells, packed sequences). Here a step is one
 product with the hidden state and one fused cell (``lowering.recurrent``), which evaluates all gates that do not depend
-on each other together. Lengths, and with them the sizes of packed batches, are public. An initial state of zeros, which
-``nn.LSTM`` makes itself when it is given none, is a public zero; any other plain state is refused as every plain tensor.
+on each other together. Lengths, and with them the sizes of packed batches, are public. An initial state of zeros is a
+public zero (``nn.LSTM`` makes it when it is given none); any other plain state is refused as every plain tensor is.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Weights:
 
     @classmethod
     def of(cls, flat: Sequence[Tensor], has_biases: bool, projected: bool) -> Weights:
-        biases = flat[2:4] if has_biases else (None, None)
-        return cls(flat[0], flat[1], *biases, flat[-1] if projected else None)
+        bias_ih, bias_hh = flat[2:4] if has_biases else (None, None)
+        return cls(flat[0], flat[1], bias_ih, bias_hh, flat[-1] if projected else None)
 
     def both_biases(self) -> Tensor | None:
         if self.bias_ih is None or self.bias_hh is None:
@@ -195,7 +195,10 @@ def _sequence(function: Any, cell: Cell) -> None:
         state = args[2] if packed else args[1]
         many = isinstance(state, (list, tuple))
         hx = tuple(state) if many else (state,)
-        output, last = _packed(cell, *args[:2], hx, *args[3:]) if packed else _padded(cell, args[0], hx, *args[2:])
+        if packed:
+            output, last = _packed(cell, args[0], args[1], hx, *args[3:])
+        else:
+            output, last = _padded(cell, args[0], hx, *args[2:])
         return output, *last
 
     replaces(function)(run)

@@ -532,7 +532,8 @@ def _public_public(x: Public, y: Public, function: str, options: dict[str, Any])
 
 def _public_product(x: Secret, y: Public, function: str, options: dict[str, Any], *, left: bool) -> Handle:
     if y.fill == 0:
-        return Public(x.session, result_shape(function, *((y, x) if left else (x, y)), options), fill=0.0)
+        shape = result_shape(function, y, x, options) if left else result_shape(function, x, y, options)
+        return Public(x.session, shape, fill=0.0)
     if function == "mul" and y.fill is not None:
         return expand_to(multiply_scalar(x, y.fill), broadcast(x.shape, y.shape))
     session = x.session

@@ -36,23 +36,25 @@ def infinite(x: Handle) -> Tensor | None:
 
 def exclude(x: Handle, places: Tensor) -> Handle:
     """x with minus infinity in the places (broadcast to it, or it to them); a public x stays a constant."""
-    x = x if isinstance(x, (Excluding, Public)) or not isinstance(x, Deferred) else x.force()
+    if isinstance(x, Deferred) and not isinstance(x, Excluding):
+        x = x.force()
     if isinstance(x, Public):
         dense = x.dense().to(torch.float64).masked_fill(places, -torch.inf)
         return Public(x.session, tuple(dense.shape), tensor=dense)
     shape = ar.broadcast(x.shape, tuple(places.shape))
     places = places.expand(shape)
     if isinstance(x, Excluding):
-        x, places = x.finite, x.excluded.expand(shape) | places
+        return Excluding(ar.expand_to(x.finite, shape), x.excluded.expand(shape) | places)
     return Excluding(ar.expand_to(x, shape), places)
 
 
 def add(x: Handle, y: Handle, factor: float = 1) -> Handle:
     """x + factor y, where either may have places of minus infinity."""
-    if factor <= 0 or (isinstance(x, Public) and isinstance(y, Public)):
+    if isinstance(x, Public) and isinstance(y, Public):
         return ar.add(x, y, factor)
     finite_x, places_x = split(x)
-    finite_y, places_y = split(y)
+    # what is subtracted would be plus infinity: refused by whoever asks for its value
+    finite_y, places_y = split(y) if factor > 0 else (y, None)
     out = ar.add(finite_x, finite_y, factor)
     for places in (places_x, places_y):
         out = out if places is None else exclude(out, places)

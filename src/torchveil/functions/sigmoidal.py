@@ -29,6 +29,7 @@ from torchveil.functions.normalise import series
 from torchveil.functions.series import (
     Ramp,
     TrigSeries,
+    erf_series,
     ramp_series,
     ramp_slope_series,
     saturation,
@@ -91,6 +92,12 @@ def tanh(x: Handle) -> Secret:
     """tanh(x) for every x."""
     limit = saturation("tanh", _TAIL)
     return _step(_as_it_is(x), limit, lambda period: tanh_series(period, _FIT, _TAIL), low=-1)
+
+
+def erf(x: Handle) -> Secret:
+    """erf(x) for every x."""
+    limit = saturation("erf", _TAIL)
+    return _step(_as_it_is(x), limit, lambda period: erf_series(period, _FIT, _TAIL), low=-1)
 
 
 def ramp(x: Handle, name: Ramp) -> Secret:

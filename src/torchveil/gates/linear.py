@@ -62,6 +62,10 @@ def _evaluate_map(party: Party, i: Map) -> None:
 
 
 def _clear_map(plain: Plain, i: Map) -> None:
+    if plain.strict and i.map.name == "taps":
+        dim, index, weights = i.map.args
+        magnitude = LinearMap("taps", (dim, index, weights.abs()))(plain.value(i.x).to(torch.float64).abs())
+        plain.require_product(magnitude, "weighted sum")
     plain.set(i.out, i.map(plain.value(i.x)))
 
 

@@ -36,6 +36,7 @@ from torchveil.kernels.drawn import (
     WordsPads,
     WordsPiece,
 )
+from torchveil.kernels.volumes import volume_functions
 from torchveil.randomness import Bits, Stream, Words
 
 #: The interface of the native module that this file was written for.
@@ -411,6 +412,7 @@ BILINEAR: dict[str, Callable[..., Tensor]] = {
     "conv2d": conv2d,
     "conv2d_weight_grad": conv2d_weight_grad,
     "conv2d_input_grad": conv2d_input_grad,
+    **volume_functions(conv2d, conv2d_weight_grad, conv2d_input_grad),
 }
 
 

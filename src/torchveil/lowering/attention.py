@@ -43,7 +43,8 @@ def _ready(xs: list[Handle]) -> list[Handle]:
     flat = concatenate([apply(x, "reshape", (-1,)) for x in secrets], 0)
     wire = ar.narrow(ar.number(flat))
     wire.session.open(wire)
-    out, start = [], 0
+    out: list[Handle] = []
+    start = 0
     for x in xs:
         if isinstance(x, Public):
             out.append(x)
@@ -64,10 +65,8 @@ def _transposed(x: Handle) -> Handle:
 
 
 def _causal(like: Handle, rows: int, columns: int) -> Public:
-    mask = torch.zeros(rows, columns, dtype=torch.float64).masked_fill(
-        ~torch.ones(rows, columns).tril().bool(), -torch.inf
-    )
-    return Public(like.session, (rows, columns), tensor=mask)
+    later = torch.ones(rows, columns, dtype=torch.bool).triu(1)
+    return Public(like.session, (rows, columns), tensor=torch.zeros(rows, columns).masked_fill(later, -torch.inf))
 
 
 @lowers(aten._scaled_dot_product_flash_attention_for_cpu.default)

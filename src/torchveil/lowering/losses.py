@@ -10,11 +10,11 @@ from torch import Tensor
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import exclusion, normalise
+from torchveil.functions.look_up import one_hot
 from torchveil.functions.softmax import Softmax, softmax
 from torchveil.functions.structure import apply
 from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
 from torchveil.lowering.activations import softplus
-from torchveil.lowering.indexing import one_hot
 from torchveil.lowering.reductions import mean, total
 from torchveil.lowering.table import aten, lowers
 
@@ -40,10 +40,8 @@ def _normaliser(count: int, reduction: int) -> float:
 
 
 def _parts(x: Handle, dim: int) -> Softmax:
-    dim = dim % max(1, len(x.shape))
+    dim = dim % len(x.shape)
     wire = exclusion.lowered(x, dim)[0] if isinstance(x, Excluding) else ar.secret(x)
-    if not wire.shape:
-        wire, dim = ar.secret(apply(wire, "unsqueeze", 0)), 0
     key = f"softmax {dim}"
     if key not in wire.memo:
         wire.memo[key] = softmax(wire, dim)
@@ -53,6 +51,8 @@ def _parts(x: Handle, dim: int) -> Softmax:
 
 @lowers(aten._softmax.default)
 def _softmax(x: Handle, dim: int, half_to_float: bool = False) -> Handle:
+    if not x.shape:
+        return Public(x.session, (), fill=1.0)
     return _parts(x, dim).narrow_probabilities()
 
 
@@ -77,6 +77,8 @@ def _softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: Any) 
 
 @lowers(aten._log_softmax.default)
 def _log_softmax(x: Handle, dim: int, half_to_float: bool) -> Handle:
+    if not x.shape:
+        return Public(x.session, (), fill=0.0)
     parts = _parts(x, dim)
     out = Deferred(x.session, x.shape, parts.log_probabilities, {"softmax": parts})
     return Excluding(out, x.excluded, out.attachments) if isinstance(x, Excluding) else out
@@ -84,6 +86,8 @@ def _log_softmax(x: Handle, dim: int, half_to_float: bool) -> Handle:
 
 @lowers(aten._log_softmax_backward_data.default)
 def _log_softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: Any) -> Handle:
+    if not grad.shape:
+        return Public(grad.session, (), fill=0.0)
     parts = output.attachments.get("softmax") if isinstance(output, Deferred) else None
     if parts is None:
         raise UnsupportedOperation("the gradient of a log-softmax whose forward is gone", op="log_softmax backward")

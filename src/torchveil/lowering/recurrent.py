@@ -71,8 +71,7 @@ def _gru_cell(
 def _gru_cell_backward(
     grad: Handle, workspace: Handle, has_bias: bool
 ) -> tuple[Handle, Handle, Handle, Handle | None, Handle | None]:
-    input_side, hidden_side, grad_hx = recurrent.gru_cell_backward(
-        grad, *_kept(workspace, "_thnn_fused_gru_cell_backward")
-    )
+    kept = _kept(workspace, "_thnn_fused_gru_cell_backward")
+    input_side, hidden_side, grad_hx = recurrent.gru_cell_backward(grad, *kept)
     biases = _bias_gradient(input_side, has_bias), _bias_gradient(hidden_side, has_bias)
     return input_side, hidden_side, grad_hx, *biases
