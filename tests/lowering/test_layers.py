@@ -320,7 +320,8 @@ def test_alpha_dropout_keeps_mean_and_variance(layer: nn.Module) -> None:
 def test_layers_in_a_recorded_plan() -> None:
     model = nn.Sequential(
         nn.Conv3d(1, 2, 2), nn.MaxPool3d(2, padding=1), nn.Flatten(1, 2), nn.ReflectionPad2d(1),
-        nn.ConvTranspose2d(4, 2, 2), nn.AvgPool2d(2, ceil_mode=True), nn.Upsample(scale_factor=2, mode="bilinear"), nn.GroupNorm(1, 2),
+        nn.ConvTranspose2d(4, 2, 2), nn.AvgPool2d(2, ceil_mode=True), nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.GroupNorm(1, 2),
     )  # fmt: skip
     session = Session()
     clear = copy.deepcopy(model)
