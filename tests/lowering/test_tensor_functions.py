@@ -28,6 +28,10 @@ PLACES = torch.tensor([[0, 2], [1, 3], [2, 0]])
 MASK = torch.tensor([[True, False, True, False], [False, True, True, False], [True, True, False, False]])
 
 
+PIVOTS = torch.tensor([3, 3, 3], dtype=torch.int32)
+DOMINANT = x(3, 3, low=-0.5, high=0.5) + 2 * torch.eye(3).double()
+
+
 def assigned(places: Any) -> Callable[..., Tensor]:
     def assign(a: Tensor, b: Any) -> Tensor:
         a = a.clone()
@@ -106,6 +110,20 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "solve": (torch.linalg.solve, (x(3, 3) + 4 * torch.eye(3).double(), x(3))),
     "det": (torch.det, (x(3, 3) + 3 * torch.eye(3).double(),)),
     "logdet": (torch.logdet, (x(3, 3) + 3 * torch.eye(3).double(),)),
+    "lu_solve": (lambda a, b: torch.linalg.lu_solve(a, PIVOTS, b), (DOMINANT, x(3, 2))),
+    "lu_solve adjoint, right": (
+        lambda a, b: torch.linalg.lu_solve(a, PIVOTS, b, left=False, adjoint=True),
+        (DOMINANT, x(2, 2, 3)),
+    ),
+    "lu_solve of old": (lambda a, b: torch.lu_solve(b, a, PIVOTS.expand(2, 3)), (DOMINANT.expand(2, 3, 3), x(2, 3, 1))),
+    "triangular_solve": (
+        lambda a, b: torch.triangular_solve(b, a, upper=False, transpose=True).solution,
+        (DOMINANT, x(3, 2)),
+    ),
+    "lu_unpack": (lambda a: torch.cat(torch.lu_unpack(a, PIVOTS)[1:]), (DOMINANT,)),
+    "householder_product": (torch.linalg.householder_product, (x(4, 3), x(2))),
+    "ormqr": (lambda a, t, b: torch.ormqr(a, t, b, True, True), (x(4, 3), x(3), x(4, 2))),
+    "ormqr right": (lambda a, t, b: torch.ormqr(a, t, b, False, False), (x(2, 4, 3), x(2, 3), x(2, 2, 4))),
     "logcumsumexp": (lambda a: torch.logcumsumexp(a, 1), (x(3, 6, low=-9, high=9),)),
     "quantile": (lambda a: torch.quantile(a, 0.3, dim=1), (x(3, 6),)),
     "quantiles": (lambda a: torch.quantile(a, torch.tensor([0.25, 0.5]).to(a.dtype), 0, True), (x(5, 2),)),

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from torchveil.composites import alignment, attention, determinants, logarithms, packed, quantiles, recurrent
+from torchveil.composites import alignment, attention, determinants, factored, logarithms, packed, quantiles, recurrent
 from torchveil.composites.table import COMPOSITES
 
-__all__ = ["COMPOSITES", "alignment", "attention", "determinants", "logarithms", "packed", "quantiles", "recurrent"]
+__all__ = [
+    "COMPOSITES",
+    "alignment",
+    "attention",
+    "determinants",
+    "factored",
+    "logarithms",
+    "packed",
+    "quantiles",
+    "recurrent",
+]
