@@ -21,6 +21,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     linear_algebra,
     losses,
     normalization,
+    orthogonal,
     padding,
     piecewise,
     pooling,
