@@ -585,6 +585,12 @@ SAMPLES: dict[str, list[Call]] = {
             x(3, 3).tril(-1) + 2 * torch.eye(3).double(), x(2, 3), upper=False, left=False, units=12, gradient_units=80
         ),
     ],
+    "geqrf.default": [call(x(4, 3), units=12, gradient=False), call(x(2, 2, 4), units=12, gradient=False)],
+    "linalg_qr.default": [
+        call(matrix(3), units=12, gradient_units=120),
+        call(torch.cat([matrix(3), x(2, 3)]), units=12, gradient_units=120),
+        call(torch.cat([matrix(2), x(2, 3)], 1), "complete", units=12, gradient_units=120),
+    ],
     "cholesky_solve.default": [
         call(x(3, 2), x(3, 3, low=-0.5, high=0.5).tril(-1) + torch.eye(3).double(), units=12, gradient_units=80)
     ],
@@ -900,6 +906,8 @@ ELSEWHERE: dict[str, str] = {
         f"{name}.default": "refused: test_tensor_functions.py"
         for name in ("_unique2", "unique_dim", "unique_consecutive", "nonzero", "mode", "bincount")
     },
+    "_linalg_eigh.default": "signs of vectors are arbitrary: test_tensor_functions.py",
+    "_linalg_svd.default": "signs of vectors are arbitrary: test_tensor_functions.py",
     "remainder.Tensor": "public divisors: test_tensor_functions.py",
     "fmod.Tensor": "public divisors: test_tensor_functions.py",
     "_trilinear.default": "torch.nn.functional.bilinear: test_tensor_functions.py",

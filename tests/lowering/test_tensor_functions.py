@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import torchveil
-from torchveil import EncryptedTensor, Session, TorchveilError, UnsupportedOperation, public
+from torchveil import EncryptedTensor, Session, TorchveilError, UnsupportedOperation, WouldBePublished, public
 from torchveil.functions.sorting import layers
 
 SESSION = Session(debug=True)
@@ -29,6 +29,10 @@ MASK = torch.tensor([[True, False, True, False], [False, True, True, False], [Tr
 
 
 PIVOTS = torch.tensor([3, 3, 3], dtype=torch.int32)
+SYMMETRIC = torch.tensor([[3, 1, -0.5], [1, 0.5, 0.25], [-0.5, 0.25, -1]], dtype=torch.float64)
+LOW_RANK = (
+    torch.tensor([[1, 0.5], [0, 1], [-1, 0.25], [0.5, 0.5]]).double() @ torch.tensor([[1, 0, 0.5], [0, 1, -1]]).double()
+)
 DOMINANT = x(3, 3, low=-0.5, high=0.5) + 2 * torch.eye(3).double()
 
 
@@ -121,6 +125,14 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         (DOMINANT, x(3, 2)),
     ),
     "lu_unpack": (lambda a: torch.cat(torch.lu_unpack(a, PIVOTS)[1:]), (DOMINANT,)),
+    "qr": (lambda a: torch.cat(torch.linalg.qr(a)), (x(4, 3, low=0.5) + torch.eye(4, 3).double(),)),
+    "eigh": (lambda a: torch.linalg.eigh(a).eigenvectors ** 2 * public(torch.arange(9.0).reshape(3, 3)), (SYMMETRIC,)),
+    "eigvalsh": (lambda a: torch.linalg.eigvalsh(a, UPLO="U"), (SYMMETRIC.expand(2, 3, 3),)),
+    "svd": (lambda a: torch.linalg.svd(a, full_matrices=False)[0].abs(), (DOMINANT[:, :2],)),
+    "svd wide": (lambda a: torch.linalg.svd(a, full_matrices=False)[2].abs(), (DOMINANT[:2],)),
+    "svdvals": (torch.linalg.svdvals, (x(2, 4, 3),)),
+    "pinv": (torch.linalg.pinv, (LOW_RANK,)),
+    "pinverse": (lambda a: torch.pinverse(a, 0.9), (DOMINANT.expand(2, 3, 3) * 1.5,)),
     "householder_product": (torch.linalg.householder_product, (x(4, 3), x(2))),
     "ormqr": (lambda a, t, b: torch.ormqr(a, t, b, True, True), (x(4, 3), x(3), x(4, 2))),
     "ormqr right": (lambda a, t, b: torch.ormqr(a, t, b, False, False), (x(2, 4, 3), x(2, 3), x(2, 2, 4))),
@@ -185,6 +197,57 @@ def test_a_network_sorts_every_input_of_zeros_and_ones(size: int) -> None:
         low, high = bits[:, pairs.left], bits[:, pairs.right]
         bits[:, pairs.left], bits[:, pairs.right] = torch.minimum(low, high), torch.maximum(low, high)
     assert bool((bits.diff(dim=1) >= 0).all())
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (6, 3), (3, 6), (2, 1, 4)])
+def test_orthogonal_factors(shape: tuple[int, ...]) -> None:
+    """What they make is orthogonal, sorted, and their product is the matrix: for tall, wide, and repeated numbers."""
+    matrix = x(*shape)
+    u, s, vh = (t.reveal(dtype=torch.float64) for t in torch.linalg.svd(SESSION.share(matrix)))
+    size = s.shape[-1]
+    for factor in (u.mT @ u, vh @ vh.mT):
+        assert float((factor - torch.eye(factor.shape[-1])).abs().max()) < 2**-11
+    assert float(((u[..., :size] * s.unsqueeze(-2)) @ vh[..., :size, :] - matrix).abs().max()) < 2**-11
+    assert float((s - torch.linalg.svdvals(matrix)).abs().max()) < 2**-12
+    q, r = (t.reveal(dtype=torch.float64) for t in torch.linalg.qr(SESSION.share(matrix), mode="complete"))
+    assert q.shape == u.shape
+    assert bool((r.tril(-1) == 0).all())
+    assert float((q @ r - matrix).abs().max()) < 2**-12
+
+
+def test_repeated_eigenvalues_have_an_orthonormal_basis() -> None:
+    basis = torch.linalg.qr(x(5, 5))[0]
+    numbers = torch.tensor([0.0, 1, 1, 2, 2], dtype=torch.float64)
+    for matrix in (basis * numbers @ basis.mT, torch.zeros(5, 5).double(), torch.eye(5).double()):
+        wanted = torch.linalg.eigvalsh(matrix)
+        found = torch.linalg.eigh(SESSION.share(matrix))
+        values, vectors = found.eigenvalues.reveal(dtype=torch.float64), found.eigenvectors.reveal(dtype=torch.float64)
+        assert float((values - wanted).abs().max()) < 2**-12
+        assert float((vectors.mT @ vectors - torch.eye(5)).abs().max()) < 2**-11
+        assert float((matrix @ vectors - vectors * wanted).abs().max()) < 2**-11
+
+
+def test_ranks_stay_secret() -> None:
+    matrices = torch.stack([LOW_RANK, x(4, 3), torch.zeros(4, 3).double()])
+    rank = torch.linalg.matrix_rank(SESSION.share(matrices))
+    assert isinstance(rank, EncryptedTensor)
+    assert rank.reveal().tolist() == [2, 3, 0]
+    numbers = torch.linalg.svdvals(LOW_RANK)
+    between = float(numbers[:2].mean())
+    for options in ({"tol": between}, {"atol": between}, {"rtol": between / float(numbers[0])}):
+        assert int(torch.linalg.matrix_rank(SESSION.share(LOW_RANK), **options).reveal()) == 1
+    with pytest.raises(WouldBePublished):
+        torch.linalg.matrix_rank(SESSION.share(LOW_RANK), atol=torch.tensor(between))
+    assert int(torch.linalg.matrix_rank(SESSION.share(LOW_RANK), atol=public(torch.tensor(between))).reveal()) == 1
+    square = LOW_RANK @ LOW_RANK.mT
+    assert int(torch.linalg.matrix_rank(SESSION.share(square), hermitian=True).reveal()) == 2
+
+
+def test_factors_of_nothing() -> None:
+    for shape in ((0, 3), (3, 0), (0, 3, 2)):
+        nothing, secret = torch.zeros(shape), SESSION.share(torch.zeros(shape))
+        for function in (torch.linalg.qr, torch.linalg.svd, torch.geqrf):
+            assert [t.shape for t in function(secret)] == [t.shape for t in function(nothing)]
 
 
 def rounds_of(function: Callable[[], object], session: Session) -> int:
@@ -338,7 +401,6 @@ def test_systems_of_nothing() -> None:
         torch.unique,
         torch.unique_consecutive,
         torch.nonzero,
-        torch.linalg.pinv,
         lambda a: torch.mode(a, 1),
         lambda a: torch.bincount(a.argmax(1)),
         lambda a: torch.histc(a, 4),
@@ -349,7 +411,8 @@ def test_systems_of_nothing() -> None:
         lambda a: a.scatter_reduce(1, PLACES, a, "amax"),
         lambda a: torch.linalg.lu_factor(a[:, :3]),
         lambda a: torch.quantile(a, a[0, 0]),
-        lambda a: torch.linalg.eigh(a[:, :3]),
+        lambda a: torch.linalg.eig(a[:, :3]),
+        lambda a: torch.linalg.lu_solve(a[:, :3], a.argmax(1), a),
         lambda a: torch.searchsorted(a, a, sorter=a.argsort(1)),
     ],
 )

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from torchveil.composites import alignment, attention, determinants, factored, logarithms, packed, quantiles, recurrent
+from torchveil.composites import (
+    alignment,
+    attention,
+    determinants,
+    factored,
+    logarithms,
+    packed,
+    quantiles,
+    ranks,
+    recurrent,
+)
 from torchveil.composites.table import COMPOSITES
 
 __all__ = [
@@ -14,5 +24,6 @@ __all__ = [
     "logarithms",
     "packed",
     "quantiles",
+    "ranks",
     "recurrent",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchveil.composites import ranks
 from torchveil.errors import ShapeMismatch, UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
@@ -197,9 +198,22 @@ def _cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
     return root.mT @ root
 
 
+def _pinv_by_numbers(x: Tensor, atol: Any, rtol: Any, hermitian: bool) -> Tensor:
+    if not x.numel():
+        return x.mT.clone()
+    if hermitian:
+        x = x.tril() + x.tril(-1).mT
+    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    counts = ranks.numbers_above(s, ranks.tolerance(atol), ranks.tolerance(rtol))
+    inverses = counts / torch.where(counts, s, 1.0)
+    return (vh.mT * inverses.unsqueeze(-2)) @ u.mT
+
+
 @composes(aten.linalg_pinv.atol_rtol_tensor)
 def _pinv(x: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
-    """For matrices of full rank: what the gradient of ``lstsq`` asks for (users are refused in ``composites``)."""
+    """By singular values; without tolerances, as the gradient of ``lstsq`` asks for it, for matrices of full rank."""
+    if atol is not None:
+        return _pinv_by_numbers(x, atol, rtol, hermitian)
     tall = x if x.shape[-2] >= x.shape[-1] else x.mT
     out: Tensor = torch.linalg.solve(tall.mT @ tall, tall.mT)
     return out if tall is x else out.mT

@@ -1,7 +1,7 @@
 """Orthogonal factors: QR by Householder reflections, eigenvalues and singular values by Jacobi rotations.
 
-QR. One reflection per column, with LAPACK's signs: beta = -sign(alpha) |x|, tau = 1 + |alpha| / |x|, the vector is
-x / (alpha - beta). No number grows. The last column of a square or wide matrix is left as it is, as LAPACK leaves it.
+QR. One reflection per column, with LAPACK's signs: beta = -sign(alpha) |x|, the vector v is x / (alpha - beta), tau
+is 2 / v.v, so that the factor is orthogonal even where a column is zero or noise. No number grows. The last column of a square or wide matrix is left as it is, as LAPACK leaves it.
 About 45 rounds per column.
 
 Eigenvalues and singular values. A fixed number of sweeps of rotations (Jacobi 1846; parallel order by round robin,
@@ -12,9 +12,9 @@ make p . q vanish the one that puts the larger number first is taken: the number
 to norm 1 in the end, and the numbers taken from the original matrix. About 50 rounds per step, n - 1 steps per sweep
 (n if n is odd), 3 + ceil(log2 n) sweeps.
 
-Range and error at 16 bits: entries below 2^6 or so (squares of norms are compared); numbers to about 2^-13 times the
-norm for up to 8 columns; vectors to that over the gap to the next number, so those of equal numbers are some
-orthonormal basis. Left singular vectors of singular values below 2^-8 mean nothing. Signs of vectors are arbitrary, as
+Range and error at 16 bits: norms of columns up to 2^6 for singular values (fourth powers are summed), eigenvalues up to
+2^12; beyond, results mean nothing. Numbers to 2^-12 (tested with up to 12 columns and norms of 8); vectors to that over the gap to the next number, so those of equal numbers are some
+orthonormal basis. Signs of vectors are arbitrary, as
 torch's are. Gradients are torch's formulas.
 """
 
@@ -53,7 +53,8 @@ def _geqrf(x: Tensor) -> tuple[Tensor, Tensor]:
             below = alpha < 0
             beta = torch.where(below, norm, -norm)
             tail = column[..., 1:, :] / (alpha - beta)
-            tau = (beta - alpha) / beta
+            # of this v: so that it is a reflection however inexact v is
+            tau = 2 / (1 + (tail * tail).sum(-2, keepdim=True))
             vector = torch.cat([tail.new_ones(alpha.shape), tail], -2)
             if rest.shape[-1]:
                 rest = rest - (tau * vector) @ (vector.mT @ rest)
@@ -119,7 +120,7 @@ def _rotated(x: Tensor, rows: int, crossed: bool) -> Tensor:
             cosine = torch.rsqrt(1 + tangent * tangent)
             sine = tangent * cosine
             # the larger one comes first
-            ahead = difference < 0
+            ahead = difference <= 0
             u = torch.where(ahead, cosine, sine)
             w = cosine + sine - u
             turned = torch.cat([p * u + q * w, q * u - p * w], -1)
@@ -167,7 +168,14 @@ def _svd(
     s = torch.linalg.vector_norm(scaled, dim=-2)
     if not compute_uv:
         return torch.empty(0), s, torch.empty(0)
-    u = scaled / s.unsqueeze(-2)
-    if width > columns:
-        u = torch.cat([u, _qr(u, "complete")[0][..., columns:]], -1)
-    return u, s, v.mT
+    u, r = _qr(scaled, "complete" if full_matrices else "reduced")
+    return _along(u, r.diagonal(0, -2, -1)), s, v.mT
+
+
+def _along(q: Tensor, numbers: Tensor) -> Tensor:
+    """Columns with the signs of R's diagonal: Q R with a diagonal R >= 0. What a reflection made of 0 was turned."""
+    size = numbers.shape[-1]
+    turned = min(size, q.shape[-2] - 1)
+    minus = torch.cat([numbers[..., :turned] <= 0, numbers[..., turned:] < 0], -1)
+    signs = (1 - 2.0 * minus).unsqueeze(-2)
+    return torch.cat([q[..., :size] * signs, q[..., size:]], -1)
