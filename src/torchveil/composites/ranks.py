@@ -18,6 +18,9 @@ from torchveil.public import public
 #: Singular values up to this times (1 + the largest) are noise.
 NOISE = 2.0**-11
 
+#: A number that exceeds a limit by no more than this counts as equal to it.
+EQUAL = 2.0**-14
+
 
 def numbers_above(s: Tensor, atol: Any, rtol: Any) -> Tensor:
     """Which of the singular values (..., k) count; ``s`` in any order, not negative."""
@@ -27,7 +30,7 @@ def numbers_above(s: Tensor, atol: Any, rtol: Any) -> Tensor:
         if given is None or (isinstance(given, float | int) and given <= 0):
             continue
         limit = torch.maximum(limit, unit * (given.unsqueeze(-1) if isinstance(given, Tensor) else given))
-    return s > limit
+    return s - limit > EQUAL
 
 
 def tolerance(given: Any) -> Any:

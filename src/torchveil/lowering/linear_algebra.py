@@ -206,7 +206,8 @@ def _pinv_by_numbers(x: Tensor, atol: Any, rtol: Any, hermitian: bool) -> Tensor
     u, s, vh = torch.linalg.svd(x, full_matrices=False)
     counts = ranks.numbers_above(s, ranks.tolerance(atol), ranks.tolerance(rtol))
     inverses = counts / torch.where(counts, s, 1.0)
-    return (vh.mT * inverses.unsqueeze(-2)) @ u.mT
+    out: Tensor = (vh.mT * inverses.unsqueeze(-2)) @ u.mT
+    return out
 
 
 @composes(aten.linalg_pinv.atol_rtol_tensor)
@@ -223,10 +224,21 @@ def _pinv(x: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = Fa
 def _lstsq(
     x: Tensor, b: Tensor, rcond: float | None = None, *, driver: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """By the normal equations, for matrices of full rank; residuals, rank and singular values are left empty."""
+    """By the normal equations, for matrices of full rank, which is the rank that is told; the rest as the driver does.
+
+    As in torch, ``gelsy`` (the default) gives no residuals, ``gels`` no rank, and only the others singular values.
+    """
+    driver = driver or "gelsy"
     if x.shape[-2] >= x.shape[-1]:
         solution = torch.linalg.solve(x.mT @ x, x.mT @ b)
     else:
         solution = x.mT @ torch.linalg.solve(x @ x.mT, b)
-    nothing = torch.empty(0)
-    return solution, nothing, torch.empty(0, dtype=torch.int64), nothing.clone()
+    rows, columns = x.shape[-2:]
+    residuals, rank, numbers = torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0)
+    if driver != "gelsy" and rows > columns:
+        residuals = ((x @ solution - b) ** 2).sum(-2)
+    if driver != "gels":
+        rank = torch.full(x.shape[:-2], min(rows, columns), dtype=torch.int64)
+    if driver in ("gelsd", "gelss"):
+        numbers = torch.linalg.svdvals(x)
+    return solution, residuals, rank, numbers

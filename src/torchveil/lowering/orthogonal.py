@@ -1,20 +1,20 @@
 """Orthogonal factors: QR by Householder reflections, eigenvalues and singular values by Jacobi rotations.
 
-QR. One reflection per column, with LAPACK's signs: beta = -sign(alpha) |x|, the vector v is x / (alpha - beta), tau
-is 2 / v.v, so that the factor is orthogonal even where a column is zero or noise. No number grows. The last column of a square or wide matrix is left as it is, as LAPACK leaves it.
-About 45 rounds per column.
+QR. One reflection per column, with LAPACK's signs: beta = -sign(alpha) |x|, the vector v is x / (alpha - beta), tau is
+2 / v.v, so that the factor is orthogonal even where a column is zero or noise. No number grows. The last column of a
+square or wide matrix is left as it is, as LAPACK leaves it. About 45 rounds per column.
 
 Eigenvalues and singular values. A fixed number of sweeps of rotations (Jacobi 1846; parallel order by round robin,
 Brent and Luk 1985), n / 2 disjoint pairs of columns at a time: for eigenvalues the columns of A V and of V, for
-singular values those of A V (Hestenes 1958), whose entries p . q and p . p - q . q give the tangent of the angle.
-The cosine is made of the tangent, so that a rotation is a rotation however inexact its angle is. Of the two angles that
-make p . q vanish the one that puts the larger number first is taken: the numbers come out sorted. Columns are scaled
-to norm 1 in the end, and the numbers taken from the original matrix. About 50 rounds per step, n - 1 steps per sweep
-(n if n is odd), 3 + ceil(log2 n) sweeps.
+singular values those of A V (Hestenes 1958), whose entries p . q and p . p - q . q give the tangent of the angle. The
+cosine is made of the tangent, so that a rotation is a rotation however inexact its angle is. Of the two angles that
+make p . q vanish the one that puts the larger number first is taken: the numbers come out sorted. Columns are scaled to
+norm 1 in the end, and the numbers taken from the original matrix. About 50 rounds per step, n - 1 steps per sweep (n if
+n is odd), 3 + ceil(log2 n) sweeps.
 
 Range and error at 16 bits: norms of columns up to 2^6 for singular values (fourth powers are summed), eigenvalues up to
-2^12; beyond, results mean nothing. Numbers to 2^-12 (tested with up to 12 columns and norms of 8); vectors to that over the gap to the next number, so those of equal numbers are some
-orthonormal basis. Signs of vectors are arbitrary, as
+2^12; beyond, results mean nothing. Numbers to 2^-12 (tested with up to 12 columns and norms of 8); vectors to that over
+the gap to the next number, so those of equal numbers are some orthonormal basis. Signs of vectors are arbitrary, as
 torch's are. Gradients are torch's formulas.
 """
 
