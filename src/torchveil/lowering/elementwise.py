@@ -55,7 +55,7 @@ def _mul(x: Any, y: Any) -> Handle:
 
 
 def _is_mask(x: Handle) -> TypeGuard[Public]:
-    return isinstance(x, Public) and x.dense().dtype is torch.bool
+    return isinstance(x, Public) and x.tensor is not None and x.tensor.dtype is torch.bool
 
 
 @lowers(aten.div.Tensor, aten.div.Scalar, aten.div.out, deferrable=True)

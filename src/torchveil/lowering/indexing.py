@@ -12,10 +12,9 @@ from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import look_up
-from torchveil.functions.look_up import one_hot
 from torchveil.functions.structure import apply
 from torchveil.handle import Bit, Deferred, Handle, Public, Secret
-from torchveil.lowering.table import aten, lowers, operand, session_of
+from torchveil.lowering.table import aten, lowers, operand
 
 
 def _public_indices(indices: Any, op: str) -> tuple[Tensor | None, ...]:
