@@ -99,6 +99,8 @@ def _solve(
 
 @lowers(aten.linalg_lu_solve.default, indices=True)
 def _lu_solve(factors: Handle, _pivots: Any, b: Handle, *, left: bool = True, adjoint: bool = False) -> Handle:
+    if 0 in b.shape:
+        return Public(b.session, b.shape, fill=0.0)
     inverse = factors.attachments.get("inverse") if isinstance(factors, Deferred) else None
     if inverse is None:
         raise UnsupportedOperation("a system given by LU factors", op="lu_solve", remedy="use torch.linalg.solve")
