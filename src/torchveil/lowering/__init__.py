@@ -5,6 +5,7 @@ from __future__ import annotations
 from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     activations,
     attention,
+    class_losses,
     comparisons,
     composed_structure,
     compositions,
@@ -14,12 +15,14 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     embedding,
     factories,
     foreach,
+    fused_optimizers,
     hyperbolic,
     indexing,
     linear_algebra,
     losses,
     normalization,
     padding,
+    piecewise,
     pooling,
     products,
     rearranging,
@@ -28,10 +31,13 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     resampling,
     rounding,
     scans,
+    softmax,
     sorting,
     structural,
     trigonometric,
 )
 from torchveil.lowering.table import COMPOSED, TABLE, Kind, Rule, Updated
+
+foreach.register()
 
 __all__ = ["COMPOSED", "TABLE", "Kind", "Rule", "Updated"]

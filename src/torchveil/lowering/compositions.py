@@ -49,14 +49,15 @@ def _trilinear(
     sumdim: list[int],
     unroll_dim: int = 1,
 ) -> Tensor:
-    for dim in sorted(expand1):
-        a = a.unsqueeze(dim)
-    for dim in sorted(expand2):
-        b = b.unsqueeze(dim)
-    for dim in sorted(expand3):
-        c = c.unsqueeze(dim)
-    product = a * b * c
-    return product.sum(sumdim) if sumdim else product
+    """Two matrix products: products of all entries of both inputs with all weights are never opened."""
+    rank = a.dim() + len(expand1)
+    letters = "abcdefghijklmnopqrstuvwxyz"[:rank]
+
+    def axes(missing: list[int]) -> str:
+        return "".join(letter for dim, letter in enumerate(letters) if dim not in [d % rank for d in missing])
+
+    equation = f"{axes(expand1)},{axes(expand2)},{axes(expand3)}->{axes(sumdim)}"
+    return torch.einsum(equation, a, b, c)
 
 
 # --- elementwise -----------------------------------------------------------------------------------------------------
