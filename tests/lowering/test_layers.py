@@ -190,16 +190,10 @@ def test_unpooling_whose_places_may_clash_or_be_missing_is_refused() -> None:
 # --- secret words ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["embedding", "embedding padding", "embedding_bag sum", "embedding_bag mean", "embedding_bag max"]
-    + [
-        "embedding_bag sum offsets",
-        "embedding_bag mean offsets",
-        "embedding_bag max last",
-        "embedding_bag sum padding",
-    ],
-)
+BAGS = ["sum", "mean", "max", "sum offsets", "mean offsets", "max last", "sum padding"]
+
+
+@pytest.mark.parametrize("name", ["embedding", "embedding padding", *(f"embedding_bag {name}" for name in BAGS)])
 def test_secret_words_give_what_public_ones_give(name: str) -> None:
     sample = LAYERS[name]
     words, *offsets = sample.plain
@@ -315,8 +309,9 @@ def test_alpha_dropout_keeps_mean_and_variance(layer: nn.Module) -> None:
 
 def test_layers_in_a_recorded_plan() -> None:
     model = nn.Sequential(
-        nn.Conv3d(1, 2, 2), nn.MaxPool3d(2, padding=1), nn.Flatten(1, 2), nn.ReflectionPad2d(1), nn.ConvTranspose2d(4, 2, 2),
-        nn.AvgPool2d(2, ceil_mode=True), nn.Upsample(scale_factor=2, mode="bilinear"), nn.GroupNorm(1, 2),
+        nn.Conv3d(1, 2, 2), nn.MaxPool3d(2, padding=1), nn.Flatten(1, 2), nn.ReflectionPad2d(1),
+        nn.ConvTranspose2d(4, 2, 2), nn.AvgPool2d(2, ceil_mode=True), nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.GroupNorm(1, 2),
     )  # fmt: skip
     session = Session()
     clear = copy.deepcopy(model)

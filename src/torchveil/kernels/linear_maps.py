@@ -65,7 +65,9 @@ def _windows(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilati
     """[N, C, sizes] -> [entries, N, C, out sizes]: the k-th entry of every pooling window."""
     sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
     out = tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in sizes)
-    return torch.stack([x[(slice(None), slice(None), *places)] for places in _window_slices(out, kernel, stride, dilation)])
+    return torch.stack(
+        [x[(slice(None), slice(None), *places)] for places in _window_slices(out, kernel, stride, dilation)]
+    )
 
 
 def _scatter_windows(
