@@ -144,7 +144,7 @@ def _pools() -> dict[str, Layer]:
             samples = torch.rand((2, 2, d), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
             for name, shape, drawn in (("", x, samples), (" unbatched", x[1:], samples[:1])):
                 out[f"fractional_max_pool{d}d{name}"] = function(
-                    lambda x, f=fraction, s=drawn: f(x, 2, output_size=3, _random_samples=s), shape
+                    lambda x, f=fraction, s=drawn: f(x, 2, output_size=2, _random_samples=s), shape
                 )
         out[f"max_unpool{d}d"] = function(round_trip, x, (1,))
     return out

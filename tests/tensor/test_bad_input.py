@@ -220,8 +220,10 @@ UNSUPPORTED: dict[str, Callable[[], Any]] = {
     "negative base": lambda: (-2.0) ** canary(3),
     "remainder": lambda: canary(3) % canary(3),
     "random fill": lambda: canary(3).normal_(),
-    "transposed convolution": lambda: F.conv_transpose2d(canary(1, 1, 2, 2), canary(1, 1, 2, 2)),
-    "volumes": lambda: F.conv3d(canary(1, 1, 2, 2, 2), canary(1, 1, 2, 2, 2)),
+    "secret grid": lambda: F.grid_sample(canary(1, 1, 2, 2), canary(1, 2, 2, 2), align_corners=False),
+    "unpooling of windows that overlap": lambda: F.max_unpool2d(
+        *F.max_pool2d(canary(1, 1, 3, 3), 2, 1, return_indices=True), 2, 1
+    ),
     "weighted classes": lambda: F.cross_entropy(canary(1, 2), torch.tensor([1]), weight=canary(2)),
     "another device": lambda: canary(2).to("meta"),
     "ignored targets": lambda: F.cross_entropy(canary(2, 2), torch.tensor([1, -100])),
