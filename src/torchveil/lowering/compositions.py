@@ -94,6 +94,16 @@ def _xlogy(x: Tensor, y: Tensor) -> Tensor:
     return x * torch.log(y)
 
 
+@composes(aten.special_xlog1py.default)
+def _xlog1py(x: Tensor, y: Tensor) -> Tensor:
+    return x * torch.log(y + 1)
+
+
+@composes(aten.special_ndtri.default)
+def _ndtri(x: Tensor) -> Tensor:
+    return math.sqrt(2.0) * torch.erfinv(2 * x - 1)
+
+
 @composes(aten.special_entr.default)
 def _entr(x: Tensor) -> Tensor:
     return -(x * torch.log(x))

@@ -120,7 +120,9 @@ def _scatter_add(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
 def _index_add(x: Handle, dim: int, index: Any, source: Handle, *, alpha: float = 1) -> Handle:
     if _is_secret(index):
         return ar.add(x, look_up.add_rows(x.shape, dim % max(1, len(x.shape)), index, operand(source, x)), alpha)
-    places = (*[None] * (dim % max(1, len(x.shape))), *_public_indices([index], "index_add"))
+    # torch takes one place without dimensions, for one row
+    rows = (place if place is None else place.reshape(-1) for place in _public_indices([index], "index_add"))
+    places = (*[None] * (dim % max(1, len(x.shape))), *rows)
     return ar.add(x, apply(operand(source, x), "scatter_index", x.shape, places), alpha)
 
 
