@@ -229,6 +229,9 @@ def limit(number_format: FixedPoint) -> float:
 #: Entries whose results torch does not define.
 UNDEFINED = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"})
 
+#: Entries that draw numbers of the input's type from a seed of their own: of float64 others than of float32.
+DRAWING = frozenset({"nn_functional_fractional_max_pool2d", "nn_functional_fractional_max_pool3d"})
+
 
 def reason_to_skip(sample: Sample, wanted: Result, largest: float, drew: bool, number_format: FixedPoint) -> str:
     """Why a sample says nothing about us, from the clear run; empty when it does."""
@@ -248,6 +251,8 @@ def reason_before_running(operator: Operator, sample: Sample) -> str:
     """The same, from the sample alone."""
     if operator.name in UNDEFINED:
         return "the result is not defined"
+    if operator.name in DRAWING:
+        return "draws random numbers"
     tensors = sample.tensors()
     if any(x.layout is not torch.strided for x in tensors):
         return "sparse layout"
