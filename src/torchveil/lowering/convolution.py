@@ -64,7 +64,9 @@ class _Geometry:
 
     def transposed_size(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
         """The spatial size of a transposed convolution's result, without what no window reaches (``beyond``)."""
-        rows = zip(size, kernel, self.stride, self.padding, self.dilation, self.output_padding, self.beyond, strict=True)
+        rows = zip(
+            size, kernel, self.stride, self.padding, self.dilation, self.output_padding, self.beyond, strict=True
+        )
         return tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 - b for n, k, s, p, d, o, b in rows)
 
     @property

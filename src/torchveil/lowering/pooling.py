@@ -138,7 +138,15 @@ _ADAPTIVE: dict[int, Any] = {2: aten._adaptive_avg_pool2d.default, 3: aten._adap
 
 @lru_cache(maxsize=256)
 def _average_axis(
-    n: int, k: int, size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, include: bool, divisor: int | None
+    n: int,
+    k: int,
+    size: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    ceil_mode: bool,
+    include: bool,
+    divisor: int | None,
 ) -> Taps:
     def at(value: int, other: int) -> list[int]:
         return [value if j == k else other for j in range(n)]
