@@ -176,21 +176,33 @@ def _cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
 
 
 @composes(aten.linalg_pinv.atol_rtol_tensor)
-def _pinv(x: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
-    """For matrices of full rank; nobody can be told of a smaller one."""
-    tall = x if x.shape[-2] >= x.shape[-1] else x.mT
-    out: Tensor = torch.linalg.solve(tall.mT @ tall, tall.mT)
-    return out if tall is x else out.mT
+def _pinv(x: Tensor, **_options: Any) -> Tensor:
+    """Only for the gradient of least squares, whose matrix has full rank as it is."""
+    node = torch._C._current_autograd_node()
+    if node is not None and node.name().startswith("LinalgLstsqBackward"):
+        tall = x if x.shape[-2] >= x.shape[-1] else x.mT
+        out: Tensor = torch.linalg.solve(tall.mT @ tall, tall.mT)
+        return out if tall is x else out.mT
+    raise UnsupportedOperation(
+        "the pseudo-inverse of a matrix whose rank nobody knows",
+        op="pinv",
+        remedy="where the rank is full, torch.linalg.lstsq, or torch.linalg.solve(x.mT @ x, x.mT)",
+    )
 
 
 @composes(aten.linalg_lstsq.default)
 def _lstsq(
     x: Tensor, b: Tensor, rcond: float | None = None, *, driver: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """By the normal equations, for matrices of full rank; residuals, rank and singular values are left empty."""
+    """By the normal equations, for matrices of full rank; rank and singular values are left empty."""
+    if driver not in (None, "gels"):
+        raise UnsupportedOperation(
+            f"least squares by {driver}, which finds the rank", op="lstsq", remedy="use driver='gels' where it is full"
+        )
+    nothing = torch.empty(0)
     if x.shape[-2] >= x.shape[-1]:
         solution = torch.linalg.solve(x.mT @ x, x.mT @ b)
+        residuals = (b - x @ solution).square().sum(-2) if x.shape[-2] > x.shape[-1] else nothing
     else:
-        solution = x.mT @ torch.linalg.solve(x @ x.mT, b)
-    nothing = torch.empty(0)
-    return solution, nothing, torch.empty(0, dtype=torch.int64), nothing.clone()
+        solution, residuals = x.mT @ torch.linalg.solve(x @ x.mT, b), nothing
+    return solution, residuals, torch.empty(0, dtype=torch.int64), nothing.clone()
