@@ -1,6 +1,6 @@
-"""Randomness that is public by design: dropout masks. Drawn from torch's own generator, never used to hide anything.
+"""Randomness that is public by design: dropout masks, slopes of rrelu. Drawn from torch's generator; it hides nothing.
 
-The controller draws the mask and every party learns it, so ``torch.manual_seed`` reproduces it as in plain torch.
+The controller draws it and every party learns it, so ``torch.manual_seed`` reproduces it as in plain torch.
 """
 
 from __future__ import annotations
@@ -12,3 +12,8 @@ from torch import Tensor
 def bernoulli(shape: tuple[int, ...], p: float) -> Tensor:
     """A public 0/1 mask with probability ``p`` of a one."""
     return torch.empty(shape, dtype=torch.float32).bernoulli_(p)
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:
+    """Public numbers between ``low`` and ``high``."""
+    return torch.empty(shape, dtype=torch.float32).uniform_(low, high)

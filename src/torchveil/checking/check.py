@@ -43,8 +43,8 @@ def check(
     predicted: the first shows openings that later ones need not repeat; with ``plan`` also a step as
     ``torchveil.compile`` would run it.
 
-    The model, its gradients and torch's random state stay as they are. Exact: rounds and bytes of each phase, if nothing
-    is unsupported. Raises ``InvalidArgument`` for something that is no module, or an optimizer without a loss.
+    The model, its gradients and torch's random state stay as they are. Exact: rounds and bytes of each phase, if
+    nothing is unsupported. Raises ``InvalidArgument`` for something that is no module, or an optimizer without a loss.
     """
     if not isinstance(model, nn.Module):
         raise InvalidArgument("only an nn.Module can be checked", op="check", remedy="wrap the function in a module")

@@ -33,7 +33,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """The numbers (magnitudes, if ``magnitude``) that an operation takes at the place ``argument``, from low to high."""
+    """The numbers (magnitudes, if ``magnitude``) that an operation takes at ``argument``, from low to high."""
 
     argument: int
     low: float
@@ -113,7 +113,8 @@ class Notes:
 
     def __call__(self, func: Any, args: Any) -> None:
         domain = DOMAINS.get(func)
-        if domain is not None and isinstance(args[domain.argument], EncryptedTensor):
+        written = self._reporter.place.phase in ("forward", "loss")  # the rest is torch's, and keeps its own bounds
+        if domain is not None and written and isinstance(args[domain.argument], EncryptedTensor):
             self._reporter.note("range", str(func), domain.says, domain.instead)
         if func in _PRODUCTS and (terms := _terms(func, args)):
             each = math.sqrt(_bound(self._format) / terms)

@@ -15,7 +15,7 @@ from torchveil.drivers.shapes import ShapesDriver
 from torchveil.engine import reading_refused
 from torchveil.errors import RevealRequired
 from torchveil.fixedpoint import FixedPoint
-from torchveil.handle import Bit, Handle, Secret
+from torchveil.handle import Bit, Secret
 from torchveil.session import Session
 from torchveil.tensor import EncryptedTensor, wrap
 
@@ -52,13 +52,11 @@ class Shadow(Session):
 
     def invent(self, like: Tensor) -> EncryptedTensor:
         """A tensor of the shape, strides and dtype of ``like`` at no cost: the result of what has no rule."""
-        if like.dtype is torch.bool:
-            handle: Handle = Bit(self, self.new_id(), tuple(like.shape))
-            self._shapes.invent(handle.id, like)
-            return wrap(handle)
-        number_format = self.fixed_point if like.dtype.is_floating_point else FixedPoint(2, 0)
         identifier = self.new_id()
         self._shapes.invent(identifier, like)
+        if like.dtype is torch.bool:
+            return wrap(Bit(self, identifier, tuple(like.shape)))
+        number_format = self.fixed_point if like.dtype.is_floating_point else FixedPoint(2, 0)
         return wrap(self.wire(identifier, number_format.scale, number_format), like.dtype)
 
 

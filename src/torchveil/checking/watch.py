@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from torchveil.checking.findings import Finding, Findings, first_line
+from torchveil.checking.instead import INSTEAD
 from torchveil.checking.shadow import Shadow
 from torchveil.errors import TorchveilError, WouldBePublished
 from torchveil.lowering import TABLE
@@ -63,14 +64,14 @@ class Reporter:
 
     def __init__(self, place: Place) -> None:
         self.findings = Findings()
-        self._place = place
+        self.place = place
 
     def error(self, error: TorchveilError, op: str = "") -> None:
         """What a run would raise here."""
-        self.note(error.code, op or error.op, first_line(error), error.remedy)
+        self.note(error.code, op or error.op, first_line(error), INSTEAD.get(op or error.op, error.remedy))
 
     def note(self, code: str, op: str, message: str, instead: str) -> None:
-        place = self._place
+        place = self.place
         self.findings.add(Finding(code, op, place.module(), place.line(), place.phase, message, instead))
 
 
@@ -82,7 +83,7 @@ class Watch(TorchDispatchMode):
     """Runs every operation; notes those that raise and gives a stand-in for their result."""
 
     def __init__(self, shadow: Shadow, reporter: Reporter, seen: Callable[[Any, Any], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._shadow = shadow
         self._reporter = reporter
         self._seen = seen
@@ -105,13 +106,16 @@ class Watch(TorchDispatchMode):
             self._reporter.error(error)
             args, kwargs = tree_map(self._adopted, (args, kwargs))
         except TorchveilError as error:
-            self._reporter.error(error)
-            return stand_in(self._shadow, func, args, kwargs)
+            return self._stand_in(error, func, args, kwargs)
         try:
             return func(*args, **kwargs)
         except TorchveilError as error:
+            return self._stand_in(error, func, args, kwargs)
+
+    def _stand_in(self, error: TorchveilError, func: Any, args: Any, kwargs: Any) -> Any:
+        if func._schema.returns:  # what returns nothing looks at the result of another operation, which was noted
             self._reporter.error(error)
-            return stand_in(self._shadow, func, args, kwargs)
+        return stand_in(self._shadow, func, args, kwargs)
 
     def _adopted(self, x: Any) -> Any:
         """A plain tensor as if it had been shared."""

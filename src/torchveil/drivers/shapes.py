@@ -46,34 +46,83 @@ def _without_numbers(x: Any) -> Any:
     return x
 
 
-def _map(linear_map: LinearMap) -> LinearMap:
+def _stripped(linear_map: LinearMap) -> LinearMap:
     if not any(isinstance(x, (Tensor, tuple)) for x in linear_map.args):
         return linear_map
     return LinearMap(linear_map.name, _without_numbers(linear_map.args))
 
 
-def _same(i: Any) -> Any:
-    return i
+def _followed(strip: Callable[[Any], Any]) -> Callable[[Plain, Any], None]:
+    """The clear meaning on meta tensors, of an instruction that ``strip`` takes the numbers from."""
+
+    def run(tables: Plain, i: Any) -> None:
+        GATES[type(i)].clear(tables, strip(i))
+
+    return run
 
 
 def _public_value(i: Any) -> Any:
-    return replace(i, value=_without_numbers(i.value)) if isinstance(i.value, Tensor) else i
+    return replace(i, value=_without_numbers(i.value))
 
 
-#: Instructions whose clear meaning runs on meta tensors, and how they lose the numbers they carry.
-_FOLLOWED: dict[type[ins.Instruction], Callable[[Any], Any]] = {
-    ins.Map: lambda i: replace(i, map=_map(i.map)),
-    ins.MapBit: lambda i: replace(i, map=_map(i.map)),
-    ins.Write: lambda i: replace(i, path=tuple(_map(step) for step in i.path)),
-    ins.Concatenate: _same,
-    ins.Combine: _same,
-    ins.BitToArithmetic: _same,
-    ins.WeighBits: _same,
-    ins.AddPublic: _public_value,
-    ins.PublicProduct: _public_value,
+def _map(tables: Plain, i: ins.Map) -> None:
+    tables.set(i.out, _stripped(i.map)(tables.value(i.x)))
+
+
+def _map_bit(tables: Plain, i: ins.MapBit) -> None:
+    image = _stripped(i.map)(tables.bit(i.bit))
+    tables.set_bit(i.out, torch.empty_like(image) if i.flip else image)
+
+
+def _combine(tables: Plain, i: ins.Combine) -> None:
+    """What ``gates.linear`` gives; equal layouts, nearly always, need no arithmetic of torch's to find the layout."""
+    values = [tables.value(x) for x, _ in i.terms]
+    first, *rest = values
+    if any(x.shape != first.shape or x.stride() != first.stride() for x in rest):
+        GATES[ins.Combine].clear(tables, i)
+    elif rest or i.constant or i.terms[0][1] != 1:
+        tables.set(i.out, torch.empty_like(first))
+    else:
+        tables.set(i.out, first)
+
+
+def _constant(tables: Plain, i: ins.Constant) -> None:
+    tables.set(i.out, _without_numbers(i.value) if isinstance(i.value, Tensor) else _empty(()).expand(i.shape))
+
+
+def _of_bits(tables: Plain, i: Any) -> None:
+    bit = i.bits[0] if isinstance(i, ins.WeighBits) else i.bit
+    tables.set(i.out, _empty(tables.bit(bit).shape))
+
+
+def _selectors(tables: Plain, i: Any) -> None:
+    for out in i.outs:
+        tables.set_bit(out, _empty(i.shape))
+
+
+def _stated(tables: Plain, i: Any) -> None:
+    """Every other gate: what it makes has the shape that its instruction says."""
+    for out in defines(i):
+        tables.set(out, _empty(i.shape))
+
+
+#: What becomes of an instruction's wires; ``_stated`` for those that are not here.
+_LAYOUTS: dict[type[ins.Instruction], Callable[[Plain, Any], None]] = {
+    ins.Map: _map,
+    ins.MapBit: _map_bit,
+    ins.Combine: _combine,
+    ins.Constant: _constant,
+    ins.Concatenate: _followed(lambda i: i),
+    ins.Write: _followed(lambda i: replace(i, path=tuple(_stripped(step) for step in i.path))),
+    ins.AddPublic: _followed(_public_value),
+    ins.PublicProduct: _followed(_public_value),
+    ins.BitToArithmetic: _of_bits,
+    ins.WeighBits: _of_bits,
+    ins.Compare: _selectors,
+    ins.Equal: _selectors,
+    ins.Winner: _selectors,
+    ins.Free: lambda tables, i: tables.free(i.xs),
 }
-#: Instructions that make bit wires.
-_BITS = (ins.Compare, ins.Equal, ins.Winner)
 
 
 class ShapesDriver:
@@ -88,30 +137,15 @@ class ShapesDriver:
 
     def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
         try:
-            self._follow(i)
+            _LAYOUTS.get(type(i), _stated)(self._tables, i)
         except BaseException:
             self._tables.abandon(defines(i))
             raise
         self.measured = GATES[type(i)].cost(i, self._n_parties)
         return torch.zeros(i.shape, dtype=torch.int64, device="cpu") if isinstance(i, ins.Reveal) else None
 
-    def _follow(self, i: Any) -> None:
-        strip = _FOLLOWED.get(type(i))
-        if strip is not None:
-            GATES[type(i)].clear(self._tables, strip(i))
-        elif isinstance(i, ins.Free):
-            self._tables.free(i.xs)
-        elif isinstance(i, ins.Constant):
-            self._tables.set(i.out, _constant(i))
-        elif isinstance(i, _BITS):
-            for out in i.outs:
-                self._tables.set_bit(out, _empty(i.shape))
-        else:
-            for out in defines(i):
-                self._tables.set(out, _empty(i.shape))
-
     def invent(self, wire: int, like: Tensor) -> None:
-        """A wire, or for a tensor of bool a bit wire, that no instruction made; of the shape and strides of ``like``."""
+        """A wire (for bool a bit wire) that no instruction made, of the shape and strides of ``like``."""
         meta = torch.empty_strided(like.shape, like.stride(), dtype=torch.int64, device="meta")
         if like.dtype is torch.bool:
             self._tables.set_bit(wire, meta)
@@ -152,12 +186,6 @@ class ShapesDriver:
 
     def clear(self) -> None:
         self._tables.forget()
-
-
-def _constant(i: ins.Constant) -> Tensor:
-    if isinstance(i.value, Tensor):
-        return torch.empty_strided(i.value.shape, i.value.stride(), dtype=torch.int64, device="meta")
-    return _empty(()).expand(i.shape)
 
 
 __all__ = ["ShapesDriver"]

@@ -7,7 +7,7 @@ height 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torchveil.errors import ShapeMismatch, UnsupportedOperation
@@ -67,21 +67,19 @@ class _Geometry:
         rows = zip(size, kernel, self.stride, self.padding, self.dilation, self.output_padding, strict=True)
         return tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in rows)
 
-    @property
-    def more(self) -> tuple[int, ...]:
-        """Whole strides of output padding: as many zeros after the input give the same result."""
-        return tuple(o // s for o, s in zip(self.output_padding, self.stride, strict=True))
+    def reached(self, grad: Handle, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[_Geometry, Handle]:
+        """The gradient of a transposed convolution's result, as exactly the places that its windows reached.
 
-    def extend(self, x: Handle) -> Handle:
-        """The input of a transposed convolution with those zeros."""
-        return apply(x, "pad", tuple(n for m in reversed(self.more) for n in (0, m))) if any(self.more) else x
-
-    def shorten(self, x: Handle, size: tuple[int, ...]) -> Handle:
-        """Its gradient without theirs."""
-        for k, n in enumerate(size):
-            if self.more[k]:
-                x = apply(x, "slice", 2 + k, 0, n, 1)
-        return x
+        As it is where a convolution finds ``size`` windows in it; output padding of a stride or more would make it
+        find others.
+        """
+        if all(o < s for o, s in zip(self.output_padding, self.stride, strict=True)):
+            return self, grad
+        pads: list[int] = []
+        rows = zip(size, kernel, self.stride, self.padding, self.dilation, grad.shape[2:], strict=True)
+        for n, k, s, p, d, have in reversed(list(rows)):
+            pads += [p, (n - 1) * s + d * (k - 1) + 1 - have - p]
+        return replace(self, padding=(0,) * self.dimensions), apply(grad, "pad", tuple(pads))
 
 
 def _geometry(
@@ -126,7 +124,7 @@ def _convolution(
     if not transposed:
         out = _forward(g, x, w)
     else:
-        out = _input_gradient(g, g.extend(x), w, g.transposed_size(x.shape[2:], w.shape[2:]))
+        out = _input_gradient(g, x, w, g.transposed_size(x.shape[2:], w.shape[2:]))
     return out if bias is None else ar.add(out, apply(bias, "reshape", (1, -1, *[1] * g.dimensions)))
 
 
@@ -142,6 +140,7 @@ def _convolution_backward(
         x_grad = _input_gradient(g, grad, w, x.shape[2:]) if output_mask[0] else None
         w_grad = _weight_gradient(g, x, grad, w.shape[2:]) if output_mask[1] else None
         return x_grad, w_grad, bias_grad
-    x_grad = g.shorten(_forward(g, grad, w), x.shape[2:]) if output_mask[0] else None
-    w_grad = _weight_gradient(g, grad, g.extend(x), w.shape[2:]) if output_mask[1] else None
+    g, grad = g.reached(grad, x.shape[2:], w.shape[2:])
+    x_grad = _forward(g, grad, w) if output_mask[0] else None
+    w_grad = _weight_gradient(g, grad, x, w.shape[2:]) if output_mask[1] else None
     return x_grad, w_grad, bias_grad
