@@ -598,6 +598,15 @@ SAMPLES: dict[str, list[Call]] = {
         call(torch.cat([matrix(3), x(2, 3)]), x(5, 2), units=12, gradient_units=120),
         call(torch.cat([matrix(3), x(3, 2)], 1), x(3, 1), units=12, gradient_units=120),
     ],
+    **{
+        f"{name}.{ends}": [call(a, b, 7, gradient=False, units=4), call(a, b, 1, gradient=False, units=4)]
+        for name in ("linspace", "logspace")
+        for ends, a, b in (
+            ("Tensor_Tensor", x(low=-1, high=1), x(low=-1, high=1)),
+            ("Tensor_Scalar", x(low=-1, high=1), 0.75),
+            ("Scalar_Tensor", -0.5, x(low=-1, high=1)),
+        )
+    },
     # --- structure written in torch --------------------------------------------------------------------------------
     "trace.default": [call(x(4, 4)), call(x(3, 5))],
     "rot90.default": [call(x(2, 3), k, [0, 1]) for k in (0, 1, 2, 3, -1)],
