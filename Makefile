@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check bench bench-kernels bench-peer bench-scaling performance clean
+.PHONY: help install demo test check bench bench-kernels bench-peer bench-scaling performance conformance clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +43,9 @@ check: install ## lint, formatting, types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict src
+
+conformance: install ## run torch's own samples on shares; writes docs/reference/conformance.md
+	OMP_NUM_THREADS=1 $(PY) -W ignore -m conformance.run --page --workers $(WORKERS)
 
 bench: install ## time the workloads against plain torch in the same run; bytes and rounds
 	$(PY) -m benchmarks.run --threads $(THREADS) --json out/bench.json

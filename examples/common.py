@@ -1,4 +1,4 @@
-"""What both examples share: options, the clear twin of a session, progress, accounts, tables and pictures."""
+"""What the examples share: options, the clear twin of a session, progress, accounts, tables and pictures."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class Run:
 
     losses: list[float] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    accuracy: float = 0.0
+    accuracy: float | None = None
+    error: float | None = None
     seconds: float = 0.0
     samples_per_second: float = 0.0
     sent_bytes_per_party: int = 0
@@ -221,7 +222,10 @@ def table(title: str, clear: Run, encrypted: Run | None) -> Table:
     runs = [clear] if encrypted is None else [clear, encrypted]
     for name in ("clear", "encrypted")[: len(runs)]:
         out.add_column(name, justify="right")
-    out.add_row("test accuracy", *(f"{100 * run.accuracy:.2f} %" for run in runs))
+    if clear.accuracy is not None:
+        out.add_row("test accuracy", *(f"{100 * (run.accuracy or 0):.2f} %" for run in runs))
+    if clear.error is not None:
+        out.add_row("test error", *(f"{run.error:.6f}" for run in runs))
     for name in clear.counts:
         out.add_row(name, *(str(run.counts[name]) for run in runs))
     out.add_row("last loss", *(f"{run.losses[-1]:.5f}" if run.losses else "not revealed" for run in runs))
@@ -256,6 +260,11 @@ def plot(path: Path, title: str, clear: Run, encrypted: Run | None) -> None:
     pyplot.close(figure)
 
 
+def _difference(clear: float | None, encrypted: float | None, unit: float | None) -> float | None:
+    """How much more ``encrypted`` is than ``clear``, in hundredths of ``unit``."""
+    return None if clear is None or encrypted is None or not unit else 100 * (encrypted - clear) / unit
+
+
 def report(name: str, title: str, options: Options, clear: Run, encrypted: Run | None, told: str) -> dict[str, object]:
     """Draw the curves, print the table (or the summary in JSON), and return the summary."""
     picture = options.out / f"{name}.png"
@@ -267,7 +276,8 @@ def report(name: str, title: str, options: Options, clear: Run, encrypted: Run |
         "parties": options.parties,
         "clear": clear.as_json(),
         "encrypted": None if encrypted is None else encrypted.as_json(),
-        "difference_points": None if encrypted is None else 100 * (encrypted.accuracy - clear.accuracy),
+        "difference_points": _difference(clear.accuracy, None if encrypted is None else encrypted.accuracy, 1),
+        "difference_percent": _difference(clear.error, None if encrypted is None else encrypted.error, clear.error),
         "picture": str(picture),
     }
     if options.json:

@@ -17,7 +17,7 @@ All roles share this process (lockstep), which shows what it costs and hides not
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,20 +78,29 @@ def recognised(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(1) == y).float().sum()
 
 
-def program(session: Session | Clear, data: Digits, model: nn.Module, options: Options) -> Run:
-    """Share, train, test. The same lines for secrets and for plain tensors."""
+def program(
+    session: Session | Clear,
+    data: Digits,
+    model: nn.Module,
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    options: Options,
+    batch_size: int = BATCH_SIZE,
+) -> Run:
+    """Share, train, test. The same lines for secrets and for plain tensors, and for any classifier of the images."""
     run = Run()
     started = time.perf_counter()
     x, y = session.share(data.x), session.share(data.y)
     x_test, y_test = session.share(data.x_test), session.share(data.y_test)
     model = session.encrypt(model)
 
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    optimizer = make_optimizer(model.parameters())
     loss = nn.CrossEntropyLoss()
     name = "clear" if isinstance(session, Clear) else "encrypted"
+    torch.manual_seed(options.seed)  # dropout: its masks are public, and the same for both
     with Meter(name, options.epochs, len(x), session, quiet=options.json) as meter:
-        run.losses = fit(model, optimizer, loss, x, y, options, meter, BATCH_SIZE)
+        run.losses = fit(model, optimizer, loss, x, y, options, meter, batch_size)
 
+    model.eval()
     with torch.no_grad():
         count = round(float(reveal(recognised(model(x_test), y_test))))
     run.counts = {"recognised": count, "not recognised": len(x_test) - count}
@@ -101,25 +110,40 @@ def program(session: Session | Clear, data: Digits, model: nn.Module, options: O
     return run
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, object]:
-    """Run both columns and report; returns the summary that ``--json`` prints."""
-    options = Options.parse(__doc__.splitlines()[0], argv, epochs=EPOCHS)
+def compare(
+    name: str,
+    network: Callable[[int], nn.Module],
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    options: Options,
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, object]:
+    """Train a classifier of the images in clear and encrypted, and report; returns the summary."""
     data = digits(options.seed)
     prepare_torch()
-    clear = program(Clear(), data, network(options.seed), options)
+    clear = program(Clear(), data, network(options.seed), make_optimizer, options, batch_size)
     encrypted, told = None, ""
     if not options.plain:
         session = Session(PARTIES[: options.parties], PROVIDER)
         model = network(options.seed)
-        encrypted = program(session, data, model, options)
+        encrypted = program(session, data, model, make_optimizer, options, batch_size)
         session.decrypt(model, to=OWNER)
-        n_losses, n_parameters = len(encrypted.losses), len(list(model.parameters()))
-        encrypted.reveals = check_reveals(session, {"controller": n_losses + 1, OWNER: n_parameters})
+        n_losses = len(encrypted.losses)
+        n_tensors = sum(x.is_floating_point() for x in model.state_dict().values())
+        encrypted.reveals = check_reveals(session, {"controller": n_losses + 1, OWNER: n_tensors})
         told = (
             f"{len(session.reveals)} reveals, all declared: {n_losses} epoch losses and 1 count to the controller, "
-            f"{n_parameters} parameter tensors to the {OWNER}."
+            f"{n_tensors} parameter tensors to the {OWNER}."
         )
-    return report("digits", f"Digits, {len(data.x)} images to train with", options, clear, encrypted, told)
+    return report(name, f"Digits, {len(data.x)} images to train with", options, clear, encrypted, told)
+
+
+def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=MOMENTUM)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, object]:
+    """Run both columns and report; returns the summary that ``--json`` prints."""
+    return compare("digits", network, sgd, Options.parse(__doc__.splitlines()[0], argv, epochs=EPOCHS))
 
 
 if __name__ == "__main__":

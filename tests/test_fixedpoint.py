@@ -156,3 +156,22 @@ def test_divisors_that_leave_nothing() -> None:
     check_divisor(2**61 - 1, Fraction(1, 2**61 - 1), op="mul")
     with pytest.raises(PrecisionLoss):
         check_divisor(2**61, Fraction(1, 2**61), op="mul")
+
+
+@pytest.mark.parametrize("shape", [(3, 20_000), (1 << 14,), (5,), (0, 3)])
+def test_encoding_in_pieces_is_encoding_at_once(shape: tuple[int, ...]) -> None:
+    values = torch.randn(shape) * 1e4
+    expected = (values.double() * 65536).round().to(torch.int64)
+    assert torch.equal(encode(values, 65536), expected)
+    turned = encode(values.t(), 65536) if len(shape) == 2 else encode(values, 65536)
+    assert torch.equal(turned, expected.t() if len(shape) == 2 else expected)
+    assert turned.is_contiguous() == (len(shape) < 2 or not values.numel())
+
+
+@pytest.mark.parametrize("place", [0, 40_000, 59_999])
+@pytest.mark.parametrize(("bad", "words"), [(float("nan"), "nan"), (float("-inf"), "nan"), (1e30, "does not fit")])
+def test_one_bad_value_anywhere_is_found(place: int, bad: float, words: str) -> None:
+    values = torch.randn(3, 20_000)
+    values.view(-1)[place] = bad
+    with pytest.raises(EncodingError, match=words):
+        encode(values, 65536)

@@ -4,9 +4,10 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
+#include <map>
 #include <mutex>
 #include <new>
-#include <vector>
 
 #include <pthread.h>
 #include <sys/mman.h>
@@ -15,56 +16,55 @@ namespace tv {
 namespace {
 
 constexpr i64 kHugePage = 1 << 21;
+constexpr i64 kUnit = 1 << 16;  // sizes are multiples of it
+
+i64 rounded(i64 bytes, i64 unit) { return (bytes + unit - 1) / unit * unit; }
 
 // Pages of their own, so that they go back to the system when they are released: malloc may keep what it was given back.
+// `bytes` is a multiple of a huge page, and the memory begins at one.
 u8* map_pages(i64 bytes) {
-    const i64 more = bytes >= kHugePage ? kHugePage : 0;  // to begin at a huge page
-    void* const found = mmap(nullptr, static_cast<std::size_t>(bytes + more), PROT_READ | PROT_WRITE,
+    void* const found = mmap(nullptr, static_cast<std::size_t>(bytes + kHugePage), PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (found == MAP_FAILED) throw std::bad_alloc();
     u8* const at = static_cast<u8*>(found);
-    if (more == 0) return at;
     const i64 past = static_cast<i64>(reinterpret_cast<std::uintptr_t>(at) % static_cast<std::uintptr_t>(kHugePage));
     const i64 head = past == 0 ? 0 : kHugePage - past;
     if (head > 0) munmap(at, static_cast<std::size_t>(head));
-    if (head < more) munmap(at + head + bytes, static_cast<std::size_t>(more - head));
+    if (head < kHugePage) munmap(at + head + bytes, static_cast<std::size_t>(kHugePage - head));
     huge_pages(at + head, bytes);
     return at + head;
 }
 
-i64 rounded(i64 bytes) {
-    const i64 unit = bytes >= kHugePage ? kHugePage : 1 << 16;
-    return (bytes + unit - 1) / unit * unit;
-}
-
-// Buffers that nobody uses, the one that was given back last at the end.
+// Stretches of memory that nobody uses, by address. Neighbours are one stretch, and a buffer takes what it needs of the
+// smallest stretch that has room for it: buffers of any sizes use each other's pages again.
 class Idle {
 public:
-    // The smallest that fits and is not much larger, or null.
-    u8* take(i64 bytes, i64& room) {
+    u8* take(i64 bytes) {
         const std::lock_guard<std::mutex> lock(mutex_);
-        std::size_t best = held_.size();
-        for (std::size_t i = 0; i < held_.size(); ++i) {
-            const i64 size = held_[i].size;
-            if (size >= bytes && size <= bytes + bytes / 4 && (best == held_.size() || size <= held_[best].size)) best = i;
+        auto best = held_.end();
+        for (auto it = held_.begin(); it != held_.end(); ++it) {
+            if (it->second >= bytes && (best == held_.end() || it->second < best->second)) best = it;
         }
-        if (best == held_.size()) {
-            // a fresh one is due: memory in use and idle together should not grow for want of a fitting size
-            release(std::max<i64>(0, total_ - bytes));
-            return nullptr;
+        if (best == held_.end()) {
+            // fresh pages are due: memory in use and idle together should not grow for want of a fitting stretch
+            const i64 size = rounded(bytes, kHugePage);
+            release(std::max<i64>(0, total_ - size));
+            u8* const at = map_pages(size);
+            if (size > bytes) insert(at + bytes, size - bytes);
+            return at;
         }
-        const Buffer found = held_[best];
-        held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(best));
-        total_ -= found.size;
-        room = found.size;
-        return found.at;
+        u8* const at = best->first;
+        const i64 size = best->second;
+        held_.erase(best);
+        if (size > bytes) held_.emplace(at + bytes, size - bytes);
+        total_ -= bytes;
+        return at;
     }
 
     void give(u8* at, i64 size) {
         const std::lock_guard<std::mutex> lock(mutex_);
-        held_.push_back({at, size});
-        total_ += size;
-        release(Block::kIdle);
+        insert(at, size);
+        if (total_ > Block::kIdle) release(Block::kIdle);
     }
 
     i64 total() {
@@ -73,23 +73,41 @@ public:
     }
 
 private:
-    struct Buffer {
-        u8* at;
-        i64 size;
-    };
-
-    // The oldest go back to the system until no more than `most` bytes are left.
-    void release(i64 most) {
-        std::size_t old = 0;
-        for (; total_ > most; ++old) {
-            total_ -= held_[old].size;
-            munmap(held_[old].at, static_cast<std::size_t>(held_[old].size));
+    void insert(u8* at, i64 size) {
+        total_ += size;
+        auto next = held_.lower_bound(at);
+        if (next != held_.end() && at + size == next->first) {
+            size += next->second;
+            next = held_.erase(next);
         }
-        held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(old));
+        if (next != held_.begin()) {
+            const auto before = std::prev(next);
+            if (before->first + before->second == at) {
+                before->second += size;
+                return;
+            }
+        }
+        held_.emplace_hint(next, at, size);
+    }
+
+    // Gives memory back to the system, the largest stretches first, until no more than `most` bytes are left.
+    void release(i64 most) {
+        while (total_ > most) {
+            auto largest = held_.begin();
+            for (auto it = held_.begin(); it != held_.end(); ++it) {
+                if (it->second > largest->second) largest = it;
+            }
+            // its end, in whole units
+            const i64 size = std::min(largest->second, rounded(total_ - most, kUnit));
+            largest->second -= size;
+            munmap(largest->first + largest->second, static_cast<std::size_t>(size));
+            if (largest->second == 0) held_.erase(largest);
+            total_ -= size;
+        }
     }
 
     std::mutex mutex_;
-    std::vector<Buffer> held_;
+    std::map<u8*, i64> held_;
     i64 total_ = 0;
 };
 
@@ -110,10 +128,7 @@ Idle& idle() {
 
 }  // namespace
 
-Block::Block(i64 bytes) : data_(nullptr), bytes_(bytes), room_(rounded(bytes)) {
-    data_ = idle().take(room_, room_);
-    if (data_ == nullptr) data_ = map_pages(room_);
-}
+Block::Block(i64 bytes) : data_(nullptr), bytes_(bytes), room_(rounded(bytes, kUnit)) { data_ = idle().take(room_); }
 
 Block::~Block() { idle().give(data_, room_); }
 

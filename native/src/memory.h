@@ -25,10 +25,10 @@ private:
 
 // A large buffer whose pages are used again by the next one: the system would have to clear a fresh page at its first
 // touch, which takes longer than what kernels do with it. At most kIdle bytes lie idle in the process, and fewer while it
-// grows: whoever needs a fresh buffer gives as many idle bytes back to the system. Not initialised.
+// grows: whoever needs fresh pages gives as many idle ones back to the system. Not initialised.
 class Block {
 public:
-    static constexpr i64 kIdle = 32 << 20;
+    static constexpr i64 kIdle = 128 << 20;
 
     explicit Block(i64 bytes);
     ~Block();

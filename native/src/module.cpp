@@ -24,6 +24,7 @@
 #include "matmul.h"
 #include "memory.h"
 #include "planes.h"
+#include "short.h"
 #include "truncate.h"
 
 namespace nb = nanobind;
@@ -474,6 +475,92 @@ void py_xor_pieces(nb::handle out, nb::sequence pieces, int threads) {
     xor_pieces(to.bytes(), from.data(), static_cast<int>(from.size()), to.size(), threads);
 }
 
+// --- short openings ----------------------------------------------------------------------------------------------
+
+void py_round_share(nb::handle out, nb::handle value, int bits, bool up, int threads) {
+    require(bits >= 0 && bits < 64, "a rounding clears fewer bits than an element has");
+    const Flat to(out, true), from = input(value, to.size());
+    nb::gil_scoped_release release;
+    round_share(to.ring(), from.ring(), (u64{1} << bits) - 1, up, to.size() / 8, threads);
+}
+
+void py_mask_short(nb::handle low, nb::handle high, nb::handle mask, nb::handle value, nb::handle drawn, int threads) {
+    const Flat kept(mask, true);
+    const i64 size = kept.size();
+    const Flat first = output(low, size / 4), rest = output(high, size / 2), from = input(value, size);
+    Held held;
+    const Source source = held.source(drawn, size);
+    nb::gil_scoped_release release;
+    mask_short({first.words(), reinterpret_cast<u32*>(rest.bytes())}, kept.ring(), from.ring(), source, size / 8, threads);
+}
+
+void py_add_short(nb::handle out, nb::sequence pieces, int threads) {
+    const Flat to(out, true);
+    std::deque<Flat> held;
+    std::vector<ShortPiece> from;
+    for (nb::handle piece : pieces) {
+        held.push_back(input(piece[0], to.size() / 4));
+        u16* const low = held.back().words();
+        held.push_back(input(piece[1], to.size() / 2));
+        from.push_back({low, reinterpret_cast<u32*>(held.back().bytes())});
+    }
+    require(!from.empty(), "a sum of no pieces");
+    nb::gil_scoped_release release;
+    add_short(to.ring(), from.data(), static_cast<int>(from.size()), to.size() / 8, threads);
+}
+
+void py_lift_rows(nb::handle rows, nb::sequence pads, nb::handle gated, nb::handle mask, nb::handle bit, int threads) {
+    const Flat from(mask, false);
+    const i64 count = from.size() / 8;
+    require(gated.is_none() == bit.is_none(), "a gating bit has an output of its own");
+    const Flat to = output(rows, (bit.is_none() ? 4 : 6) * count);
+    Held held;
+    const Pads less = Held::pads(pads);
+    u64* const product = gated.is_none() ? nullptr : held.writable_ring(gated, from.size());
+    const u64* const selector = held.ring_or_null(bit, from.size());
+    nb::gil_scoped_release release;
+    lift_rows(to.words(), less, product, from.ring(), selector, count, threads);
+}
+
+void py_lift(nb::handle out, nb::handle upper, nb::handle opened, nb::handle rows, nb::handle mask, bool first,
+             int threads) {
+    const Flat to(out, true), words = output(upper, to.size() / 4);
+    Held held;
+    const LiftPieces pieces{held.ring(opened, to.size()), held.source(rows, to.size() / 2), held.ring(mask, to.size()),
+                            first};
+    nb::gil_scoped_release release;
+    lift(to.ring(), words.words(), pieces, to.size() / 8, threads);
+}
+
+void py_lift_gated(nb::handle out, nb::handle opened, nb::handle rows, nb::handle mask, nb::handle dealt, nb::handle flip,
+                   nb::handle bit, bool first, int threads) {
+    const Flat to(out, true);
+    const i64 size = to.size();
+    Held held;
+    const LiftPieces pieces{held.ring(opened, size), held.source(rows, size / 8 * 6), held.ring(mask, size), first};
+    const Source piece = held.source(dealt, size);
+    const u64* const flipped = held.ring(flip, size);
+    const u64* const share = held.ring(bit, size);
+    nb::gil_scoped_release release;
+    lift_gated(to.ring(), pieces, piece, flipped, share, size / 8, threads);
+}
+
+void py_complete(nb::handle out, nb::handle opened, nb::handle upper, int threads) {
+    const Flat to(out, true), from = input(opened, to.size()), words = input(upper, to.size() / 4);
+    nb::gil_scoped_release release;
+    complete(to.ring(), from.ring(), words.words(), to.size() / 8, threads);
+}
+
+void py_linear(nb::handle out, nb::sequence values, const std::vector<u64>& factors, u64 constant, int threads) {
+    const Flat to(out, true);
+    Held held;
+    std::vector<const u64*> from;
+    for (nb::handle value : values) from.push_back(held.ring(value, to.size()));
+    require(!from.empty() && from.size() == factors.size(), "expected a factor for each of one or more values");
+    nb::gil_scoped_release release;
+    tv::combine(to.ring(), from.data(), factors.data(), static_cast<int>(from.size()), constant, to.size() / 8, threads);
+}
+
 void py_bit_to_ring(nb::handle out, nb::handle flip, nb::handle bit, bool first, int threads) {
     const Flat to(out, true), f = input(flip, to.size()), b = input(bit, to.size());
     nb::gil_scoped_release release;
@@ -717,6 +804,20 @@ NB_MODULE(_core, m) {
           nb::arg("share"), nb::arg("threads"));
     m.def("multiply", &py_multiply, nb::arg("out"), nb::arg("dealt"), nb::arg("x"), nb::arg("a"), nb::arg("y"),
           nb::arg("b"), nb::arg("first"), nb::arg("threads"));
+    m.def("round_share", &py_round_share, nb::arg("out"), nb::arg("value"), nb::arg("bits"), nb::arg("up"),
+          nb::arg("threads"));
+    m.def("mask_short", &py_mask_short, nb::arg("low"), nb::arg("high"), nb::arg("mask"), nb::arg("value"),
+          nb::arg("drawn"), nb::arg("threads"));
+    m.def("add_short", &py_add_short, nb::arg("out"), nb::arg("pieces"), nb::arg("threads"));
+    m.def("lift_rows", &py_lift_rows, nb::arg("rows"), nb::arg("pads"), nb::arg("gated").none(), nb::arg("mask"),
+          nb::arg("bit").none(), nb::arg("threads"));
+    m.def("lift", &py_lift, nb::arg("out"), nb::arg("upper"), nb::arg("opened"), nb::arg("rows"), nb::arg("mask"),
+          nb::arg("first"), nb::arg("threads"));
+    m.def("lift_gated", &py_lift_gated, nb::arg("out"), nb::arg("opened"), nb::arg("rows"), nb::arg("mask"),
+          nb::arg("dealt"), nb::arg("flip"), nb::arg("bit"), nb::arg("first"), nb::arg("threads"));
+    m.def("complete", &py_complete, nb::arg("out"), nb::arg("opened"), nb::arg("upper"), nb::arg("threads"));
+    m.def("linear", &py_linear, nb::arg("out"), nb::arg("values"), nb::arg("factors"), nb::arg("constant"),
+          nb::arg("threads"));
     m.def("bit_to_ring", &py_bit_to_ring, nb::arg("out"), nb::arg("flip"), nb::arg("bit"), nb::arg("first"),
           nb::arg("threads"));
 }

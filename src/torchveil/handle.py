@@ -4,6 +4,7 @@
     Bit       a bit wire (a selector)
     Public    a constant that everybody may know: a number filling a shape, or a tensor
     Deferred  a pure function of immutable handles, evaluated only if somebody asks (an unread loss)
+    Excluding a value with public places of minus infinity, for those who know to leave them out (a masked softmax)
 
 Handles are immutable in value: an in-place operation of torch gives a tensor a new handle. A handle never references a
 tensor subclass. Dropping the last reference queues the wire for freeing.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchveil.errors import UnsupportedOperation
 from torchveil.fixedpoint import FixedPoint
 
 if TYPE_CHECKING:
@@ -258,6 +260,33 @@ class Deferred:
 
     def __repr__(self) -> str:
         return f"<Deferred shape={self.shape}>"
+
+
+class Excluding(Deferred):
+    """``finite``, but minus infinity where ``excluded`` (bool, public, of the same shape) says so.
+
+    The ring has no infinity. Whoever asks for the value itself is refused; a softmax leaves the places out.
+    """
+
+    __slots__ = ("excluded", "finite")
+
+    def __init__(self, finite: Handle, excluded: Tensor, attachments: dict[str, Any] | None = None) -> None:
+        super().__init__(finite.session, finite.shape, self._refuse, attachments)
+        self.finite = finite
+        self.excluded = excluded
+
+    def force(self) -> Secret | Bit | Public:
+        raise self._refuse()
+
+    def _refuse(self) -> Any:
+        return UnsupportedOperation(
+            "a secret with places of minus infinity: no share holds one",
+            op=self.session.operation,
+            remedy="pass it to softmax, log_softmax or max, which leave these places out, or mask with a finite number",
+        )
+
+    def __repr__(self) -> str:
+        return f"<Excluding shape={self.shape}>"
 
 
 Handle = Secret | Bit | Public | Deferred

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves
 
+from torchveil.composites import COMPOSITES, attention
 from torchveil.engine import Engine, reading_refused
 from torchveil.errors import (
     InvalidArgument,
@@ -31,9 +32,9 @@ from torchveil.errors import (
 )
 from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import structure
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret, facade_dtype, facade_strides
+from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret, facade_dtype, facade_strides
 from torchveil.kernels.linear_maps import LinearMap
-from torchveil.lowering import TABLE, Kind, Rule, Updated
+from torchveil.lowering import COMPOSED, TABLE, Kind, Rule, Updated
 from torchveil.public import PublicTensor
 from torchveil.recording import ACTIVE
 
@@ -268,6 +269,12 @@ class EncryptedTensor(torch.Tensor):
     # --- the way down ----------------------------------------------------------------------------------------------
 
     @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Above autograd: a few composite functions are arranged otherwise; torch takes the rest apart itself."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return COMPOSITES.get(func, func)(*args, **(kwargs or {}))
+
+    @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         rule = TABLE.get(func)
         if rule is None:
@@ -322,7 +329,7 @@ class _Unwrap:
                 self.session.operation = str(self.func)
             elif handle.session is not self.session:
                 self.session.own(handle)
-            if isinstance(handle, Deferred):
+            if isinstance(handle, Deferred) and not isinstance(handle, Excluding):
                 self.deferred = True
             return handle
         if isinstance(x, Tensor):
@@ -357,19 +364,32 @@ _TAKE_NUMBERS = (
     _aten.index_put_.default,
     _aten.index_put.default,
     _aten.where.self,
+    _aten.clamp_min_.Tensor,
 )
+
+#: Derivatives in which torch makes plain tensors from shapes alone: the points of a grid.
+_DERIVED = ("AffineGridGeneratorBackward0",)
 
 
 def _from_torch(func: Any, x: Tensor) -> bool:
-    """Whether torch made this plain tensor, not the user: it says nothing that the program does not say."""
+    """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say."""
     if x.dim() == 0:
-        # cross_entropy divides by how many plain targets it was given
-        return func in _TAKE_NUMBERS or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
+        # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero
+        return (
+            func in _TAKE_NUMBERS
+            or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
+            or (func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
+        )
     if func is _aten.eq.Tensor:
         # one_hot compares with 0, 1, 2, ...
         return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
-    # the zeros of a derivative: grad.index_put(places, zeros)
-    return torch._C._current_autograd_node() is not None and not bool(x.any())
+    if x.dtype in _FLOATS and bool((x == -torch.inf).any()):
+        # not torch's, but a mask: it says which places are excluded, as a tensor of bools would
+        return attention.excludes(x)
+    # the zeros of a derivative: grad.index_put(places, zeros); the ones before a running product
+    node = torch._C._current_autograd_node()
+    ones = func is _aten.cat.default and bool((x == 1).all())
+    return node is not None and (ones or node.name() in _DERIVED or not bool(x.any()))
 
 
 def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -392,8 +412,11 @@ def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
     else:
         out = rule.function(*values, **named)
     if isinstance(out, Updated):
-        for position, handle in out.writes.items():
-            _require_secret(args[position], func).assign(handle)
+        for position, written in out.writes.items():
+            many = isinstance(written, list)
+            targets = [_require_secret(x, func) for x in (args[position] if many else [args[position]])]
+            for one, handle in zip(targets, written if many else [written], strict=True):
+                one.assign(handle)
         out = out.result
     if target is not None:
         target.assign(out)
@@ -428,7 +451,7 @@ def _defer(
     def meta(x: Any) -> Any:
         return torch.empty(x.shape, dtype=x.dtype, device="meta") if isinstance(x, Tensor) else x
 
-    shape = tuple(func(*[meta(x) for x in args], **{key: meta(x) for key, x in kwargs.items()}).shape)
+    like = func(*[meta(x) for x in args], **{key: meta(x) for key, x in kwargs.items()})
     operation = session.operation
 
     def make() -> Handle:
@@ -439,7 +462,9 @@ def _defer(
         finally:
             session.operation = before
 
-    return Deferred(session, shape, make)
+    out = Deferred(session, tuple(like.shape), make)
+    out.whole = like.dtype is torch.int64
+    return out
 
 
 def _view(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -481,7 +506,11 @@ _READING = (_aten._local_scalar_dense.default, _aten.equal.default, _aten.allclo
 
 
 def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Composite ops (they reach dispatch in inference mode) are taken apart; everything else is refused by name."""
+    """Composed ops, and composite ones (which inference mode lets through), are taken apart; the rest is refused."""
+    composed = COMPOSED.get(func)
+    if composed is not None:
+        _refuse_plain_writes(func, args, kwargs)
+        return composed(*args, **kwargs)
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
         out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:

@@ -18,6 +18,7 @@ RUN_KEYS = {
     "losses",
     "counts",
     "accuracy",
+    "error",
     "seconds",
     "samples_per_second",
     "sent_bytes_per_party",
@@ -144,3 +145,35 @@ def test_full_run_is_within_a_point_of_clear_training(example: ModuleType, seed:
     assert abs(summary["difference_points"]) <= 1
     assert summary["encrypted"]["accuracy"] >= 0.95
     assert summary["encrypted"]["seconds"] < 180
+
+
+# --- other nets on the digits ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["cnn", "autoencoder"])
+def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return importlib.import_module(request.param)
+
+
+def test_another_net_follows_clear_training(
+    other: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = other.main(["--epochs", "1", "--seed", "1", "--json", "--out", str(tmp_path)])
+    assert json.loads(capsys.readouterr().out) == summary
+    clear, encrypted = summary["clear"], summary["encrypted"]
+    assert set(encrypted) == RUN_KEYS
+    assert encrypted["losses"] == pytest.approx(clear["losses"], rel=0.01)
+    # the loss and the result of the test; weights, and what batch norms have gathered
+    n_tensors = {"cnn": 12, "autoencoder": 4}[other.__name__]
+    assert encrypted["reveals"] == {"controller": 2, "owner": n_tensors}
+
+
+@pytest.mark.slow
+def test_another_net_ends_where_clear_training_does(other: ModuleType, tmp_path: Path) -> None:
+    summary = other.main(["--json", "--out", str(tmp_path)])
+    if other.__name__ == "autoencoder":
+        assert abs(summary["difference_percent"]) <= 1
+        return
+    assert abs(summary["difference_points"]) <= 1
+    assert summary["encrypted"]["accuracy"] >= 0.92

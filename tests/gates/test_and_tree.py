@@ -27,7 +27,7 @@ def test_a_node_over_all_patterns(size: int, with_equal: bool, n: int) -> None:
     patterns = list(product([(1, 0), (0, 1), (0, 0)], repeat=size))
     less = np.array([[p[k][0] for p in patterns] for k in range(size)], dtype=np.uint8)[:, None, :]
     equal = np.array([[p[k][1] for p in patterns] for k in range(size)], dtype=np.uint8)[:, None, :]
-    group = and_tree.Group(plan, (tuple(range(size)),))
+    group = and_tree.Group(plan, (tuple(range(size)),), (size - 1,), slice(0, 1))
     rng = np.random.default_rng(size)
     variables = and_tree.gather(group, less[:, 0], equal[:, 0])
     pieces = [rng.integers(0, 2, variables.shape, dtype=np.uint8) for _ in range(n)]

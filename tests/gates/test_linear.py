@@ -49,8 +49,9 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[Any, ...]]] = {
     "scatter_slice": ((2, 6), ((4, 6), 0, 1, 4, 2)),
     "scatter_index": ((3, 6), ((4, 6), (INDEX,))),
     "scatter_gather": ((1, 3), ((4, 6), 0, INDEX.view(1, 3))),
-    "windows2d": ((1, 2, 5, 4), ((2, 3), (2, 1), (0, 1), (1, 1))),
-    "scatter_windows2d": ((6, 1, 2, 2, 4), ((5, 4), (2, 3), (2, 1), (0, 1), (1, 1))),
+    "windows": ((1, 2, 5, 4), ((2, 3), (2, 1), (1, 1))),
+    "scatter_windows": ((6, 1, 2, 2, 2), ((5, 4), (2, 3), (2, 1), (1, 1))),
+    "taps": ((4, 6), (0, torch.tensor([[0, 1], [3, 3]]), torch.tensor([[2, -1], [1, 0]]))),
 }
 
 

@@ -52,9 +52,32 @@ def test_arrays_and_small_tensors() -> None:
 
 
 def test_few_bytes_lie_idle() -> None:
-    held = [native._empty((SIZE,)) for _ in range(80)]
+    held = [native._empty((SIZE,)) for _ in range(160)]
     del held
-    assert 0 < native.core.idle_bytes() <= 32 << 20
+    assert 0 < native.core.idle_bytes() <= 128 << 20
+
+
+def test_buffers_of_other_sizes_use_the_same_pages_again() -> None:
+    def address(block: object) -> int:
+        return int(np.frombuffer(block, np.uint8).ctypes.data)  # type: ignore[call-overload]
+
+    gc.collect()
+    others = []
+    while native.core.idle_bytes():  # take all that lies idle, in the smallest pieces
+        others.append(native.core.Block(1 << 16))
+    mega = 1 << 20
+    whole = native.core.Block(6 * mega)
+    start = address(whole)
+    del whole
+    parts = [native.core.Block(n * mega) for n in (2, 1, 2)]
+    assert [address(part) - start for part in parts] == [0, 2 * mega, 3 * mega]
+    assert native.core.idle_bytes() == mega
+    del parts[0], parts[1]
+    assert native.core.idle_bytes() == 5 * mega
+    parts.clear()
+    # free neighbours make room for something larger than each of them
+    assert address(native.core.Block(5 * mega)) == start
+    del others
 
 
 def test_sizes_out_of_range_are_refused() -> None:

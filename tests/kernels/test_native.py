@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import and_tree, chunks, gate_steps, native, reference
+from torchveil.kernels import and_tree, chunks, drawn, gate_steps, native, reference, short
 from torchveil.randomness import Stream
 
 if native.core is None:
@@ -577,3 +577,120 @@ def test_many_callers_at_once() -> None:
         results = list(pool.map(lambda _: native.mm(x, x), range(64)))
     torch.set_num_threads(before)
     assert all(torch.equal(found, expected) for found in results)
+
+
+# --- short openings --------------------------------------------------------------------------------------------------
+
+ROWS = [(), (0,), (1,), (7,), (33,), (511,), (512,), (1029,), (3, 0, 2), (5, 13), (40, 3000)]
+
+
+def words_of(rows: int, count: int) -> np.ndarray:
+    found = np.random.default_rng(rows + count).integers(0, 1 << 16, (rows, count), dtype=np.uint16)
+    return np.where(found % 5 == 0, np.uint16(65535), found)
+
+
+def same_packed(found: short.Packed, expected: short.Packed) -> None:
+    assert (found.bits, found.shift, found.shape) == (expected.bits, expected.shift, expected.shape)
+    for a, b in zip(found.planes, expected.planes, strict=True):
+        check(a, b)
+
+
+@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize("up", [True, False])
+@pytest.mark.parametrize("n_bits", [0, 1, 16, 40, 63])
+def test_round_share(level: str, threads: int, shape: tuple[int, ...], up: bool, n_bits: int) -> None:
+    for x in layouts(ring(shape)):
+        check(native.round_share(x, n_bits, up, 64), short.round_share(x, n_bits, up, 64))
+
+
+@pytest.mark.parametrize("shape", ROWS)
+def test_short_pieces(level: str, threads: int, shape: tuple[int, ...]) -> None:
+    pieces = []
+    for seed in range(3):
+        stream, value = native.NativeStream(KEY), short.round_share(ring(shape, seed), 16, False, 64)
+        found, mask = native.mask_short(value, stream, 7, seed, 16, 64)
+        expected, wanted_mask = short.mask_short(value, Stream(KEY), 7, seed, 16, 64)
+        same_packed(found, expected)
+        check(mask, wanted_mask)
+        pieces.append(found)
+        check(native.add_packed(pieces), short.add_packed(pieces))
+
+
+@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize("n_pads", [0, 1, 2])
+@pytest.mark.parametrize("gated", [True, False])
+def test_lift_rows(level: str, threads: int, shape: tuple[int, ...], n_pads: int, gated: bool) -> None:
+    mask, bit = ring(shape, 1), bits(shape, 2) if gated else None
+    size = (3 if gated else 2, mask.numel())
+    found, expected = (
+        [drawn.DrawnWords(kind(KEY), 3, slot, size, 16) for slot in range(n_pads)]
+        for kind in (native.NativeStream, Stream)
+    )
+    (rows, product), (wanted, wanted_product) = (
+        native.lift_rows(mask, bit, 16, 64, found), short.lift_rows(mask, bit, 16, 64, expected)
+    )  # fmt: skip
+    check(rows, wanted)
+    assert (product is None) == (wanted_product is None) == (not gated)
+    if product is not None and wanted_product is not None:
+        check(product, wanted_product)
+
+
+@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_lift(level: str, threads: int, shape: tuple[int, ...], first: bool, in_memory: bool) -> None:
+    opened, mask, dealt = short.round_share(ring(shape), 16, False, 64), ring(shape, 1), ring(shape, 2)
+    flip, bit, count = bits(shape, 3), ring(shape, 4), mask.numel()
+    for rows in (2, 3):
+        words: drawn.WordsPiece = words_of(rows, count)
+        piece: drawn.RingPiece = dealt
+        if not in_memory:
+            words = drawn.DrawnWords(native.NativeStream(KEY), 1, 2, (rows, count), 16)
+            piece = drawn.DrawnRing(native.NativeStream(KEY), 1, 3, shape, 64)
+        if rows == 2:
+            (out, upper), (wanted, wanted_upper) = (
+                module.lifted_share(opened, words, mask, first, 16, 64) for module in (native, short)
+            )
+            check(out, wanted)
+            check(upper, wanted_upper)
+            check(native.complete(opened, upper, 16, 64), short.complete(opened, upper, 16, 64))
+        else:
+            found, expected = (
+                module.gated_lift(opened, words, mask, piece, flip, bit, first, 16, 64) for module in (native, short)
+            )
+            check(found, expected)
+
+
+@pytest.mark.parametrize("n_bits", [5, 15])
+@pytest.mark.parametrize("width", [20, 64])
+def test_other_short_openings_take_the_plain_way(n_bits: int, width: int) -> None:
+    value = ring((9,)) & ((1 << width) - 1 if width < 64 else -1)
+    rows = words_of(2, 9) & np.uint16((1 << n_bits) - 1)
+    arguments = (value, rows, value, True, n_bits, width)
+    for found, expected in zip(native.lifted_share(*arguments), short.lifted_share(*arguments), strict=True):
+        check(found, expected)
+    check(native.round_share(value, n_bits, True, width), short.round_share(value, n_bits, True, width))
+
+
+@pytest.mark.parametrize(
+    ("factors", "constant"),
+    [
+        ((1,), 5),
+        ((3,), 0),
+        ((-1,), 0),
+        ((1, 1), 0),
+        ((1, -1), 7),
+        ((1, 2), 0),
+        ((-1, 1), 1),
+        ((5, -7), -1),
+        ((1, 1, 1), 0),
+    ],
+)
+@pytest.mark.parametrize("shape", [(70, 70), (5000,), (3, 0), (12,)])
+def test_combination(level: str, threads: int, factors: tuple[int, ...], constant: int, shape: tuple[int, ...]) -> None:
+    values = [ring(shape, seed) for seed in range(len(factors))]
+    check(native.combination(values, factors, constant), gate_steps.combination(values, factors, constant))
+    turned = [x.t() for x in values] if len(shape) == 2 else [x.double() for x in values]
+    found, expected = (module.combination(turned, factors, constant) for module in (native, gate_steps))
+    check(found, expected)
+    assert found.stride() == expected.stride()

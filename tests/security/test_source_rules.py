@@ -58,7 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("torchveil.session", "torchveil.guards"),
     ("torchveil.modules", "torchveil.profiling"),
     ("torchveil.tensor",),
-    ("torchveil.lowering",),
+    ("torchveil.lowering", "torchveil.composites"),
     ("torchveil.functions", "torchveil.public"),
     ("torchveil.engine",),
     ("torchveil.recording",),

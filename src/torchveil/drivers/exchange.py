@@ -34,10 +34,11 @@ class Flight:
         """Exchange: what every party gets, the combination of all pieces."""
         messages = self._messages
         first = messages[0]
-        if any(m.kind != first.kind or len(m.pieces) != len(first.pieces) for m in messages[1:]):
+        if any([m.kind != first.kind or len(m.pieces) != len(first.pieces) for m in messages[1:]]):
             raise Desynchronised("parties are at different exchanges")
-        size = sum(n_bytes(piece) for piece in first.pieces)
-        totals = tuple(combine(first.kind, [m.pieces[k] for m in messages]) for k in range(len(first.pieces)))
+        kind = first.kind
+        size = sum([n_bytes(piece) for piece in first.pieces])
+        totals = tuple([combine(kind, [m.pieces[k] for m in messages]) for k in range(len(first.pieces))])
         self._messages = []
         if first.kind == "reveal":
             # for the receiver alone: the parties go on without it

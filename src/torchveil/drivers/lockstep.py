@@ -19,6 +19,7 @@ from torchveil.errors import PlainDiverged, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost, Gate, n_bytes
 from torchveil.kernels import add_packed, reduce_ring, sum_pieces, xor_pieces
+from torchveil.kernels.threads import Kernels
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.program.wiring import defines
@@ -102,7 +103,8 @@ class Lockstep:
             self.measured = FREE
             return None
         try:
-            revealed = self._execute(gate, i, number, clear)
+            with Kernels():
+                revealed = self._execute(gate, i, number, clear)
             if self.plain is not None:
                 self.follow_plain(gate, i, clear)
         except BaseException:

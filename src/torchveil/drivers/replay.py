@@ -16,6 +16,7 @@ from torchveil.drivers.exchange import Flight
 from torchveil.errors import ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import Cost, Gate, n_bytes
+from torchveil.kernels.threads import Kernels
 from torchveil.program.plan import Plan, Stage
 from torchveil.roles.provider import Provider
 
@@ -44,11 +45,12 @@ def replay(driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outp
         dealing = _dealing(driver.provider, plan, first, driver.gates)
         # debug mode looks at the provider's masks after every instruction, a profile at who works when
         alone = driver.plain is None and driver.gates is GATES
-        if alone and plan.dealt >= THREAD_FROM:
-            with _Ahead(dealing) as ahead:
-                cost = _Run(driver, plan, first, iter(ahead)).stages()
-        else:
-            cost = _Run(driver, plan, first, dealing).stages()
+        with Kernels() as kernels:
+            if alone and plan.dealt >= THREAD_FROM:
+                with _Ahead(dealing, kernels) as ahead:
+                    cost = _Run(driver, plan, first, iter(ahead)).stages()
+            else:
+                cost = _Run(driver, plan, first, dealing).stages()
         for slot, wire in zip(plan.outputs, outputs, strict=True):
             driver.alias(wire, slot)
         failed = False
@@ -79,10 +81,15 @@ def _dealing(provider: Provider, plan: Plan, first: int, gates: Mapping[type, Ga
 
 
 class _Ahead:
-    """Runs an iterator in a thread, at most ``AHEAD`` items in front of its reader. An error of one side ends both."""
+    """Runs an iterator in a thread, at most ``AHEAD`` items in front of its reader. An error of one side ends both.
 
-    def __init__(self, items: Iterator[Dealt]) -> None:
+    While it runs, each side's kernels have half of the threads; afterwards the reader's have all of them again.
+    """
+
+    def __init__(self, items: Iterator[Dealt], kernels: Kernels) -> None:
         self._items = items
+        self._kernels = kernels
+        self._half = max(1, kernels.threads // 2)
         self._queue: queue.Queue[Dealt | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="torchveil provider", daemon=True)
@@ -90,9 +97,10 @@ class _Ahead:
     def _work(self) -> None:
         end: BaseException | None = None
         try:
-            for item in self._items:
-                if not self._put(item):
-                    return
+            with Kernels(self._half):
+                for item in self._items:
+                    if not self._put(item):
+                        return
         except BaseException as error:  # whatever happened belongs to the caller of the plan
             end = error
         self._put(end)
@@ -110,12 +118,14 @@ class _Ahead:
         while True:
             item = self._queue.get()
             if item is None:
+                self._kernels.share(self._kernels.threads)
                 return
             if isinstance(item, BaseException):
                 raise item
             yield item
 
     def __enter__(self) -> _Ahead:
+        self._kernels.share(max(1, self._kernels.threads - self._half))
         self._thread.start()
         return self
 
@@ -151,9 +161,10 @@ class _Run:
         for position in stage.local:
             i = instructions[position]
             gate = gates[type(i)]
+            evaluate = gate.evaluate
             number = self._begin(position)
             for party in parties:
-                gate.evaluate(party, i)
+                evaluate(party, i)
             if number is not None:
                 for party in parties:
                     party.ledger.finish(number)
@@ -162,7 +173,8 @@ class _Run:
         for position in stage.starts:
             i = instructions[position]
             number = self._begin(position)
-            flight = Flight([gates[type(i)].evaluate(party, i) for party in parties], number or 0, position)
+            evaluate = gates[type(i)].evaluate
+            flight = Flight([evaluate(party, i) for party in parties], number or 0, position)
             for rank in self.ranks:
                 flight.launch(rank)
             self.flights.append(flight)
@@ -180,11 +192,12 @@ class _Run:
         if relative is None:
             return None
         number = self.first + relative
-        for party in self.driver.parties:
+        parties = self.driver.parties
+        for party in parties:
             party.start(number)
         if dealt:
             self.cost[2] += sum([n_bytes(piece) for piece in dealt.values()])
-            self.driver.parties[number % len(self.driver.parties)].deliver(dealt)
+            parties[number % len(parties)].deliver(dealt)
         return number
 
     def _exchange(self) -> None:

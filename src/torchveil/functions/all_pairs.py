@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from torchveil.functions.arithmetic import multiply, round_shares, secret, select, select_raw
 from torchveil.functions.structure import apply
@@ -32,13 +33,21 @@ class AllPairs:
         """value (dimension kept, size 1) times the one-hot winner; a pending value is truncated on the way."""
         return select(self.won, value)
 
-    def index(self, like: Secret) -> Secret:
-        """The index of the winner as a whole number (dimension kept, size 1); local."""
-        shape = [1] * len(self.won.shape)
-        shape[self.dim] = self.won.shape[self.dim]
-        places = torch.arange(shape[self.dim]).reshape(shape)
-        weighed = multiply(secret(self.won), Public(like.session, tuple(shape), tensor=places))
+    def index(self, like: Secret, places: Tensor | None = None) -> Secret:
+        """The index of the winner as a whole number (dimension kept, size 1); local.
+
+        ``places`` are the numbers to tell in place of 0, 1, 2, ... (broadcast to the rows).
+        """
+        if places is None:
+            shape = [1] * len(self.won.shape)
+            shape[self.dim] = -1
+            places = torch.arange(self.won.shape[self.dim]).reshape(shape)
+        weighed = multiply(secret(self.won), Public(like.session, tuple(places.shape), tensor=places))
         return secret(apply(weighed, "sum", (self.dim,), True))
+
+    def pick(self, entries: Secret) -> Secret:
+        """Of other rows of the same shape the entry where the winner was (dimension kept, size 1)."""
+        return secret(apply(select(self.won, entries), "sum", (self.dim,), True))
 
 
 def maximum(x: Secret, dim: int, reach: int | None = None) -> tuple[Secret, AllPairs]:

@@ -266,16 +266,16 @@ def add(x: Handle, y: Handle, factor: float = 1) -> Handle:
         stepped = _step(a, b, Fraction(factor)) if math.isfinite(factor) else None
         if stepped is not None:
             return stepped
-        b = multiply_scalar(b, factor)
+        b = multiply_scalar(b, abs(factor))
     a, b = align(a, b)
-    return combine([(a, 1), (b, int(factor) if whole else 1)])
+    return combine([(a, 1), (b, int(factor) if whole else 1 if factor > 0 else -1)])
 
 
 def _step(a: Secret, b: Secret, factor: Fraction) -> Secret | None:
     """a + factor * b for an opened a and a pending b, at a scale that takes the factor's divisor in; None if none does.
 
     With factor c/d the step is b c / 2^16 at scale (b's scale) d / 2^16: a division by 2^16 alone, whose opening costs
-    6 bytes, and 2 more complete it and with it the opening of the sum (docs/design/0005). The sum stays at that scale.
+    6 bytes, and 2 more complete it and with it the opening of the sum (docs/design/0008). The sum stays at that scale.
     """
     if len(a.session.parties) != 2 or a.wide or b.wide or not (a.stretched or a.scale == a.format.scale):
         return None
@@ -401,6 +401,16 @@ def divide_scalar(x: Secret, value: float) -> Secret:
     return _multiply_fraction(x, Fraction(1) / Fraction(value))
 
 
+def stretched_quotient(x: Secret, divisor: int) -> Secret:
+    """x divided by a public whole number at the finest scale that a factor of a product may have; one truncation."""
+    target = _STRETCH * x.format.scale
+    out = rescale(x, Fraction(target, x.scale * divisor), target)
+    if out is x:
+        return x
+    out.stretched = True
+    return out
+
+
 def _multiply_fraction(x: Secret, fraction: Fraction) -> Secret:
     if fraction.denominator == 1 and abs(fraction) < 2**24:
         return combine([(x, int(fraction))], scale=x.scale)
@@ -480,7 +490,7 @@ def raw_product(a: Secret, b: Secret, function: str = "mul", options: dict[str, 
     options = options or {}
     session = a.session
     session.own(a, b)
-    shape = broadcast(a.shape, b.shape) if function == "mul" else result_shape(function, a, b, options)
+    shape = result_shape(function, a, b, options)
     session.open(a, b)
     out = session.new_id()
     session.submit(ins.Bilinear(out, a.id, b.id, function, options, shape))
@@ -491,6 +501,8 @@ def raw_product(a: Secret, b: Secret, function: str = "mul", options: dict[str, 
 def result_shape(function: str, a: Secret | Public, b: Secret | Public, options: dict[str, Any]) -> Shape:
     """The shape of f(a, b), checked before anything is sent."""
     x, y = a.shape, b.shape
+    if function == "mul":
+        return broadcast(x, y)
     if function == "mm":
         if len(x) != 2 or len(y) != 2 or x[1] != y[0]:
             raise ShapeMismatch(
@@ -519,6 +531,9 @@ def _public_public(x: Public, y: Public, function: str, options: dict[str, Any])
 
 
 def _public_product(x: Secret, y: Public, function: str, options: dict[str, Any], *, left: bool) -> Handle:
+    if y.fill == 0:
+        shape = result_shape(function, y, x, options) if left else result_shape(function, x, y, options)
+        return Public(x.session, shape, fill=0.0)
     if function == "mul" and y.fill is not None:
         return expand_to(multiply_scalar(x, y.fill), broadcast(x.shape, y.shape))
     session = x.session

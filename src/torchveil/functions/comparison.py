@@ -85,10 +85,17 @@ def compare(x: Handle, y: Handle, relation: str) -> Bit:
     return compare_scalar(_difference(x, y), 0, relation)
 
 
+#: What a comparison with a number just above 0, or just below it, is on whole units: the same with 0.
+_BESIDE_ZERO = {"lt": ("le", "lt"), "le": ("le", "lt"), "gt": ("gt", "ge"), "ge": ("gt", "ge")}
+
+
 def compare_scalar(x: Secret, value: float, relation: str) -> Bit:
     """x against a public number, which is rounded to x's scale."""
     if x.scale < x.session.fixed_point.scale and not float(value).is_integer():
         x = number(x)
+    if 0 < abs(value) * x.scale < 0.5 and relation in _BESIDE_ZERO:
+        # a number between 0 and a unit: exactly as strict as the comparison with 0 on its side
+        relation, value = _BESIDE_ZERO[relation][value < 0], 0
     raw = encode_scalar(value, x.scale, op=x.session.operation) if value else 0
     if raw == 0 and relation == "gt":
         return positive(x)

@@ -32,6 +32,7 @@ __all__ = [
     "MAX_MAGNITUDE",
     "Parity",
     "TrigSeries",
+    "decimal_erf",
     "erf_series",
     "exp_series",
     "fit",
@@ -326,7 +327,7 @@ def _float_sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def _decimal_erf(x: Decimal) -> Decimal:
+def decimal_erf(x: Decimal) -> Decimal:
     """Return ``2/sqrt(pi) e**(-x**2) sum_n 2**n x**(2n+1) / (1 3 5 .. (2n+1))``, whose terms all have one sign."""
     square = 2 * x * x
     term = total = x
@@ -349,7 +350,7 @@ _CUBE = Decimal("0.044715")
 
 
 def _decimal_gelu(x: Decimal) -> tuple[Decimal, Decimal]:
-    step = _decimal_erf(x / Decimal(2).sqrt()) / 2
+    step = decimal_erf(x / Decimal(2).sqrt()) / 2
     return step, step + x * (-x * x / 2).exp() / (2 * PI).sqrt()
 
 
@@ -450,7 +451,7 @@ def saturation(name: Literal["tanh", "sigmoid", "erf"] | Ramp, tail: float) -> f
             return math.ceil(64 * (1 / Decimal(tail) - 1).ln()) / 64
         if name == "erf":
             step = 1
-            while 1 - _decimal_erf(Decimal(step) / 64) > Decimal(tail):
+            while 1 - decimal_erf(Decimal(step) / 64) > Decimal(tail):
                 step += 1
             return step / 64
         both, _ = _RAMPS[name]
@@ -496,7 +497,7 @@ def sigmoid_series(period: float = 64.0, max_error: float = 2.0**-20, tail: floa
 @cache
 def erf_series(period: float = 16.0, max_error: float = 2.0**-20, tail: float = 2.0**-18) -> TrigSeries:
     """Return a series for ``erf`` on ``[-L, L]``, ``L = saturation("erf", tail)``; see :func:`tanh_series`."""
-    return _step_series("erf", _decimal_erf, _float_erf, period, max_error, tail)
+    return _step_series("erf", decimal_erf, _float_erf, period, max_error, tail)
 
 
 @cache

@@ -6,6 +6,8 @@ gated by the first bit, so 16 bytes per element do what gating the series would 
 four times L: a half-wave series (sines of odd frequencies, or cosines) then has the fewest terms. Steps add the bits;
 a ramp is x/2 plus an even function inside and x above, both selections of x, which is open.
 
+A step takes a pending x (a sum of products) as it is, a ramp truncates it first.
+
 Rounds: 1 to open x, 3 for the bits, 1 for the truncation. Sent per element and party: 16 bytes and 68 bits. Dealt per
 element: 72 bytes and 1 bit for the bits, 32 for the truncation, 16 per frequency (at 16 bits: sigmoid 16, tanh 18, gelu
 8, silu 21, their slopes 8 and 23), 16 more for the selections of a ramp. A slope after its ramp needs neither bits nor
@@ -20,13 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from torchveil.functions.arithmetic import combine, narrow, number, rescale, select_raw, weigh
+from torchveil.functions.arithmetic import combine, due, narrow, number, rescale, select_raw, weigh
 from torchveil.functions.comparison import bits
 from torchveil.functions.exponential import filling
 from torchveil.functions.normalise import series
 from torchveil.functions.series import (
     Ramp,
     TrigSeries,
+    erf_series,
     ramp_series,
     ramp_slope_series,
     saturation,
@@ -39,6 +42,9 @@ from torchveil.handle import Bit, Handle, Secret
 _TAIL = 2**-17
 _FIT = 2**-19
 _WASTE = 1.01
+
+#: The largest scale whose values are angles as they are; a period of 64 takes 6 bits more.
+_FINEST = 2**52
 
 
 def _within(x: Secret, limit: float) -> tuple[Bit, Bit]:
@@ -57,9 +63,14 @@ def _half_wave(x: Secret, limit: float, fitted: Callable[[float], TrigSeries]) -
     return series(x, fitted((1 << n_bits) / (factor * x.scale)), n_bits, factor=factor)
 
 
-def _step(x: Handle, limit: float, fitted: Callable[[float], TrigSeries], *, low: int) -> Secret:
+def _as_it_is(x: Handle) -> Secret:
+    """x, pending or not: its truncation would take a round and bytes of its own, and give no better angle."""
+    wire = number(x)
+    return due(wire) if wire.scale <= _FINEST else narrow(wire)
+
+
+def _step(wire: Secret, limit: float, fitted: Callable[[float], TrigSeries], *, low: int) -> Secret:
     """The series inside [-limit, limit), ``low`` (0 or -1) below and 1 above."""
-    wire = narrow(number(x))
     scale = wire.format.scale
     inside, above = _within(wire, limit)
     wave = _half_wave(wire, limit, fitted)
@@ -72,7 +83,7 @@ def _step(x: Handle, limit: float, fitted: Callable[[float], TrigSeries], *, low
 def sigmoid(x: Handle) -> Secret:
     """1 / (1 + exp(-x)) for every x."""
     limit = saturation("sigmoid", _TAIL)
-    out = _step(x, limit, lambda period: sigmoid_series(period, _FIT, _TAIL), low=0)
+    out = _step(_as_it_is(x), limit, lambda period: sigmoid_series(period, _FIT, _TAIL), low=0)
     out.nonnegative = True
     return out
 
@@ -80,7 +91,13 @@ def sigmoid(x: Handle) -> Secret:
 def tanh(x: Handle) -> Secret:
     """tanh(x) for every x."""
     limit = saturation("tanh", _TAIL)
-    return _step(x, limit, lambda period: tanh_series(period, _FIT, _TAIL), low=-1)
+    return _step(_as_it_is(x), limit, lambda period: tanh_series(period, _FIT, _TAIL), low=-1)
+
+
+def erf(x: Handle) -> Secret:
+    """erf(x) for every x."""
+    limit = saturation("erf", _TAIL)
+    return _step(_as_it_is(x), limit, lambda period: erf_series(period, _FIT, _TAIL), low=-1)
 
 
 def ramp(x: Handle, name: Ramp) -> Secret:
@@ -102,4 +119,4 @@ def ramp(x: Handle, name: Ramp) -> Secret:
 def ramp_slope(x: Handle, name: Ramp) -> Secret:
     """The derivative of ``ramp``. After it: 1 round and no comparison."""
     limit = saturation(name, _TAIL)
-    return _step(x, limit, lambda period: ramp_slope_series(name, limit, period, _FIT), low=0)
+    return _step(narrow(number(x)), limit, lambda period: ramp_slope_series(name, limit, period, _FIT), low=0)

@@ -6,17 +6,23 @@ import torch
 from torch import Tensor
 
 from torchveil.functions.arithmetic import align, constant, expand_to, map_bit, secret
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret
+from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
 
 #: Maps that add elements up: they cannot act on bits.
-_SUMS = {"sum", "cumsum", "scatter_index", "scatter_gather", "scatter_windows2d"}
+_SUMS = {"sum", "cumsum", "scatter_index", "scatter_gather", "scatter_windows", "taps"}
 #: Maps of a filled constant that stay filled (no zeros enter, nothing is added up).
 _KEEP_FILL = {
     "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "select", "slice", "unsqueeze", "squeeze",
     "squeeze_dim", "squeeze_dims", "diagonal", "unfold", "alias", "clone", "contiguous", "flip", "roll", "repeat",
     "index", "index_select", "gather",
+}  # fmt: skip
+
+#: Maps that leave all elements in their order: places that a pooling left stay its places.
+_KEEP_ORDER = {
+    "view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "squeeze_dim", "squeeze_dims", "alias", "clone",
+    "contiguous",
 }  # fmt: skip
 
 
@@ -41,10 +47,16 @@ def apply_map(x: Handle, linear_map: LinearMap) -> Handle:
         if linear_map.name in _SUMS:
             return apply_map(secret(x), linear_map)
         return map_bit(x, linear_map)
+    if isinstance(x, Excluding):
+        if not linear_map.picks:
+            return x.force()
+        return Excluding(apply_map(x.finite, linear_map), linear_map(x.excluded))
     if isinstance(x, Deferred):
         shape = deferred_shape(x.shape, linear_map)
         # torch unsqueezes a winner's index to scatter a gradient to it; the scatter checks what it is given
-        kept = x.attachments if linear_map.name == "unsqueeze" else None
+        kept = dict(x.attachments) if linear_map.name == "unsqueeze" else {}
+        if linear_map.name in _KEEP_ORDER and "pooled" in x.attachments:
+            kept["pooled"] = x.attachments["pooled"]
         image = Deferred(x.session, shape, lambda: apply_map(x.force(), linear_map), kept)
         image.whole = x.whole
         return image

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from torchveil.functions.arithmetic import (
     add_tensor,
     align,
     combine,
     constant,
+    multiply,
     narrow,
     round_shares,
     secret,
@@ -75,23 +77,32 @@ class Tournament:
             )
         return current
 
-    def index(self, like: Secret) -> Secret:
-        """The index of the winner as a whole number (dimension kept, size 1)."""
+    def index(self, like: Secret, places: Tensor | None = None) -> Secret:
+        """The index of the winner as a whole number (dimension kept, size 1).
+
+        ``places`` are the numbers to tell in place of 0, 1, 2, ... (broadcast to the rows).
+        """
         dim, size = self.dim, self.size
-        shape = [1] * len(like.shape)
-        shape[dim] = size
-        places = torch.arange(size).reshape(shape)
+        if places is None:
+            shape = [1] * len(like.shape)
+            shape[dim] = size
+            places = torch.arange(size).reshape(shape)
         if not self.levels:
             return add_tensor(combine([(like, 0)], scale=1), places)
         session = like.session
         first = self.levels[0]
         half = size // 2
-        lows = places.narrow(dim, 0, 2 * half).unflatten(dim, (half, 2)).select(dim + 1, 0)
+        pairs = places.narrow(dim, 0, 2 * half).unflatten(dim, (half, 2))
+        lows, highs = pairs.unbind(dim + 1)
         arithmetic = session.bit_to_arithmetic(first)
+        if not bool((highs - lows == 1).all()):
+            steps = Public(session, tuple(lows.shape), tensor=highs - lows)
+            arithmetic = secret(multiply(arithmetic, steps))
         current = add_tensor(arithmetic, lows)
         if size % 2:
             tail = (*current.shape[:dim], 1, *current.shape[dim + 1 :])
-            rest = constant(Public(session, tail, fill=float(size - 1)), 1, arithmetic.format)
+            last = places.narrow(dim, size - 1, 1).expand(tail)
+            rest = constant(Public(session, tail, tensor=last), 1, arithmetic.format)
             current = secret(concatenate([current, rest], dim))
         for bit in self.levels[1:]:
             half = current.shape[dim] // 2
@@ -99,6 +110,20 @@ class Tournament:
             chosen = select_raw(bit, combine([(right, 1), (left, -1)], scale=1))
             left, chosen = align(left, chosen)
             winners = combine([(left, 1), (chosen, 1)], scale=1)
+            if current.shape[dim] % 2:
+                winners = secret(concatenate([winners, _slice(current, dim, 2 * half, current.shape[dim])], dim))
+            current = winners
+        return current
+
+    def pick(self, entries: Secret) -> Secret:
+        """Of other rows of the same shape the entry where the winner was (dimension kept, size 1)."""
+        dim = self.dim
+        current = narrow(entries)
+        for bit in self.levels:
+            half = current.shape[dim] // 2
+            left, right = _slice(current, dim, 0, 2 * half, 2), _slice(current, dim, 1, 2 * half, 2)
+            step = select_raw(bit, combine([(right, 1), (left, -1)], scale=current.scale))
+            winners = combine([(left, 1), (step, 1)], scale=current.scale)
             if current.shape[dim] % 2:
                 winners = secret(concatenate([winners, _slice(current, dim, 2 * half, current.shape[dim])], dim))
             current = winners

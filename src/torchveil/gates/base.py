@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -25,8 +25,7 @@ Piece = Tensor | Bits | Words | Packed
 Interaction = Generator["Exchange", tuple[Any, ...], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One round: every party sends ``pieces`` to every other one and gets the combination of all.
 
     kind "sum": ring elements, or some of their bits, added; "xor": packed bits; "reveal": ring elements to the receiver
@@ -88,7 +87,7 @@ def local(_instruction: Any, _n_parties: int) -> Cost:
 
 def require_shape(share: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ``ProtocolError`` unless a share has the shape that its instruction states."""
-    if tuple(share.shape) != tuple(shape):
+    if share.shape != shape and tuple(share.shape) != tuple(shape):
         raise ProtocolError(f"an instruction states the shape {shape}, the share has {tuple(share.shape)}")
 
 

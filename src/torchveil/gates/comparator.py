@@ -99,24 +99,30 @@ def signs(
             masked.append(gather_masked(group, less, equal, mask))
             slot += 1
         totals = yield Exchange("xor", tuple(masked))
-        n_groups = sum(len(group.chunks) for group in level)
-        next_less = np.empty((n_groups, *less.shape[1:]), dtype=np.uint8)
-        next_equal = np.zeros_like(next_less)
-        width = max(len(members) for group in level for members in group.chunks)
+        results = []
         for offset, (group, mask, total) in enumerate(zip(level, masks, totals, strict=True)):
             size = (len(group.plan.monomials), *mask.shape[1:])
             dealt = party.dealt_bits_piece(first_slot + offset, size)
-            lt_top = less[[members[-1] for members in group.chunks]]
-            lt_out, eq_out = evaluate_node(group.plan, lt_top, total, mask, dealt, party.first)
-            places = [members[0] // width for members in group.chunks]
-            next_less[places] = lt_out
-            if eq_out is not None:
-                next_equal[places] = eq_out
-        less, equal = next_less, next_equal
+            results.append(evaluate_node(group.plan, less[list(group.tops)], total, mask, dealt, party.first))
+        less, equal = _next_level(level, results)
     share: Bits = less[0] ^ party.dealt_bits(_SIGN, (1, *planes))
     if party.first:
         share ^= tops.reshape(share.shape)
     return share
+
+
+def _next_level(level: Sequence[and_tree.Group], results: Sequence[tuple[Bits, Bits | None]]) -> tuple[Bits, Bits]:
+    """The planes of a level put in order; "equal" is not asked for at the group of the lowest chunks."""
+    first = results[0][0]
+    if len(results) == 1:
+        return first, first
+    less = np.empty((sum(len(group.chunks) for group in level), *first.shape[1:]), dtype=np.uint8)
+    equal = np.zeros_like(less)
+    for group, (lt, eq) in zip(level, results, strict=True):
+        less[group.places] = lt
+        if eq is not None:
+            equal[group.places] = eq
+    return less, equal
 
 
 def cost_of_signs(n_values: int, n_bytes: int, n_thresholds: int, n_parties: int, zeros: int = 0) -> Cost:

@@ -8,6 +8,7 @@ Views. party: uniform pieces; provider: nothing. The bit serves any number of ga
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from torch import Tensor
 
@@ -18,9 +19,10 @@ from torchveil.roles.provider import Provider
 Gate = tuple[Tensor, Tensor]
 
 
-def _slots(n_values: int, gated: bool) -> list[int]:
+@cache
+def _slots(n_values: int, gated: bool) -> range:
     """V_j takes the slot 2 j, and with a bit 2 j + 1 as well."""
-    return [slot for slot in range(2 * n_values) if gated or slot % 2 == 0]
+    return range(2 * n_values) if gated else range(0, 2 * n_values, 2)
 
 
 def deal_values(

@@ -26,15 +26,7 @@ from __future__ import annotations
 import math
 
 from torchveil.gates.base import Cost, Gate
-from torchveil.kernels import (
-    gated_piece,
-    lift_base,
-    lift_rows,
-    lifted_share,
-    reduce_ring,
-    selected_share,
-    signed,
-)
+from torchveil.kernels import gated_lift, lift_rows, lifted_share, reduce_ring, signed
 from torchveil.program.instructions import Lift
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -45,25 +37,24 @@ from torchveil.roles.wires import Half, Wire
 def deal(provider: Provider, i: Lift) -> None:
     mask = provider.wires[i.x].short_mask(i.bits)
     bit = None if i.bit is None else provider.bits[i.bit].secret()
-    rows, gated = lift_rows(mask, bit, i.bits, provider.width)
-    provider.deal_short(0, rows, i.bits)
+    pads = provider.pads_words(0, (2 if bit is None else 3, math.prod(i.shape)), i.bits)
+    rows, gated = lift_rows(mask, bit, i.bits, provider.width, pads)
+    provider.send_words_correction(0, rows)
     if gated is not None:
-        provider.deal(1, gated)
+        provider.deal(1, gated, fresh=True)
     provider.wires[i.out] = Wire(None, width=provider.width, half=None if i.bit is not None else Half(mask, i.bits))
 
 
 def evaluate(party: Party, i: Lift) -> None:
     wire = party.wires[i.x]
     opened, mask = wire.public(), wire.short_mask(i.bits)
-    rows = party.dealt_short(0, (2 if i.bit is None else 3, math.prod(i.shape)), i.bits)
-    share, upper = lifted_share(opened, rows, mask, party.first, i.bits, party.width)
+    rows = party.dealt_words_piece(0, (2 if i.bit is None else 3, math.prod(i.shape)), i.bits)
     if i.bit is None:
+        share, upper = lifted_share(opened, rows, mask, party.first, i.bits, party.width)
         party.wires[i.out] = Wire(share, width=party.width, half=Half(mask, i.bits, opened, upper))
         return
-    bit = party.bits[i.bit]
-    dealt = gated_piece(opened, rows, party.dealt(1, i.shape), i.bits, party.width)
-    base = lift_base(opened, i.bits, party.width)
-    out = selected_share(bit.public_flip(), base, bit.secret(), dealt, share, party.width)
+    bit, dealt = party.bits[i.bit], party.dealt_piece(1, i.shape)
+    out = gated_lift(opened, rows, mask, dealt, bit.public_flip(), bit.secret(), party.first, i.bits, party.width)
     party.wires[i.out] = Wire(out, width=party.width)
 
 

@@ -14,27 +14,13 @@ import torch
 from torch import Tensor
 
 from torchveil.gates.base import Gate, local
-from torchveil.kernels import reduce_ring
+from torchveil.kernels import combination, reduce_ring
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program.instructions import AddPublic, Combine, Concatenate, Constant, Map, Write
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
 from torchveil.roles.wires import Wire
-
-
-def _combine(values: Sequence[Tensor], factors: Sequence[int], constant: int) -> Tensor:
-    """sum of factor * value + constant; plus and minus one cost no product."""
-    total: Tensor | None = None
-    for value, factor in zip(values, factors, strict=True):
-        if total is None:
-            total = value if factor == 1 else -value if factor == -1 else value * factor
-        else:
-            total = torch.add(total, value, alpha=factor)
-    if total is None:
-        raise ValueError("a combination of nothing")
-    return total + constant if constant else total
-
 
 # --- constants -----------------------------------------------------------------------------------------------------
 
@@ -71,10 +57,15 @@ def _deal_map(provider: Provider, i: Map) -> None:
 
 def _evaluate_map(party: Party, i: Map) -> None:
     source = party.wires[i.x]
-    party.wires[i.out] = Wire(party.reduce(i.map(source.value())), parent=source, via=i.map, width=party.width)
+    share = reduce_ring(i.map(source.value()), party.width)
+    party.wires[i.out] = Wire(share, parent=source, via=i.map, width=party.width)
 
 
 def _clear_map(plain: Plain, i: Map) -> None:
+    if plain.strict and i.map.name == "taps":
+        dim, index, weights = i.map.args
+        magnitude = LinearMap("taps", (dim, index, weights.abs()))(plain.value(i.x).to(torch.float64).abs())
+        plain.require_product(magnitude, "weighted sum")
     plain.set(i.out, i.map(plain.value(i.x)))
 
 
@@ -120,10 +111,10 @@ def _faces(wires: Sequence[Wire], i: Combine, width: int) -> tuple[Tensor | None
     if not all([wire.resolve() for wire in wires]):
         return None
     factors = [factor for _, factor in i.terms]
-    mask = reduce_ring(_combine([wire.total_mask() for wire in wires], factors, 0), width)
+    mask = reduce_ring(combination([wire.total_mask() for wire in wires], factors, 0), width)
     if wires[0].opening is None:
         return None, mask
-    return reduce_ring(_combine([wire.public() for wire in wires], factors, i.constant), width), mask
+    return reduce_ring(combination([wire.public() for wire in wires], factors, i.constant), width), mask
 
 
 def _combined(share: Tensor | None, wires: Sequence[Wire], i: Combine, width: int) -> Wire:
@@ -140,7 +131,7 @@ def _deal_combine(provider: Provider, i: Combine) -> None:
 def _evaluate_combine(party: Party, i: Combine) -> None:
     wires = [party.wires[x] for x, _ in i.terms]
     factors = [factor for _, factor in i.terms]
-    share = party.reduce(_combine([wire.value() for wire in wires], factors, i.constant if party.first else 0))
+    share = party.reduce(combination([wire.value() for wire in wires], factors, i.constant if party.first else 0))
     party.wires[i.out] = _combined(share, wires, i, party.width)
 
 
@@ -149,7 +140,7 @@ def _clear_combine(plain: Plain, i: Combine) -> None:
         for x, factor in i.terms:
             if abs(factor) > 1:
                 plain.require_product(plain.value(x).to(torch.float64) * factor, "product with a public number")
-    plain.set(i.out, _combine([plain.value(x) for x, _ in i.terms], [f for _, f in i.terms], i.constant))
+    plain.set(i.out, combination([plain.value(x) for x, _ in i.terms], [f for _, f in i.terms], i.constant))
 
 
 COMBINE = Gate("combine", False, _deal_combine, _evaluate_combine, _clear_combine, local)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from torchveil.errors import ProtocolError
 from torchveil.gates.base import Cost, Exchange, Gate, Interaction, Piece, require_shape
-from torchveil.kernels import complete, pack_low, packed_bytes
+from torchveil.kernels import complete, packed_bytes
 from torchveil.program.instructions import Open
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
@@ -33,7 +33,8 @@ from torchveil.roles.wires import Wire
 
 def _require_unopened(wires: dict[int, Wire], i: Open) -> None:
     """Raise before anything is changed, so that a refused opening leaves no trace."""
-    if len(set(i.xs)) != len(i.xs) or (not i.again and any(wires[x].resolve() for x in i.xs)):
+    many = len(i.xs) > 1 and len(set(i.xs)) != len(i.xs)
+    if many or (not i.again and any([wires[x].resolve() for x in i.xs])):
         raise ProtocolError("a wire was opened twice")
 
 
@@ -65,9 +66,7 @@ def _piece(party: Party, wire: Wire, slot: int, missing: int) -> tuple[Piece, Te
         return wire.half.upper, wire.half.mask
     if not missing:
         return party.masked(slot, wire.value())
-    # an arithmetic shift: only the lower bits of the sum travel
-    masked, mask = party.masked(slot, wire.value() >> missing)
-    return pack_low(masked, party.width - missing, missing), mask
+    return party.masked_short(slot, wire.value(), missing)
 
 
 def _opening(wire: Wire, total: Any, width: int) -> Tensor:
@@ -79,16 +78,18 @@ def _opening(wire: Wire, total: Any, width: int) -> Tensor:
 
 def evaluate(party: Party, i: Open) -> Interaction:
     _require_unopened(party.wires, i)
-    sent = []
+    begun = []
+    pieces = []
     for slot, (x, shape) in enumerate(zip(i.xs, i.shapes, strict=True)):
         wire = party.wires[x]
         # A mask of another shape would be broadcast, and one element of it would hide two values.
         require_shape(wire.value(), shape)
         missing = _missing(wire, i, slot, party.width)
-        sent.append((missing, *_piece(party, wire, slot, missing)))
-    opened = yield Exchange("sum", tuple(piece for _, piece, _ in sent))
-    for x, (missing, _, mask), total in zip(i.xs, sent, opened, strict=True):
-        wire = party.wires[x]
+        piece, mask = _piece(party, wire, slot, missing)
+        pieces.append(piece)
+        begun.append((wire, missing, mask))
+    opened = yield Exchange("sum", tuple(pieces))
+    for (wire, missing, mask), total in zip(begun, opened, strict=True):
         wire.open(_opening(wire, total, party.width), mask, missing)
         wire.half = None
 

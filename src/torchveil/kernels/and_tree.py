@@ -26,7 +26,10 @@ from torchveil.randomness import Bits
 Variable = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
+# Both are made once each and are keys of caches: by identity, their hash would be that of hundreds of numbers.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Node:
     """The plan of a node: its variables, the dealt monomials, and for each output its product terms."""
 
@@ -56,12 +59,17 @@ def node(size: int, with_equal: bool) -> Node:
     return Node(size, variables, tuple(needed), less, equal)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """Groups of equal shape on one level: ``chunks[g]`` are the positions of the chunks of group g."""
+    """Groups of equal shape on one level: ``chunks[g]`` are the positions of the chunks of group g.
+
+    ``tops`` are those of their uppermost chunks, ``places`` the positions of the groups on the next level.
+    """
 
     plan: Node
     chunks: tuple[tuple[int, ...], ...]
+    tops: tuple[int, ...]
+    places: slice
 
 
 @cache
@@ -70,12 +78,18 @@ def levels(chunks: int, fan_in: int) -> tuple[tuple[Group, ...], ...]:
     out = []
     while chunks > 1:
         parts = [tuple(range(start, min(start + fan_in, chunks))) for start in range(0, chunks, fan_in)]
-        by_plan: dict[Node, list[tuple[int, ...]]] = {}
+        by_plan: dict[Node, list[int]] = {}
         for position, part in enumerate(parts):
-            by_plan.setdefault(node(len(part), position > 0), []).append(part)
-        out.append(tuple(Group(plan, tuple(members)) for plan, members in by_plan.items()))
+            by_plan.setdefault(node(len(part), position > 0), []).append(position)
+        out.append(tuple(_group(plan, positions, parts) for plan, positions in by_plan.items()))
         chunks = len(parts)
     return tuple(out)
+
+
+def _group(plan: Node, positions: list[int], parts: list[tuple[int, ...]]) -> Group:
+    """Only the first and the last part of a level differ from the others, so equal ones lie side by side."""
+    chunks = tuple(parts[position] for position in positions)
+    return Group(plan, chunks, tuple(part[-1] for part in chunks), slice(positions[0], positions[-1] + 1))
 
 
 def gather(group: Group, lt: Bits, eq: Bits) -> Bits:

@@ -10,7 +10,7 @@ import logging
 import os
 
 from torchveil.errors import ConfigurationError
-from torchveil.kernels import and_tree, curves, gate_steps, native, reference
+from torchveil.kernels import and_tree, curves, gate_steps, native, reference, short
 from torchveil.randomness import Stream
 
 
@@ -53,6 +53,14 @@ keep_drawn_bits = native.keep_drawn_bits if NATIVE else gate_steps.keep_drawn_bi
 keep_drawn_words = native.keep_drawn_words if NATIVE else gate_steps.keep_drawn_words
 sum_pieces = native.sum_pieces if NATIVE else gate_steps.sum_pieces
 xor_pieces = native.xor_pieces if NATIVE else gate_steps.xor_pieces
+combination = native.combination if NATIVE else gate_steps.combination
+round_share = native.round_share if NATIVE else short.round_share
+mask_short = native.mask_short if NATIVE else short.mask_short
+add_packed = native.add_packed if NATIVE else short.add_packed
+lift_rows = native.lift_rows if NATIVE else short.lift_rows
+lifted_share = native.lifted_share if NATIVE else short.lifted_share
+gated_lift = native.gated_lift if NATIVE else short.gated_lift
+complete = native.complete if NATIVE else short.complete
 product_share = native.product_share if NATIVE else gate_steps.product_share
 mask_quotients = native.mask_quotients if NATIVE else gate_steps.mask_quotients
 truncated_share = native.truncated_share if NATIVE else gate_steps.truncated_share

@@ -109,6 +109,22 @@ def xor_pieces(pieces: Sequence[Bits]) -> Bits:
     return total
 
 
+def combination(values: Sequence[Tensor], factors: Sequence[int], constant: int) -> Tensor:
+    """The sum of factor * value (at least one) + constant, not reduced; plus and minus one cost no product.
+
+    One value with the factor 1 may be returned as it is.
+    """
+    total: Tensor | None = None
+    for value, factor in zip(values, factors, strict=True):
+        if total is None:
+            total = value if factor == 1 else -value if factor == -1 else value * factor
+        else:
+            total = torch.add(total, value, alpha=factor)
+    if total is None:
+        raise ValueError("a combination of nothing")
+    return total + constant if constant else total
+
+
 # --- products -------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Linear maps with entries 0 and 1: structure (views, indexing, padding) and sums.
+"""Linear maps with public entries: structure (views, indexing, padding), sums, sums with public integer weights.
 
 A map of this table may be applied to a share, to an opening, to a mask and to a clear value alike: it is linear over
 the ring and depends on public arguments only. It is an allow-list; a torch function that is not here is never applied
@@ -7,8 +7,9 @@ to a share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -50,47 +51,46 @@ def _index(x: Tensor, indices: tuple[Tensor | None, ...]) -> Tensor:
     return out
 
 
-def _windows2d(
-    x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
-) -> Tensor:
-    """[N, C, H, W] -> [kh*kw, N, C, oh, ow]: the k-th entry of every pooling window; padding is zero."""
-    if padding != (0, 0):
-        x = torch.nn.functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    height = (x.shape[2] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    width = (x.shape[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    pieces = [
-        x[
-            :,
-            :,
-            i * dilation[0] : i * dilation[0] + (height - 1) * stride[0] + 1 : stride[0],
-            j * dilation[1] : j * dilation[1] + (width - 1) * stride[1] + 1 : stride[1],
-        ]
-        for i in range(kernel[0])
-        for j in range(kernel[1])
-    ]
-    return torch.stack(pieces)
+def _window_slices(
+    out: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> Iterator[tuple[slice, ...]]:
+    """For each entry of a window, where that entry of all windows lies in the spatial dimensions."""
+    for offsets in product(*map(range, kernel)):
+        yield tuple(
+            slice(k * d, k * d + (n - 1) * s + 1, s) for k, n, s, d in zip(offsets, out, stride, dilation, strict=True)
+        )
 
 
-def _scatter_windows2d(
-    x: Tensor,
-    size: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+def _windows(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
+    """[N, C, sizes] -> [entries, N, C, out sizes]: the k-th entry of every pooling window."""
+    sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
+    out = tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in sizes)
+    return torch.stack([x[(..., *places)] for places in _window_slices(out, kernel, stride, dilation)])
+
+
+def _scatter_windows(
+    x: Tensor, size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Tensor:
-    """The transpose of ``windows2d``: adds every window entry back to its place."""
-    _, n, c, height, width = x.shape
-    out = x.new_zeros((n, c, size[0] + 2 * padding[0], size[1] + 2 * padding[1]))
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            out[
-                :,
-                :,
-                i * dilation[0] : i * dilation[0] + (height - 1) * stride[0] + 1 : stride[0],
-                j * dilation[1] : j * dilation[1] + (width - 1) * stride[1] + 1 : stride[1],
-            ] += x[i * kernel[1] + j]
-    return out[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]].contiguous()
+    """The transpose of ``windows``: adds every window entry back to its place."""
+    out = x.new_zeros((*x.shape[1:3], *size))
+    for entry, places in zip(x, _window_slices(tuple(x.shape[3:]), kernel, stride, dilation), strict=True):
+        out[(..., *places)] += entry
+    return out
+
+
+def _taps(x: Tensor, dim: int, index: Tensor, weights: Tensor) -> Tensor:
+    """Along ``dim``, out[j] = sum over t of weights[j, t] * x[index[j, t]]: a public matrix with few entries a row."""
+    out: Tensor | None = None
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    for places, factors in zip(index.unbind(1), weights.unbind(1), strict=True):
+        entry = x.index_select(dim, places)
+        if not bool((factors == 1).all()):
+            entry = entry * factors.view(shape)
+        out = entry if out is None else out.add_(entry)
+    if out is None:
+        return x.new_zeros((*x.shape[:dim], index.shape[0], *x.shape[dim + 1 :]))
+    return out
 
 
 #: name -> function(tensor, *arguments). ``True`` where torch returns a view that aliases its input.
@@ -128,8 +128,9 @@ MAPS: dict[str, tuple[Callable[..., Tensor], bool]] = {
     "scatter_slice": (_scatter_slice, False),
     "scatter_index": (_scatter_index, False),
     "scatter_gather": (_scatter_gather, False),
-    "windows2d": (_windows2d, False),
-    "scatter_windows2d": (_scatter_windows2d, False),
+    "windows": (_windows, False),
+    "scatter_windows": (_scatter_windows, False),
+    "taps": (_taps, False),
 }
 
 

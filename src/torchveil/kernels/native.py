@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import and_tree, curves, drawn, gate_steps, reference, tables
+from torchveil.kernels import and_tree, curves, drawn, gate_steps, reference, short, tables, threads
 from torchveil.kernels.drawn import (
     BitsPads,
     BitsPiece,
@@ -36,10 +36,11 @@ from torchveil.kernels.drawn import (
     WordsPads,
     WordsPiece,
 )
+from torchveil.kernels.volumes import volume_functions
 from torchveil.randomness import Bits, Stream, Words
 
 #: The interface of the native module that this file was written for.
-INTERFACE = 2
+INTERFACE = 3
 
 
 def _load() -> Any:
@@ -57,7 +58,7 @@ _RING = 2**64 - 1
 _SMALL = 1 << 12  # multiplications
 _LARGE = 1 << 19  # bytes of a buffer whose pages are worth keeping
 _FILL, _ADD, _SUBTRACT, _XOR = range(4)
-_threads = torch.get_num_threads
+_threads = threads.count
 
 
 def _empty(shape: tuple[int, ...]) -> Tensor:
@@ -280,6 +281,20 @@ def xor_pieces(pieces: Sequence[Bits]) -> Bits:
     return out
 
 
+def combination(values: Sequence[Tensor], factors: Sequence[int], constant: int) -> Tensor:
+    first = values[0]
+    if (
+        first.numel() < _SMALL
+        or (len(values) == 1 and factors[0] == 1 and not constant)
+        or any([_foreign(x) or not x.is_contiguous() for x in values])
+        or not _same(first.shape, *values[1:])
+    ):
+        return gate_steps.combination(values, factors, constant)
+    out = _empty(first.shape)
+    core.linear(out, values, [factor & _RING for factor in factors], constant & _RING, _threads())
+    return out
+
+
 # --- products -------------------------------------------------------------------------------------------------------
 
 _Term = tuple[Tensor, Tensor, Tensor | None, bool]
@@ -386,6 +401,7 @@ BILINEAR: dict[str, Callable[..., Tensor]] = {
     "conv2d": conv2d,
     "conv2d_weight_grad": conv2d_weight_grad,
     "conv2d_input_grad": conv2d_input_grad,
+    **volume_functions(conv2d, conv2d_weight_grad, conv2d_input_grad),
 }
 
 
@@ -557,6 +573,97 @@ def exponential_share(
     kernel = _exponential(unit, factor_bits, curves.exponential_reach(bits, unit))
     kernel.share(out, opened, [_source(x) for x in pieces], flip, bits, _threads())
     return out
+
+
+# --- short openings -------------------------------------------------------------------------------------------------
+
+
+def _plain_short(x: Tensor, bits: int, width: int) -> bool:
+    """Whether words of ``bits`` bits are not what the module knows: lanes of 16 bits in the ring of 64."""
+    return bits != 16 or width != 64 or _foreign(x)
+
+
+def round_share(share: Tensor, bits: int, up: bool, width: int) -> Tensor:
+    if width != 64 or _foreign(share):
+        return short.round_share(share, bits, up, width)
+    out = _empty(share.shape)
+    core.round_share(out, share, bits, up, _threads())
+    return out
+
+
+def mask_short(
+    value: Tensor, stream: Source, number: int, slot: int, missing: int, width: int
+) -> tuple[short.Packed, Tensor]:
+    piece = DrawnRing(stream, number, slot, value.shape, width)
+    if _plain_short(value, missing, width) or not _drawable(piece):
+        return short.mask_short(value, stream, number, slot, missing, width)
+    count = value.numel()
+    low, high, mask = _words((count,)), _array_of((count,), np.uint32), _empty(value.shape)
+    core.mask_short(low, high, mask, value, _pair(piece), _threads())
+    return short.Packed((low, high), 48, 16, tuple(value.shape)), mask
+
+
+def add_packed(pieces: Sequence[short.Packed] | Sequence[Words]) -> Tensor | Words:
+    first = pieces[0]
+    if not isinstance(first, short.Packed) or (first.bits, first.shift) != (48, 16):
+        return short.add_packed(pieces)
+    out = _empty(first.shape)
+    core.add_short(out, [piece.planes for piece in pieces if isinstance(piece, short.Packed)], _threads())
+    return out
+
+
+def lift_rows(
+    mask: Tensor, bit: Tensor | None, bits: int, width: int, pads: WordsPads = ()
+) -> tuple[Words, Tensor | None]:
+    pairs = _pairs(pads)
+    if _plain_short(mask, bits, width) or pairs is None or (bit is not None and bit.shape != mask.shape):
+        return short.lift_rows(mask, bit, bits, width, pads)
+    rows = _words((2 if bit is None else 3, mask.numel()))
+    gated = None if bit is None else _empty(mask.shape)
+    core.lift_rows(rows, pairs, gated, mask, bit, _threads())
+    return rows, gated
+
+
+def lifted_share(
+    opened: Tensor, rows: WordsPiece, mask: Tensor, first: bool, bits: int, width: int
+) -> tuple[Tensor, Words]:
+    if _plain_short(opened, bits, width) or rows.shape[0] != 2 or mask.shape != opened.shape:
+        return short.lifted_share(opened, rows, mask, first, bits, width)
+    out, upper = _empty(opened.shape), _words((opened.numel(),))
+    core.lift(out, upper, opened, _word_source(rows), mask, first, _threads())
+    return out, upper
+
+
+def gated_lift(
+    opened: Tensor,
+    rows: WordsPiece,
+    mask: Tensor,
+    dealt: RingPiece,
+    flip: Tensor,
+    bit: Tensor,
+    first: bool,
+    bits: int,
+    width: int,
+) -> Tensor:
+    if _plain_short(opened, bits, width) or not _same(opened.shape, mask, dealt, flip, bit):
+        return short.gated_lift(opened, rows, mask, dealt, flip, bit, first, bits, width)
+    out = _empty(opened.shape)
+    core.lift_gated(out, opened, _word_source(rows), mask, _source(dealt), flip, bit, first, _threads())
+    return out
+
+
+def complete(opened: Tensor, upper: Words, bits: int, width: int) -> Tensor:
+    if _plain_short(opened, bits, width):
+        return short.complete(opened, upper, bits, width)
+    out = _empty(opened.shape)
+    core.complete(out, opened, _array(upper), _threads())
+    return out
+
+
+def _word_source(rows: WordsPiece) -> Any:
+    """All bits of words as the module takes them."""
+    found = _source(rows)
+    return _array(found) if isinstance(found, np.ndarray) else found
 
 
 # --- comparison -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from torchveil.kernels.volumes import volume_functions
 from torchveil.randomness import Bits
 
 
@@ -171,4 +172,5 @@ BILINEAR: dict[str, Callable[..., Tensor]] = {
     "conv2d": conv2d,
     "conv2d_weight_grad": conv2d_weight_grad,
     "conv2d_input_grad": conv2d_input_grad,
+    **volume_functions(conv2d, conv2d_weight_grad, conv2d_input_grad),
 }

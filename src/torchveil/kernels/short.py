@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from torchveil.kernels import drawn, gate_steps
+from torchveil.kernels.drawn import RingPiece, Source, WordsPads, WordsPiece
 from torchveil.kernels.reference import reduce_ring, shift_right_logical, signed
 from torchveil.randomness import Words
 
@@ -83,6 +85,15 @@ def pack_low(x: Tensor, bits: int, shift: int) -> Packed:
     return Packed(tuple((flat >> at).astype(kind) for at, kind in _layout(bits)), bits, shift, shape)
 
 
+def mask_short(
+    value: Tensor, stream: Source, number: int, slot: int, missing: int, width: int
+) -> tuple[Packed, Tensor]:
+    """(what travels of value / 2^missing + mask, mask): a multiple of 2^missing, and the keystream of the label."""
+    # an arithmetic shift: only the lower bits of the sum travel
+    masked, mask = gate_steps.mask_value(value >> missing, stream, number, slot, width)
+    return pack_low(masked, width - missing, missing), mask
+
+
 def add_packed(pieces: Sequence[Packed] | Sequence[Words]) -> Tensor | Words:
     """2^shift times the sum of all pieces modulo 2^bits; of words their sum modulo 2^16."""
     packed = [piece for piece in pieces if isinstance(piece, Packed)]
@@ -146,11 +157,20 @@ def _add_upper(x: Tensor, words: Words, bits: int, width: int) -> Tensor:
 # --- lifting --------------------------------------------------------------------------------------------------------
 
 
-def lift_rows(mask: Tensor, bit: Tensor | None, bits: int, width: int) -> tuple[Words, Tensor | None]:
+def lift_rows(
+    mask: Tensor, bit: Tensor | None, bits: int, width: int, pads: WordsPads = ()
+) -> tuple[Words, Tensor | None]:
     """What the provider deals: words [rows, elements] H, R (with a bit rho also rho R), and rho (M mod 2^(w-k)).
 
-    H = floor(M / 2^(w-k)), R the bit of M below.
+    H = floor(M / 2^(w-k)), R the bit of M below. The words are less their pads.
     """
+    rows, gated = _lift_rows(mask, bit, bits, width)
+    for pad in pads:
+        rows = subtract_words(rows, pad.held(), bits)
+    return rows, gated
+
+
+def _lift_rows(mask: Tensor, bit: Tensor | None, bits: int, width: int) -> tuple[Words, Tensor | None]:
     split = width - bits
     rows = np.empty((2 if bit is None else 3, mask.numel()), dtype=np.uint16)
     if _lanes(bits, width):
@@ -189,8 +209,11 @@ def lift_base(opened: Tensor, bits: int, width: int) -> Tensor:
     return _add_upper(reduce_ring(_quotient(opened, bits, width).contiguous(), width), below, bits, width)
 
 
-def lifted_share(opened: Tensor, rows: Words, mask: Tensor, first: bool, bits: int, width: int) -> tuple[Tensor, Words]:
+def lifted_share(
+    opened: Tensor, rows: WordsPiece, mask: Tensor, first: bool, bits: int, width: int
+) -> tuple[Tensor, Words]:
     """(a party's share of x / 2^k, its share of the upper k bits of the quotient's opening) from its pieces."""
+    rows = drawn.words(rows)
     below, may_wrap = _tops(opened, bits, width)
     upper = add_words(rows[0], rows[1] & may_wrap, bits)
     out = _quotient(opened, bits, width).sub_(mask) if first else -mask
@@ -210,3 +233,21 @@ def gated_piece(opened: Tensor, rows: Words, dealt: Tensor, bits: int, width: in
     _, may_wrap = _tops(opened, bits, width)
     out = dealt.clone(memory_format=torch.contiguous_format)
     return _add_upper(out, subtract_words(np.zeros_like(rows[2]), rows[2] & may_wrap, bits), bits, width)
+
+
+def gated_lift(
+    opened: Tensor,
+    rows: WordsPiece,
+    mask: Tensor,
+    dealt: RingPiece,
+    flip: Tensor,
+    bit: Tensor,
+    first: bool,
+    bits: int,
+    width: int,
+) -> Tensor:
+    """A party's share of the bit (its flip, this party's share of its mask) times x / 2^k from its pieces."""
+    rows = drawn.words(rows)
+    share, _ = lifted_share(opened, rows, mask, first, bits, width)
+    piece = gated_piece(opened, rows, drawn.ring(dealt), bits, width)
+    return gate_steps.selected_share(flip, lift_base(opened, bits, width), bit, piece, share, width)

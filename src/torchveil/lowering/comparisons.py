@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,9 +10,14 @@ from torch import Tensor
 
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
+from torchveil.functions import exclusion
 from torchveil.functions.structure import apply
-from torchveil.handle import Bit, Deferred, Handle, Public
+from torchveil.handle import Bit, Deferred, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand
+
+
+def _infinite(x: Handle) -> bool:
+    return isinstance(x, Public) and x.fill is not None and math.isinf(x.fill)
 
 
 def _relation(name: str) -> Any:
@@ -22,6 +28,12 @@ def _relation(name: str) -> Any:
         y = y.force() if isinstance(y, Deferred) else y
         if isinstance(x, Public) and isinstance(y, Public):
             return Public(x.session, ar.broadcast(x.shape, y.shape), tensor=getattr(torch, name)(x.dense(), y.dense()))
+        if x is y or _infinite(x) or _infinite(y):
+            # a share holds neither infinities nor nan: any number stands for it
+            a, b = (v.fill if isinstance(v, Public) else 0.0 for v in (x, y))
+            verdict = bool(getattr(torch, name)(torch.tensor(a), torch.tensor(b)))
+            shape = ar.broadcast(x.shape, y.shape)
+            return Public(x.session, shape, tensor=torch.full(shape, verdict))
         return cmp.compare(x, y, name)
 
     return compare
@@ -48,25 +60,32 @@ def _not(x: Handle) -> Handle:
     return ar.map_bit(as_bit(x), flip=True)
 
 
-def _truth(x: Handle) -> Handle:
-    """0 or 1 as a number; a public tensor stays public."""
+def _truth(x: Any, like: Handle) -> Handle:
+    """0 or 1 as a number; what is public, a plain mask among it, stays public."""
+    if isinstance(x, Tensor):
+        return Public(like.session, tuple(x.shape), tensor=(x != 0).to(torch.int64))
     if isinstance(x, Public):
         return Public(x.session, x.shape, tensor=(x.dense() != 0).to(torch.int64))
     return ar.secret(as_bit(x))
 
 
 def _logic(combine_numbers: Any) -> Any:
-    def logic(x: Handle, y: Handle) -> Handle:
-        a, b = _truth(x), _truth(y)
-        number = ar.secret(combine_numbers(a, b, ar.multiply(a, b)))
-        return cmp.compare_scalar(number, 0, "gt")
+    def logic(x: Any, y: Any) -> Handle:
+        like = x if isinstance(x, Handle) else y
+        a, b = _truth(x, like), _truth(y, like)
+        both = combine_numbers(a, b, ar.multiply(a, b))
+        if isinstance(both, Public):
+            return Public(both.session, both.shape, tensor=both.dense() != 0)
+        return cmp.compare_scalar(ar.secret(both), 0, "gt")
 
     return logic
 
 
-lowers(aten.logical_and.default, aten.bitwise_and.Tensor)(_logic(lambda a, b, ab: ab))
-lowers(aten.logical_or.default, aten.bitwise_or.Tensor)(_logic(lambda a, b, ab: ar.add(a, b)))
-lowers(aten.logical_xor.default, aten.bitwise_xor.Tensor)(_logic(lambda a, b, ab: ar.add(ar.add(a, b), ab, -2)))
+lowers(aten.logical_and.default, aten.bitwise_and.Tensor, indices=True)(_logic(lambda a, b, ab: ab))
+lowers(aten.logical_or.default, aten.bitwise_or.Tensor, indices=True)(_logic(lambda a, b, ab: ar.add(a, b)))
+lowers(aten.logical_xor.default, aten.bitwise_xor.Tensor, indices=True)(
+    _logic(lambda a, b, ab: ar.add(ar.add(a, b), ab, -2))
+)
 
 
 @lowers(aten.where.self, indices=True)
@@ -81,9 +100,26 @@ def _where(condition: Any, x: Any, y: Any) -> Handle:
 
 
 def _public_where(mask: Tensor, x: Handle, y: Handle) -> Handle:
+    mask = mask.to(torch.bool)
+    if exclusion.split(x)[1] is not None or exclusion.split(y)[1] is not None:
+        return _excluding_where(mask, x, y)
     keep = Public(x.session, tuple(mask.shape), tensor=mask.to(torch.int64))
     rest = Public(x.session, tuple(mask.shape), tensor=1 - mask.to(torch.int64))
     return ar.add(ar.multiply(x, keep), ar.multiply(y, rest))
+
+
+def _excluding_where(mask: Tensor, x: Handle, y: Handle) -> Handle:
+    """mask ? x : y when x or y has places of minus infinity."""
+    shape = ar.broadcast(tuple(mask.shape), x.shape, y.shape)
+    places = torch.zeros(shape, dtype=torch.bool)
+    (finite_x, _), (finite_y, _) = sides = exclusion.split(x), exclusion.split(y)
+    whole: Handle | None = None
+    for (_, infinite), taken, other in zip(sides, (mask, ~mask), (finite_y, finite_x), strict=True):
+        if infinite is not None:
+            places = places | (infinite & taken)
+            # where a side is nothing but minus infinity, the other needs no product with the mask
+            whole = other if bool((infinite | ~taken).all()) else whole
+    return exclusion.exclude(_public_where(mask, finite_x, finite_y) if whole is None else whole, places)
 
 
 @lowers(aten.masked_fill.Scalar, aten.masked_fill.Tensor, indices=True)
@@ -97,13 +133,21 @@ def _masked_fill(x: Handle, mask: Any, value: Any) -> Handle:
     return cmp.where(mask, ar.expand_to(fill, shape), x)
 
 
-@lowers(aten.any.default)
-def _any(x: Handle) -> Handle:
-    return cmp.compare_scalar(ar.secret(apply(ar.secret(as_bit(x)), "sum", tuple(range(len(x.shape))), False)), 0, "gt")
+def _count(x: Handle, dim: Any, keepdim: bool) -> tuple[Secret, int]:
+    """(how many are true along the dimensions, how many there are)."""
+    rank = max(1, len(x.shape))
+    chosen = range(len(x.shape)) if dim is None else [dim] if isinstance(dim, int) else dim
+    dims = tuple(d % rank for d in chosen) if x.shape else ()
+    numbers = ar.secret(as_bit(x))
+    return ar.secret(apply(numbers, "sum", dims, keepdim) if dims else numbers), math.prod(x.shape[d] for d in dims)
 
 
-@lowers(aten.all.default)
-def _all(x: Handle) -> Handle:
-    count = torch.Size(x.shape).numel()
-    total = ar.secret(apply(ar.secret(as_bit(x)), "sum", tuple(range(len(x.shape))), False))
-    return cmp.compare_scalar(total, count, "ge")
+@lowers(aten.any.default, aten.any.dim, aten.any.dims)
+def _any(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
+    return cmp.compare_scalar(_count(x, dim, keepdim)[0], 0, "gt")
+
+
+@lowers(aten.all.default, aten.all.dim, aten.all.dims)
+def _all(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
+    true, count = _count(x, dim, keepdim)
+    return cmp.compare_scalar(true, count, "ge")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, TypeGuard
+
+import torch
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.fixedpoint import encode_scalar
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
-from torchveil.functions import exponential, normalise
-from torchveil.handle import Deferred, Handle, Public, Secret
-from torchveil.lowering.table import aten, lowers, operand
+from torchveil.functions import exclusion, exponential, normalise
+from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
+from torchveil.lowering.table import aten, lowers, operand, writes
 
 
 def _pair(x: Any, y: Any) -> tuple[Handle, Handle]:
@@ -20,12 +23,12 @@ def _pair(x: Any, y: Any) -> tuple[Handle, Handle]:
 
 @lowers(aten.add.Tensor, aten.add.Scalar, deferrable=True)
 def _add(x: Any, y: Any, alpha: float = 1) -> Handle:
-    return ar.add(*_pair(x, y), alpha)
+    return exclusion.add(*_pair(x, y), alpha)
 
 
 @lowers(aten.sub.Tensor, aten.sub.Scalar, deferrable=True)
 def _sub(x: Any, y: Any, alpha: float = 1) -> Handle:
-    return ar.add(*_pair(x, y), -alpha)
+    return exclusion.add(*_pair(x, y), -alpha)
 
 
 @lowers(aten.rsub.Scalar, aten.rsub.Tensor, deferrable=True)
@@ -41,26 +44,30 @@ def _neg(x: Handle) -> Handle:
 
 @lowers(aten.mul.Tensor, aten.mul.Scalar, deferrable=True)
 def _mul(x: Any, y: Any) -> Handle:
-    return ar.multiply(*_pair(x, y))
+    x, y = _pair(x, y)
+    for one, other in ((x, y), (y, x)):
+        if isinstance(one, Excluding) and isinstance(other, Public) and other.fill is not None and not other.shape:
+            return exclusion.scale(one, other.fill)
+    if _is_mask(x) and _is_mask(y):
+        # torch multiplies public answers such as those of isfinite
+        return Public(x.session, ar.broadcast(x.shape, y.shape), tensor=x.dense() & y.dense())
+    return ar.multiply(x, y)
 
 
-@lowers(aten.div.Tensor, aten.div.Scalar, deferrable=True)
+def _is_mask(x: Handle) -> TypeGuard[Public]:
+    return isinstance(x, Public) and x.dense().dtype is torch.bool
+
+
+@lowers(aten.div.Tensor, aten.div.Scalar, aten.div.out, deferrable=True)
 def _div(x: Any, y: Any) -> Handle:
     x, y = _pair(x, y)
     return divide(x, y)
 
 
-@lowers(aten.div.Tensor_mode, aten.div.Scalar_mode)
-def _div_mode(x: Any, y: Any, rounding_mode: str | None = None) -> Handle:
-    if rounding_mode is not None:
-        raise UnsupportedOperation(
-            "division with rounding to whole numbers", op="div", remedy="divide without rounding_mode"
-        )
-    return _div(x, y)
-
-
 def divide(x: Handle, y: Handle) -> Handle:
     """x / y; a public divisor is exact, a public dividend scales a reciprocal."""
+    if isinstance(x, Excluding) and isinstance(y, Public) and y.fill and not y.shape:
+        return exclusion.scale(x, 1 / y.fill)
     x = x.force() if isinstance(x, Deferred) else x
     y = y.force() if isinstance(y, Deferred) else y
     shape = ar.broadcast(x.shape, y.shape)
@@ -117,20 +124,29 @@ def _logit_backward(grad: Handle, x: Handle, eps: float | None = None) -> Handle
 
 
 @lowers(aten.pow.Tensor_Scalar)
-def _pow(x: Handle, exponent: float) -> Handle:
+def power(x: Handle, exponent: float) -> Handle:
+    """x^p for a public p: products for whole p, roots for halves, else e^(p log x) for x > 0.
+
+    In the last case zero and negative numbers count as one unit, as they do in the logarithm.
+    """
     if exponent == 0:
         return Public(x.session, x.shape, fill=1.0)
-    if abs(exponent) > 64 or not float(2 * exponent).is_integer():
+    if not math.isfinite(exponent) or (abs(exponent) > 64 and float(exponent).is_integer()):
         raise UnsupportedOperation(
             f"a secret to the power {exponent}",
             op="pow",
-            remedy="use whole or half exponents, or torch.exp(p * torch.log(x)) for positive x",
+            remedy="use exponents up to 64, or torch.exp(p * torch.log(x)) for positive x",
         )
+    if not float(2 * exponent).is_integer() or abs(exponent) > 64:
+        return exponential.exp(ar.multiply_scalar(normalise.log(x), exponent))
     if not float(exponent).is_integer():
         root = normalise.sqrt(x) if exponent > 0 else normalise.rsqrt(x)
         return _whole_power(root, abs(int(2 * exponent)))
-    power = _whole_power(x, abs(int(exponent)))
-    return power if exponent > 0 else normalise.reciprocal(power)
+    out = _whole_power(x, abs(int(exponent)))
+    return out if exponent > 0 else normalise.reciprocal(out)
+
+
+writes(aten.pow_.Scalar)(power)
 
 
 def _whole_power(x: Handle, exponent: int) -> Handle:
@@ -194,6 +210,14 @@ def _clamp(x: Handle, min: float | None = None, max: float | None = None) -> Han
 @lowers(aten.clamp_min.default)
 def _clamp_min(x: Handle, min: float) -> Handle:
     return cmp.clamp(x, min, None)
+
+
+@lowers(aten.clamp_min.Tensor)
+def _clamp_min_tensor(x: Handle, min: Any) -> Handle:
+    min = operand(min, x)
+    if isinstance(min, Public) and not min.shape:
+        return cmp.clamp(x, float(min.dense()), None)
+    return _maximum(x, min)
 
 
 @lowers(aten.clamp_max.default)

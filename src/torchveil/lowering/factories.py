@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from torchveil import public_randomness
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions.arithmetic import expand_to
@@ -11,9 +13,16 @@ from torchveil.handle import Handle, Public
 from torchveil.lowering.table import aten, lowers, writes
 
 
+def _constant(x: Handle, shape: tuple[int, ...], value: float, dtype: Any = None, **_kwargs: Any) -> Handle:
+    """A public constant: truth values where torch is asked for them, else numbers."""
+    if dtype is torch.bool:
+        return Public(x.session, shape, tensor=torch.full(shape, bool(value)))
+    return Public(x.session, shape, fill=float(value))
+
+
 def _filled(value: float) -> Any:
-    def like(x: Handle, *_args: Any, **_kwargs: Any) -> Handle:
-        return Public(x.session, x.shape, fill=value)
+    def like(x: Handle, **kwargs: Any) -> Handle:
+        return _constant(x, x.shape, value, **kwargs)
 
     return like
 
@@ -23,13 +32,13 @@ lowers(aten.ones_like.default)(_filled(1.0))
 
 
 @lowers(aten.full_like.default)
-def _full_like(x: Handle, value: float, **_kwargs: Any) -> Handle:
-    return Public(x.session, x.shape, fill=float(value))
+def _full_like(x: Handle, value: float, **kwargs: Any) -> Handle:
+    return _constant(x, x.shape, value, **kwargs)
 
 
 def _new(value: float) -> Any:
-    def new(x: Handle, size: Any, *_args: Any, **_kwargs: Any) -> Handle:
-        return Public(x.session, tuple(size), fill=value)
+    def new(x: Handle, size: Any, *_stride: Any, **kwargs: Any) -> Handle:
+        return _constant(x, tuple(size), value, **kwargs)
 
     return new
 
@@ -39,8 +48,8 @@ lowers(aten.new_ones.default)(_new(1.0))
 
 
 @lowers(aten.new_full.default)
-def _new_full(x: Handle, size: Any, value: float, **_kwargs: Any) -> Handle:
-    return Public(x.session, tuple(size), fill=float(value))
+def _new_full(x: Handle, size: Any, value: float, **kwargs: Any) -> Handle:
+    return _constant(x, tuple(size), value, **kwargs)
 
 
 @writes(aten.zero_.default)

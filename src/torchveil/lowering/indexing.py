@@ -1,7 +1,8 @@
-"""Indexing by public indices, look-ups, and the scatter forms that are their gradients."""
+"""Indexing by public and by secret indices, and the scatter forms that are their gradients."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
-from torchveil.functions.structure import apply, concatenate
-from torchveil.handle import Deferred, Handle, Public, Secret
+from torchveil.functions import look_up
+from torchveil.functions.look_up import one_hot
+from torchveil.functions.structure import apply
+from torchveil.handle import Bit, Deferred, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand, session_of
 
 
@@ -32,26 +35,58 @@ def _public_indices(indices: Any, op: str) -> tuple[Tensor | None, ...]:
     return tuple(out)
 
 
-@lowers(aten.index.Tensor, indices=True)
+def _is_secret(index: Any) -> bool:
+    """A secret whole number per element; a mask or a fraction is none."""
+    whole = isinstance(index, Deferred) and index.whole
+    return whole or (isinstance(index, Secret) and index.scale == index.format.scale == 1)
+
+
+def _secret_rows(indices: Any) -> tuple[int, Handle] | None:
+    """(dimension, index) if one dimension is indexed, by a secret."""
+    given = [(dim, index) for dim, index in enumerate(indices) if index is not None]
+    return given[0] if len(given) == 1 and _is_secret(given[0][1]) else None
+
+
+@lowers(aten.index.Tensor, aten._unsafe_index.Tensor, indices=True)
 def _index(x: Any, indices: Any) -> Handle:
     if isinstance(x, Tensor):
         _public_indices(indices, "index")
         raise UnsupportedOperation("indexing a plain tensor by a secret", op="index", remedy="share the tensor")
+    rows = _secret_rows(indices)
+    if rows is not None:
+        return look_up.take_rows(x, *rows)
     return apply(x, "index", _public_indices(indices, "index"))
 
 
 @lowers(aten.index_select.default, indices=True)
 def _index_select(x: Handle, dim: int, index: Any) -> Handle:
+    if _is_secret(index):
+        return look_up.take_rows(x, dim % max(1, len(x.shape)), index)
     return apply(x, "index_select", dim, _public_indices([index], "index_select")[0])
 
 
 @lowers(aten.gather.default, indices=True)
 def _gather(x: Handle, dim: int, index: Any, *, sparse_grad: bool = False) -> Handle:
+    pooled = index.attachments.get("pooled") if isinstance(index, Deferred) else None
+    if pooled is not None and dim % len(x.shape) == len(x.shape) - 1 and pooled.serves(index.shape, x.shape[-1]):
+        # the gradient of an unpooling: what lies where the maxima of a pooling were
+        planes = pooled.resized(x, math.prod(pooled.windows.sizes))
+        planes = apply(planes, "reshape", (*pooled.batch, *pooled.windows.sizes))
+        return apply(pooled.pick(planes), "reshape", index.shape)
+    if _is_secret(index) and x.shape:
+        return look_up.gather(x, dim % len(x.shape), index)
     return apply(x, "gather", dim, _public_indices([index], "gather")[0])
 
 
 @lowers(aten.index_put.default, indices=True)
 def _index_put(x: Handle, indices: Any, values: Handle, accumulate: bool = False, unsafe: bool = False) -> Handle:
+    rows = _secret_rows(indices)
+    if rows is not None:
+        return _put_rows(x, *rows, operand(values, x), accumulate)
+    if len(indices) == 1 and isinstance(indices[0], Bit) and not accumulate and not operand(values, x).shape:
+        shape = indices[0].shape + (1,) * (len(x.shape) - len(indices[0].shape))
+        chosen = apply(indices[0], "reshape", shape)
+        return cmp.where(chosen, ar.expand_to(operand(values, x), x.shape), x)
     places = _public_indices(indices, "index_put")
     probe = torch.empty((), dtype=torch.int8).expand(x.shape)[tuple(slice(None) if p is None else p for p in places)]
     values = ar.expand_to(operand(values, x), tuple(probe.shape))
@@ -62,20 +97,38 @@ def _index_put(x: Handle, indices: Any, values: Handle, accumulate: bool = False
     return ar.add(x, apply(values, "scatter_index", x.shape, places))
 
 
+def _put_rows(x: Handle, dim: int, index: Handle, values: Handle, accumulate: bool) -> Handle:
+    """Rows written at secret places; places that are meant twice get the sum, where torch promises nothing."""
+    shape = (*x.shape[:dim], *index.shape, *x.shape[dim + 1 :])
+    placed = look_up.add_rows(x.shape, dim, index, ar.expand_to(values, shape))
+    if not accumulate:
+        row = [1] * len(x.shape)
+        row[dim] = -1
+        hit = apply(look_up.hits(index, x.shape[dim]), "reshape", tuple(row))
+        x = ar.add(x, ar.multiply(x, hit), -1)
+    return ar.add(x, placed)
+
+
 @lowers(aten.scatter_add.default, indices=True)
 def _scatter_add(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
+    if _is_secret(index) and x.shape:
+        return ar.add(x, look_up.scatter_add(x.shape, dim % len(x.shape), index, operand(src, x)))
     places = _public_indices([index], "scatter_add")[0]
     return ar.add(x, apply(operand(src, x), "scatter_gather", x.shape, dim, places))
 
 
 @lowers(aten.index_add.default, indices=True)
 def _index_add(x: Handle, dim: int, index: Any, source: Handle, *, alpha: float = 1) -> Handle:
+    if _is_secret(index):
+        return ar.add(x, look_up.add_rows(x.shape, dim % max(1, len(x.shape)), index, operand(source, x)), alpha)
     places = (*[None] * (dim % max(1, len(x.shape))), *_public_indices([index], "index_add"))
     return ar.add(x, apply(operand(source, x), "scatter_index", x.shape, places), alpha)
 
 
 @lowers(aten.scatter.src, indices=True)
 def _scatter(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
+    if not x.shape and _is_secret(index):
+        return src  # the only place there is
     winners = index.attachments.get("winners") if isinstance(index, Deferred) else None
     if winners is not None and isinstance(x, Public) and x.fill == 0:
         # the gradient of max or min along a dimension: torch scatters it to the (secret) winner
@@ -83,6 +136,15 @@ def _scatter(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
         row = (*x.shape[:dim], 1, *x.shape[dim + 1 :]) if x.shape else ()
         if winners.dim == dim and index.shape == row == src.shape:
             return winners.distribute(ar.secret(src)) if x.shape else src
+    order = index.attachments.get("order") if isinstance(index, Deferred) else None
+    if order is not None and isinstance(x, Public) and x.fill == 0 and order.dim == dim % max(1, len(x.shape)):
+        # the gradient of a sort, a k-th value or a median
+        used = (*x.shape[: order.dim], order.count, *x.shape[order.dim + 1 :])
+        if x.shape[order.dim] == order.size and index.shape == used == src.shape:
+            found: Handle = order.distribute(ar.secret(src))
+            return found
+    if _is_secret(index) and x.shape:
+        return _scatter_secret(x, dim % len(x.shape), index, src)
     places = _public_indices([index], "scatter")[0]
     mask = torch.ones(x.shape, dtype=torch.int64)
     if places is not None:
@@ -91,67 +153,23 @@ def _scatter(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
     return ar.add(kept, apply(operand(src, x), "scatter_gather", x.shape, dim, places))
 
 
+def _scatter_secret(x: Handle, dim: int, index: Handle, src: Handle) -> Handle:
+    """Values written at secret places; places that are meant twice get the sum, where torch promises nothing."""
+    ones = Public(x.session, index.shape, fill=1.0)
+    hit = look_up.scatter_add(x.shape, dim, index, ones)
+    return ar.add(ar.add(x, ar.multiply(x, hit), -1), look_up.scatter_add(x.shape, dim, index, src))
+
+
 @lowers(aten.scatter.value, indices=True)
 def _scatter_value(x: Handle, dim: int, index: Any, value: float) -> Handle:
+    if _is_secret(index) and x.shape:
+        dim = dim % len(x.shape)
+        hit = look_up.scatter_add(x.shape, dim, index, Public(x.session, index.shape, fill=1.0))
+        met = hit if index.shape[dim] == 1 else cmp.compare_scalar(ar.secret(hit), 0, "gt")
+        return cmp.where(met, Public(x.session, x.shape, fill=float(value)), x)
     places = _public_indices([index], "scatter")[0]
     if places is None:
         raise UnsupportedOperation("a scatter without places", op="scatter")
     mask = torch.ones(x.shape, dtype=torch.int64).scatter_(dim, places, 0)
     kept = ar.multiply(x, Public(x.session, x.shape, tensor=mask))
     return ar.add(kept, Public(x.session, x.shape, tensor=(1 - mask).to(torch.float64) * value))
-
-
-def one_hot(indices: Handle, count: int) -> Secret:
-    """[index == c] for c < count as numbers 0 and 1 along a new last dimension; 3 rounds after one opening."""
-    wire = ar.narrow(ar.secret(indices))
-    key = f"one-hot {count}"
-    if key not in wire.memo:
-        wire.memo[key] = _compare_with_all(wire, count)
-    rows: Secret = wire.memo[key]
-    return rows
-
-
-def _compare_with_all(wire: Secret, count: int) -> Secret:
-    bits = cmp.equal_bits(wire, [c * wire.scale for c in range(count)])
-    last = len(wire.shape)
-    columns = [apply(ar.secret(bit), "unsqueeze", last) for bit in bits]
-    return ar.secret(concatenate(columns, last))
-
-
-@lowers(aten.embedding.default, indices=True)
-def _embedding(
-    weight: Any, indices: Any, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
-) -> Handle:
-    if isinstance(indices, Tensor):
-        return apply(weight, "index", (indices,))
-    session = session_of(weight, indices)
-    if isinstance(weight, Tensor):
-        raise ar.refuse_plain(session.operation)
-    table = weight
-    rows = one_hot(indices, table.shape[0])
-    flat = apply(rows, "reshape", (-1, table.shape[0]))
-    out = ar.bilinear(flat, table, "mm")
-    return apply(out, "reshape", (*indices.shape, table.shape[1]))
-
-
-@lowers(aten.embedding_dense_backward.default, indices=True)
-def _embedding_backward(
-    grad: Handle, indices: Any, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
-) -> Handle:
-    if scale_grad_by_freq:
-        raise UnsupportedOperation(
-            "an embedding scaled by frequency", op="embedding", remedy="scale_grad_by_freq=False"
-        )
-    flat = apply(grad, "reshape", (-1, grad.shape[-1]))
-    if isinstance(indices, Tensor):
-        places = indices.reshape(-1)
-        if padding_idx >= 0:
-            kept = (places != padding_idx).nonzero().reshape(-1)
-            flat, places = apply(flat, "index", (kept,)), places[kept]
-        return apply(flat, "scatter_index", (num_weights, grad.shape[-1]), (places,))
-    rows = apply(one_hot(indices, num_weights), "reshape", (-1, num_weights))
-    out = ar.bilinear(apply(rows, "t"), flat, "mm")
-    if padding_idx < 0:
-        return out
-    kept = (torch.arange(num_weights) != padding_idx).to(torch.int64).unsqueeze(1)
-    return ar.multiply(out, Public(out.session, tuple(kept.shape), tensor=kept))

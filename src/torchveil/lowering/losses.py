@@ -9,12 +9,12 @@ from torch import Tensor
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
-from torchveil.functions import normalise
+from torchveil.functions import exclusion, normalise
+from torchveil.functions.look_up import one_hot
 from torchveil.functions.softmax import Softmax, softmax
 from torchveil.functions.structure import apply
-from torchveil.handle import Deferred, Handle, Public, Secret
+from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
 from torchveil.lowering.activations import softplus
-from torchveil.lowering.indexing import one_hot
 from torchveil.lowering.reductions import mean, total
 from torchveil.lowering.table import aten, lowers
 
@@ -40,10 +40,8 @@ def _normaliser(count: int, reduction: int) -> float:
 
 
 def _parts(x: Handle, dim: int) -> Softmax:
-    wire = ar.secret(x)
-    dim = dim % max(1, len(wire.shape))
-    if not wire.shape:
-        wire, dim = ar.secret(apply(wire, "unsqueeze", 0)), 0
+    dim = dim % len(x.shape)
+    wire = exclusion.lowered(x, dim)[0] if isinstance(x, Excluding) else ar.secret(x)
     key = f"softmax {dim}"
     if key not in wire.memo:
         wire.memo[key] = softmax(wire, dim)
@@ -51,9 +49,23 @@ def _parts(x: Handle, dim: int) -> Softmax:
     return parts
 
 
-@lowers(aten._softmax.default, aten._safe_softmax.default)
-def _softmax(x: Handle, dim: int, half_to_float: Any = False, *, dtype: Any = None) -> Handle:
+@lowers(aten._softmax.default)
+def _softmax(x: Handle, dim: int, half_to_float: bool = False) -> Handle:
+    if not x.shape:
+        return Public(x.session, (), fill=1.0)
     return _parts(x, dim).narrow_probabilities()
+
+
+@lowers(aten._safe_softmax.default)
+def safe_softmax(x: Handle, dim: int, dtype: Any = None) -> Handle:
+    """A softmax whose rows are zero where a mask leaves nothing of them."""
+    if not isinstance(x, Excluding):
+        return _parts(x, dim).narrow_probabilities()
+    wire, empty = exclusion.lowered(x, dim % max(1, len(x.shape)), empty_rows=True)
+    out: Handle = _parts(wire, dim).narrow_probabilities()
+    if empty is None:
+        return out
+    return ar.multiply(out, Public(x.session, tuple(empty.shape), tensor=1 - empty.to(torch.int64)))
 
 
 @lowers(aten._softmax_backward_data.default)
@@ -65,12 +77,17 @@ def _softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: Any) 
 
 @lowers(aten._log_softmax.default)
 def _log_softmax(x: Handle, dim: int, half_to_float: bool) -> Handle:
+    if not x.shape:
+        return Public(x.session, (), fill=0.0)
     parts = _parts(x, dim)
-    return Deferred(x.session, x.shape, parts.log_probabilities, {"softmax": parts})
+    out = Deferred(x.session, x.shape, parts.log_probabilities, {"softmax": parts})
+    return Excluding(out, x.excluded, out.attachments) if isinstance(x, Excluding) else out
 
 
 @lowers(aten._log_softmax_backward_data.default)
 def _log_softmax_backward(grad: Handle, output: Handle, dim: int, input_dtype: Any) -> Handle:
+    if not grad.shape:
+        return Public(grad.session, (), fill=0.0)
     parts = output.attachments.get("softmax") if isinstance(output, Deferred) else None
     if parts is None:
         raise UnsupportedOperation("the gradient of a log-softmax whose forward is gone", op="log_softmax backward")
@@ -101,6 +118,7 @@ def _flat_classes(x: Handle) -> tuple[int, ...]:
 @lowers(aten.nll_loss_forward.default, indices=True)
 def _nll_forward(x: Handle, target: Any, weight: Any, reduction: int, ignore_index: int) -> tuple[Handle, Handle]:
     _check_nll(weight, target, ignore_index)
+    x = _without_targets_excluded(x, target)
     shape = _reduced_shape(_flat_classes(x), reduction)
     count = x.shape[0] if len(x.shape) > 1 else 1
 
@@ -119,6 +137,19 @@ def _check_nll(weight: Any, target: Any, ignore_index: int) -> None:
         raise UnsupportedOperation("class weights", op="nll_loss", remedy="weight the samples, or one-hot targets")
     if isinstance(target, Tensor) and bool((target == ignore_index).any()):
         raise UnsupportedOperation("ignored targets", op="nll_loss", remedy="drop the samples before the loss")
+
+
+def _without_targets_excluded(x: Handle, target: Any) -> Handle:
+    """The log-probabilities where no (public) target lies in a place of minus infinity, whose loss is infinite."""
+    if not isinstance(x, Excluding):
+        return x
+    if not isinstance(target, Tensor) or bool(x.excluded.gather(-1, target.to(torch.int64).unsqueeze(-1)).any()):
+        raise UnsupportedOperation(
+            "the loss of a target that may lie where the mask excludes it, and would be infinite",
+            op="nll_loss",
+            remedy="give targets as plain indices that the mask leaves, or mask with a finite number",
+        )
+    return x.finite
 
 
 def _targets(target: Any, like: Handle) -> Handle:

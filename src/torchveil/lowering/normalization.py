@@ -10,8 +10,8 @@ from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import normalise
 from torchveil.functions.structure import apply
-from torchveil.handle import Handle, Public
-from torchveil.lowering.reductions import mean, total, variance
+from torchveil.handle import Handle, Public, Secret
+from torchveil.lowering.reductions import fine_mean, mean, total, variance
 from torchveil.lowering.table import Updated, aten, lowers
 
 
@@ -42,15 +42,82 @@ def _layer_norm_backward(
     x_grad = w_grad = b_grad = None
     if output_mask[0]:
         g = grad if weight is None else ar.multiply(grad, weight)
-        first = ar.add(g, mean(g, dims, True), -1)
-        second = ar.multiply(normal, mean(ar.multiply(g, normal), dims, True))
-        x_grad = ar.multiply(ar.add(first, second, -1), inverse)
+        x_grad = ar.multiply(_centred(g, normal, ar.multiply(g, normal), dims), inverse)
     if output_mask[1]:
         product = ar.multiply(grad, normal)
         w_grad = total(product, rows, False) if rows else product
     if output_mask[2]:
         b_grad = total(grad, rows, False) if rows else grad
     return x_grad, w_grad, b_grad
+
+
+def _centred(grad: Handle, normal: Handle, weighted: Handle, dims: list[int]) -> Handle:
+    """grad less its mean and less what of it goes along ``normal``; ``weighted`` is their product."""
+    along = ar.multiply(normal, fine_mean(weighted, dims))
+    return ar.add(ar.add(grad, fine_mean(grad, dims), -1), along, -1)
+
+
+def _rows(x: Handle, groups: int) -> Handle:
+    """[N, C, ...] -> [N, groups, the rest]: what one mean and one variance belong to."""
+    return apply(x, "reshape", (x.shape[0], groups, -1))
+
+
+@lowers(aten.native_group_norm.default)
+def _group_norm(
+    x: Handle, weight: Handle | None, bias: Handle | None, n: int, c: int, size: int, groups: int, eps: float
+) -> tuple[Handle, Handle, Handle]:
+    rows = _rows(x, groups)
+    centre = mean(rows, [2], True)
+    inverse = normalise.rsqrt(ar.add(variance(rows, [2], 0, True), Public(x.session, (), fill=eps)))
+    out = apply(ar.multiply(ar.add(rows, centre, -1), inverse), "reshape", x.shape)
+    if weight is not None:
+        out = ar.multiply(out, _channels(weight, x))
+    if bias is not None:
+        out = ar.add(out, _channels(bias, x))
+    return out, apply(centre, "squeeze_dim", 2), apply(inverse, "squeeze_dim", 2)
+
+
+@lowers(aten.native_group_norm_backward.default)
+def _group_norm_backward(
+    grad: Handle, x: Handle, centre: Handle, inverse: Handle, weight: Handle | None, n: int, c: int, size: int,
+    groups: int, output_mask: list[bool],
+) -> tuple[Handle | None, Handle | None, Handle | None]:  # fmt: skip
+    centre, inverse = apply(centre, "unsqueeze", 2), apply(inverse, "unsqueeze", 2)
+    normal = ar.multiply(ar.add(_rows(x, groups), centre, -1), inverse)
+    dims = [0, *range(2, len(x.shape))]
+    x_grad = w_grad = b_grad = None
+    if output_mask[0]:
+        g = _rows(grad if weight is None else ar.multiply(grad, _channels(weight, x)), groups)
+        x_grad = apply(ar.multiply(_centred(g, normal, ar.multiply(g, normal), [2]), inverse), "reshape", x.shape)
+    if output_mask[1]:
+        w_grad = total(ar.multiply(grad, apply(normal, "reshape", x.shape)), dims, False)
+    if output_mask[2]:
+        b_grad = total(grad, dims, False)
+    return x_grad, w_grad, b_grad
+
+
+def _others(x: Handle, dim: int) -> list[int]:
+    return [d for d in range(len(x.shape)) if d != dim % len(x.shape)]
+
+
+@lowers(aten._weight_norm_interface.default)
+def _weight_norm(v: Handle, g: Handle, dim: int = 0) -> tuple[Handle, Handle]:
+    """(g v / |v|, |v|), one norm for each index of ``dim``; |v| is |v|^2 times its inverse root."""
+    squares = total(ar.multiply(v, v), _others(v, dim), True)
+    inverse = normalise.rsqrt(squares)
+    norms = ar.narrow(ar.secret(ar.multiply(squares, inverse)))
+    norms.memo["inverse"] = inverse
+    return ar.multiply(v, ar.multiply(g, inverse)), norms
+
+
+@lowers(aten._weight_norm_interface_backward.default)
+def _weight_norm_backward(grad: Handle, v: Handle, g: Handle, norms: Handle, dim: int) -> tuple[Handle, Handle]:
+    known = norms.memo.get("inverse") if isinstance(norms, Secret) else None
+    inverse = normalise.reciprocal(norms) if known is None else known
+    unit = ar.multiply(v, inverse)
+    g_grad = total(ar.multiply(grad, unit), _others(v, dim), True)
+    rest = ar.add(grad, ar.multiply(unit, g_grad), -1)
+    return ar.multiply(rest, ar.multiply(g, inverse)), g_grad
 
 
 def _count(shape: tuple[int, ...], dims: list[int]) -> int:
@@ -119,8 +186,7 @@ def _batch_norm_backward(
         scale = inverse if weight is None else ar.multiply(inverse, _channels(weight, x))
         inner = grad
         if training:
-            inner = ar.add(grad, mean(grad, dims, True), -1)
-            inner = ar.add(inner, ar.multiply(normal, mean(weighted, dims, True)), -1)
+            inner = _centred(grad, normal, weighted, dims)
         x_grad = ar.multiply(inner, scale)
     w_grad = total(weighted, dims, False) if output_mask[1] else None
     b_grad = total(grad, dims, False) if output_mask[2] else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torchveil.functions import arithmetic as ar
+from torchveil.functions import exclusion
 from torchveil.functions.structure import apply
 from torchveil.handle import Handle
 from torchveil.lowering.table import aten, lowers
@@ -23,7 +24,7 @@ def _affine(bias: Handle, product: Handle, beta: float, alpha: float) -> Handle:
         product = ar.multiply_scalar(ar.secret(product), alpha)
     if beta == 0:
         return product
-    return ar.add(product, bias, beta)
+    return exclusion.add(product, bias, beta)
 
 
 @lowers(aten.addmm.default)

@@ -7,10 +7,12 @@ from typing import Any
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
-from torchveil.functions import normalise
+from torchveil.functions import comparison as cmp
+from torchveil.functions import exclusion, normalise
 from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
-from torchveil.handle import Deferred, Handle, Public
+from torchveil.handle import Deferred, Excluding, Handle, Public
+from torchveil.lowering import elementwise
 from torchveil.lowering.table import aten, lowers
 
 
@@ -19,6 +21,11 @@ def _dims(x: Handle, dim: Any) -> tuple[int, ...]:
         return tuple(range(len(x.shape)))
     dims = [dim] if isinstance(dim, int) else list(dim)
     return tuple(d % max(1, len(x.shape)) for d in dims)
+
+
+def _count(x: Handle, dim: Any) -> int:
+    """How many elements a reduction over ``dim`` takes together; one number is one element."""
+    return math.prod(x.shape[d] for d in _dims(x, dim)) if x.shape else 1
 
 
 def total(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
@@ -39,13 +46,26 @@ def _sum_dim(x: Handle, dim: Any, keepdim: bool = False, *, dtype: Any = None) -
 
 def mean(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
     """The sum divided by the count, in one truncation."""
-    count = math.prod(x.shape[d] for d in _dims(x, dim))
+    count = _count(x, dim)
     if count == 0:
         raise UnsupportedOperation("the mean of nothing", op="mean", remedy="check the shape")
     summed = total(ar.as_number(x), dim, keepdim)
     if isinstance(summed, Public):
         return ar.multiply(summed, Public(x.session, (), fill=1.0 / count))
     return ar.divide_scalar(ar.secret(summed), count)
+
+
+def fine_mean(x: Handle, dims: list[int]) -> Handle:
+    """The mean with more digits than its format, dimensions kept: for what is taken from every element of a gradient.
+
+    An error there is the same for all of them, so their sums gather it, where errors of single elements cancel. A
+    factor of a product as it is (``stretched``).
+    """
+    count = math.prod(x.shape[d] for d in dims)
+    if isinstance(x, Public):
+        return mean(x, dims, True)
+    summed = ar.secret(total(ar.as_number(x), dims, True))
+    return ar.stretched_quotient(summed, count)
 
 
 @lowers(aten.mean.default, deferrable=True)
@@ -70,7 +90,7 @@ def _var(x: Handle, dim: Any = None, *, correction: float | None = 1, keepdim: b
 
 def variance(x: Handle, dim: Any, correction: float, keepdim: bool) -> Handle:
     """Mean squared deviation, kept at double scale."""
-    count = math.prod(x.shape[d] for d in _dims(x, dim))
+    count = _count(x, dim)
     centred = ar.narrow(ar.secret(ar.add(x, mean(x, dim, True), -1)))
     squares = ar.multiply(centred, centred)
     return ar.divide_scalar(ar.secret(total(squares, dim, keepdim)), count - correction)
@@ -83,9 +103,26 @@ def _std(x: Handle, dim: Any = None, *, correction: float | None = 1, keepdim: b
 
 @lowers(aten.linalg_vector_norm.default)
 def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Handle:
-    if ord != 2:
-        raise UnsupportedOperation(f"a vector norm of order {ord}", op="norm", remedy="use the 2-norm")
-    return normalise.sqrt(total(ar.multiply(x, x), dim, keepdim))
+    dims = list(_dims(x, dim))
+    if ord == 2:
+        return normalise.sqrt(total(ar.multiply(x, x), dim, keepdim))
+    if ord == 0:
+        return ar.as_number(total(cmp.compare_scalar(ar.secret(x), 0, "ne"), dim, keepdim))
+    size = cmp.absolute(x)
+    if ord == 1:
+        return total(size, dim, keepdim)
+    if abs(ord) == math.inf:
+        return _over(size, dims, keepdim, 1 if ord > 0 else -1)
+    if ord < 1:
+        raise UnsupportedOperation(
+            f"a vector norm of order {ord}", op="norm", remedy="use an order of at least 1, 0 or an infinite one"
+        )
+    # as fractions of the largest, whose powers do not leave the range
+    most = _over(size, dims, True, 1)
+    shares = normalise.divide(size, ar.expand_to(most, size.shape))
+    root = elementwise.power(total(elementwise.power(shares, ord), dim, True), 1 / ord)
+    out = ar.multiply(most, root)
+    return out if keepdim or not dims else apply(out, "squeeze_dims", tuple(dims))
 
 
 # --- maxima ----------------------------------------------------------------------------------------------------------
@@ -93,8 +130,10 @@ def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, 
 
 def _selection(x: Handle, dim: int, keepdim: bool, sign: int) -> tuple[Handle, Handle]:
     """(extremum, index) along dim; the index is evaluated only if somebody reads it."""
-    wire = ar.secret(x)
-    dim = dim % max(1, len(wire.shape))
+    if not x.shape:
+        return _selection(_flat(x), 0, False, sign)
+    dim = dim % len(x.shape)
+    wire = exclusion.lowered(x, dim)[0] if isinstance(x, Excluding) and sign > 0 else ar.secret(x)
     if 0 in wire.shape[dim : dim + 1]:
         raise UnsupportedOperation("the largest of nothing", op=wire.session.operation, remedy="check the shape")
     signed = wire if sign > 0 else ar.combine([(wire, -1)], scale=wire.scale)
@@ -137,7 +176,7 @@ def _min(x: Handle) -> Handle:
 
 
 def _over(x: Handle, dim: Any, keepdim: bool, sign: int) -> Handle:
-    for d in sorted(_dims(x, dim), reverse=True):
+    for d in sorted(() if not x.shape else _dims(x, dim), reverse=True):
         x = _selection(x, d, keepdim, sign)[0]
     return x
 
@@ -162,4 +201,4 @@ def _argmin(x: Handle, dim: int | None = None, keepdim: bool = False) -> Handle:
     return _selection(_flat(x), 0, False, -1)[1] if dim is None else _selection(x, dim, keepdim, -1)[1]
 
 
-__all__ = ["mean", "total", "variance"]
+__all__ = ["fine_mean", "mean", "total", "variance"]

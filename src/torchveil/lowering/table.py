@@ -37,13 +37,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """A result together with what the op writes into its arguments (position -> new value), unseen by its schema."""
+    """A result together with what the op writes into its arguments, by position: a value, or one for each of a list."""
 
     result: Any
-    writes: dict[int, Handle]
+    writes: dict[int, Any]
 
 
 TABLE: dict[Any, Rule] = {}
+
+#: Ops that are written in torch itself: functions of tensors, whose own operations come back to the table.
+COMPOSED: dict[Any, Callable[..., Any]] = {}
 
 
 def lowers(*ops: Any, indices: bool = False, deferrable: bool = False) -> Callable[[F], F]:
@@ -85,7 +88,26 @@ def views(*ops: Any) -> Callable[[F], F]:
     return register
 
 
+def composes(*ops: Any) -> Callable[[F], F]:
+    """Register a function of *tensors* for functional ops, and with it their in-place forms."""
+
+    def register(function: F) -> F:
+        def written(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return x.copy_(function(x, *args, **kwargs))
+
+        for op in ops:
+            COMPOSED[op] = function
+            inplace = _inplace_form(op)
+            if inplace is not None and inplace not in TABLE:
+                COMPOSED[inplace] = written
+        return function
+
+    return register
+
+
 def _inplace_form(op: Any) -> Any:
+    if str(op._schema.arguments[0].type) != "Tensor":
+        return None  # pow_.Scalar is not the form of pow.Scalar, whose base is a number
     packet = getattr(aten, f"{op._schema.name.split('::')[1]}_", None)
     return None if packet is None else getattr(packet, op._overloadname, None)
 

@@ -1,11 +1,10 @@
 """A recorded plan: instructions, put into an order in which independent exchanges share a round.
 
-Theory of operation. A plan is made once from the stream that a program produced. What no result depends on is left out;
-second names for a wire, a map taken twice of one wire and a second opening of it become one. Openings of several wires
-are taken apart. Then every instruction gets the earliest round in which all it needs exists (list scheduling without
-limits on width, hence as many rounds as the longest chain of exchanges, which is the floor for these gates). Execution
-goes round by round: the local work that is ready, the interactive gates that can start, one exchange for all that are
-under way. Wires that no later instruction reads are freed after the round of their last use.
+Theory of operation. A plan is made once from the stream that a program produced. It is simplified (``simplify``), and
+what no result depends on is left out. Then every instruction gets the earliest round in which all it needs exists (list
+scheduling without limits on width, hence as many rounds as the longest chain of exchanges, which is the floor for these
+gates). Execution goes round by round: the local work that is ready, the interactive gates that can start, one exchange
+for all that are under way. Wires that no later instruction reads are freed after the round of their last use.
 
 What an instruction needs: the wires that it reads, and, since an opening may follow from that of an ancestor, every
 opening of an ancestor that came before it in the recorded stream. That order is kept, nothing else is.
@@ -20,9 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Protocol
 
 from torchveil.program import instructions as ins
+from torchveil.program.simplify import simplified
 from torchveil.program.wiring import defines, reads, renamed
 
 #: Instructions whose result takes its opening from what they read.
@@ -131,29 +131,6 @@ def _needs(stream: Sequence[ins.Instruction], opened: Iterable[int]) -> tuple[li
     return needs, openings
 
 
-def _simplified(stream: Iterable[ins.Instruction]) -> tuple[list[tuple[int, ins.Instruction]], dict[int, int]]:
-    """(source, instruction) without copies, repeated maps and repeated openings; and which wire stands for which."""
-    out: list[tuple[int, ins.Instruction]] = []
-    stands: dict[int, int] = {}
-    maps: dict[Any, int] = {}
-    opened: set[int] = set()
-    for source, recorded in enumerate(stream):
-        i = renamed(recorded, lambda x: stands.get(x, x))
-        if isinstance(i, ins.Combine) and not i.constant and len(i.terms) == 1 and i.terms[0][1] == 1:
-            stands[i.out] = i.terms[0][0]
-        elif isinstance(i, ins.Map) and (i.x, i.map.key) in maps:
-            stands[i.out] = maps[i.x, i.map.key]
-        elif isinstance(i, ins.Open):
-            parts = [part for part in i.one_by_one() if part.xs[0] not in opened]
-            opened.update(part.xs[0] for part in parts)
-            out.extend((source, part) for part in parts)
-        else:
-            if isinstance(i, ins.Map) and i.map.key is not None:
-                maps[i.x, i.map.key] = i.out
-            out.append((source, i))
-    return out, stands
-
-
 def _needed(
     stream: Sequence[ins.Instruction], needs: Sequence[set[int]], outputs: Iterable[int], openings: Iterable[int]
 ) -> list[int]:
@@ -182,7 +159,7 @@ def make_plan(
     opened: which of the outputs are to be open if the recording left them so; nature: what the gates say of an
     instruction; new_slot: fresh identifiers.
     """
-    simple, stands = _simplified(recorded)
+    simple, stands = simplified(recorded, outputs)
     outputs = [stands.get(x, x) for x in outputs]
     stream = [i for _, i in simple]
     needs, openings = _needs(stream, [stands.get(x, x) for x in opened])

@@ -47,9 +47,10 @@ class Ledger:
 
     def start(self, number: int) -> None:
         """Begin one instruction of the plan; each once."""
-        if number not in self._claimed:
-            raise LabelReused(f"instruction {number} is not of this plan, or it was started before")
-        self._claimed.remove(number)
+        try:
+            self._claimed.remove(number)
+        except KeyError:
+            raise LabelReused(f"instruction {number} is not of this plan, or it was started before") from None
         self.number = number
         self._used = self._under_way[number] = set()
 

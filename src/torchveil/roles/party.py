@@ -8,7 +8,16 @@ import numpy as np
 from torch import Tensor
 
 from torchveil.errors import Desynchronised, ProtocolError
-from torchveil.kernels import drawn, keep_drawn, keep_drawn_bits, keep_drawn_words, mask_value, reduce_ring
+from torchveil.kernels import (
+    Packed,
+    drawn,
+    keep_drawn,
+    keep_drawn_bits,
+    keep_drawn_words,
+    mask_short,
+    mask_value,
+    reduce_ring,
+)
 from torchveil.kernels.drawn import BitsPiece, DrawnBits, DrawnRing, DrawnWords, RingPiece, WordsPiece
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
@@ -111,6 +120,11 @@ class Party(Tables):
         self.ledger.use("mask", slot)
         return mask_value(value, self._streams["mask"], self.ledger.number, slot, self.width)
 
+    def masked_short(self, slot: int, value: Tensor, missing: int) -> tuple[Packed, Tensor]:
+        """As ``masked`` for value / 2^missing, of which the lower bits travel."""
+        self.ledger.use("mask", slot)
+        return mask_short(value, self._streams["mask"], self.ledger.number, slot, missing, self.width)
+
     def mask_bits(self, slot: int, shape: tuple[int, ...]) -> Bits:
         return drawn.bits(self.mask_bits_piece(slot, shape))
 
@@ -147,10 +161,6 @@ class Party(Tables):
         if self.receiver:
             return self._take_array("dealt-bits", slot, shape).view(np.uint16)
         return keep_drawn_words(DrawnWords(self._streams["dealt-bits"], self.ledger.number, slot, shape, valid))
-
-    def dealt_short(self, slot: int, shape: tuple[int, ...], bits: int) -> Words:
-        """Words of ``bits`` <= 16 bits that are shared additively modulo 2^bits."""
-        return self.dealt_words(slot, shape, bits)
 
     def input_piece(self, shape: tuple[int, ...]) -> Tensor:
         """This party's piece of an owner's input (all but the receiver)."""

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import add_stream, less_pads, reduce_ring, subtract_words, xor_bits, xor_words
+from torchveil.kernels import add_stream, less_pads, reduce_ring, xor_bits, xor_words
 from torchveil.kernels.drawn import DrawnBits, DrawnRing, DrawnWords
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
@@ -121,12 +121,6 @@ class Provider(Tables):
 
     def _not_receiving(self) -> list[dict[str, RandomSource]]:
         return [streams for rank, streams in enumerate(self._streams) if rank != self.receiver]
-
-    def deal_short(self, slot: int, value: Words, bits: int) -> None:
-        """Share words of ``bits`` <= 16 bits additively modulo 2^bits; two bytes each."""
-        for pad in self.pads_words(slot, value.shape, bits):
-            value = subtract_words(value, pad.held(), bits)
-        self.send_words_correction(slot, value)
 
     def collect(self) -> dict[tuple[str, int], Tensor | Bits | Words]:
         """What this instruction sends to its receiver."""

@@ -26,9 +26,10 @@ class Tables:
 
     def free(self, xs: tuple[int, ...]) -> None:
         """Forget wires; unknown ones are ignored, since an instruction that failed may not have made them."""
+        wires, bits = self.wires, self.bits
         for x in xs:
-            self.wires.pop(x, None)
-            self.bits.pop(x, None)
+            if wires.pop(x, None) is None:
+                bits.pop(x, None)
 
     def forget(self) -> None:
         """Forget all."""

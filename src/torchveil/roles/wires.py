@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from torchveil.errors import ProtocolError
-from torchveil.kernels import reduce_ring
+from torchveil.kernels import combination, reduce_ring
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.randomness import Words
 
@@ -82,7 +82,7 @@ class Wire:
     def mask(self) -> Tensor | None:
         """The mask (piece), if there is one; that of a short opening is computed when it is asked for."""
         if self._mask is None and self.short is not None:
-            self._mask = reduce_ring(self.short.mask << self.short.bits, self.width)
+            self._mask = reduce_ring(combination([self.short.mask], [1 << self.short.bits], 0), self.width)
         return self._mask
 
     @mask.setter
@@ -127,6 +127,8 @@ class Wire:
 
     def public(self) -> Tensor:
         """The opening of an opened wire."""
+        if self.opening is not None:
+            return self.opening
         if not self.resolve() or self.opening is None:
             raise ProtocolError("a gate needs an opening that was never made")
         return self.opening
@@ -139,12 +141,17 @@ class Wire:
 
     def faces(self) -> tuple[Tensor, Tensor]:
         """(opening, mask piece) of an opened wire."""
+        opening, mask = self.opening, self._mask
+        if opening is not None and mask is not None:
+            return opening, mask
         if not self.resolve() or self.opening is None or self.mask is None:
             raise ProtocolError("a gate needs an opening that was never made")
         return self.opening, self.mask
 
     def total_mask(self) -> Tensor:
         """The mask, at the provider."""
+        if self._mask is not None:
+            return self._mask
         if not self.resolve() or self.mask is None:
             raise ProtocolError("a gate needs the mask of a wire that was never opened")
         return self.mask

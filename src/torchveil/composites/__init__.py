@@ -1,0 +1,8 @@
+"""Composite functions of torch that are taken before torch takes them apart."""
+
+from __future__ import annotations
+
+from torchveil.composites import attention, determinants, logarithms, packed, quantiles, recurrent
+from torchveil.composites.table import COMPOSITES
+
+__all__ = ["COMPOSITES", "attention", "determinants", "logarithms", "packed", "quantiles", "recurrent"]
