@@ -5,6 +5,8 @@ The controller draws the mask and every party learns it, so ``torch.manual_seed`
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
@@ -12,3 +14,8 @@ from torch import Tensor
 def bernoulli(shape: tuple[int, ...], p: float) -> Tensor:
     """A public 0/1 mask with probability ``p`` of a one."""
     return torch.empty(shape, dtype=torch.float32).bernoulli_(p)
+
+
+def unchanged_state() -> AbstractContextManager[None]:
+    """Whatever is drawn inside (dropout masks of a check), torch's generator is as before afterwards."""
+    return torch.random.fork_rng(devices=[])  # type: ignore[no-any-return]

@@ -66,9 +66,13 @@ def cnn() -> nn.Module:
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any, Any]] = {
-    "mlp, cross entropy": (lambda: linear(5, 3), torch.rand(4, 5), torch.tensor([0, 2, 1, 1]), nn.CrossEntropyLoss(), SGD),
+    "mlp, cross entropy": (
+        lambda: linear(5, 3), torch.rand(4, 5), torch.tensor([0, 2, 1, 1]), nn.CrossEntropyLoss(), SGD,
+    ),
     "mlp, Adam": (lambda: linear(5, 3), torch.rand(4, 5), torch.rand(4, 3), nn.MSELoss(), torch.optim.Adam),
-    "mlp, RMSprop": (lambda: linear(5, 1), torch.rand(4, 5), torch.rand(4, 1), nn.BCEWithLogitsLoss(), torch.optim.RMSprop),
+    "mlp, RMSprop": (
+        lambda: linear(5, 1), torch.rand(4, 5), torch.rand(4, 1), nn.BCEWithLogitsLoss(), torch.optim.RMSprop,
+    ),
     "cnn": (
         cnn, torch.rand(2, 1, 8, 8), torch.tensor([0, 2]), nn.CrossEntropyLoss(),
         partial(torch.optim.SGD, lr=0.1, momentum=0.9),
@@ -77,7 +81,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any, Any]] = {
         lambda: cnn().eval(), torch.rand(2, 1, 8, 8), torch.tensor([0, 2]),
         nn.CrossEntropyLoss(), SGD,
     ),
-    "softmax": (lambda: nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)), torch.rand(3, 4), torch.rand(3, 4), nn.L1Loss(), SGD),
+    "softmax": (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)), torch.rand(3, 4), torch.rand(3, 4), nn.L1Loss(), SGD,
+    ),
     "sigmoid, tanh, silu": (
         lambda: nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Tanh(), nn.SiLU(), nn.Softplus()), torch.rand(3, 4),
         torch.rand(3, 4), nn.MSELoss(), SGD,
