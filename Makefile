@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check bench bench-kernels bench-peer bench-scaling performance conformance clean
+.PHONY: help install demo test check bench bench-kernels bench-peer bench-scaling performance conformance accuracy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,9 @@ check: install ## lint, formatting, types
 
 conformance: install ## run torch's own samples on shares; writes docs/reference/conformance.md
 	OMP_NUM_THREADS=1 $(PY) -W ignore -m conformance.run --page --workers $(WORKERS)
+
+accuracy: install ## measure the error of every function over its range; writes docs/reference/operations.md
+	OMP_NUM_THREADS=1 $(PY) -W ignore -m conformance.accuracy --page --workers $(WORKERS)
 
 bench: install ## time the workloads against plain torch in the same run; bytes and rounds
 	$(PY) -m benchmarks.run --threads $(THREADS) --json out/bench.json

@@ -63,7 +63,7 @@ def _why(row: Row, outcome: Outcome) -> str:
     return ", ".join(shown) + (", ..." if len(found) > 3 else "")
 
 
-def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     out = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     out += ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join(out)
@@ -73,7 +73,7 @@ def _totals(rows: list[Row]) -> str:
     letters = Counter("".join(row["samples"] for row in rows))
     samples = sum(letters[letter] for letter in _COUNTED)
     some = [row for row in rows if counted(row)]
-    return _table(
+    return table(
         ("", "samples", "share"),
         [
             ("say something", str(samples), ""),
@@ -97,7 +97,7 @@ def _errors(rows: list[Row]) -> str:
         for kind, error, _, count in row["why"]:
             if kind == Outcome.UNSUPPORTED.value:
                 found[error] += count
-    return _table(("error", "samples"), [(_code(error), str(count)) for error, count in found.most_common()])
+    return table(("error", "samples"), [(_code(error), str(count)) for error, count in found.most_common()])
 
 
 def _missing(rows: list[Row]) -> str:
@@ -107,7 +107,7 @@ def _missing(rows: list[Row]) -> str:
             if kind == Outcome.UNSUPPORTED.value:
                 lost[what][row["name"]] += count
     order = sorted(lost.items(), key=lambda item: -sum(item[1].values()))
-    return _table(
+    return table(
         ("what raises", "samples", "operators"),
         [
             (
@@ -127,7 +127,7 @@ def _skipped(rows: list[Row]) -> str:
         for kind, _, what, count in row["why"]:
             if kind == Outcome.SKIPPED.value:
                 found[what] += count
-    return _table(("reason", "samples"), [(what, str(count)) for what, count in found.most_common()])
+    return table(("reason", "samples"), [(what, str(count)) for what, count in found.most_common()])
 
 
 def page(record: dict[str, Any]) -> str:
@@ -170,7 +170,7 @@ def page(record: dict[str, Any]) -> str:
         "",
         "## Operators that pass in part",
         "",
-        _table(
+        table(
             ("operator", "pass", "of", "what raises", "skipped"),
             [
                 (
@@ -186,7 +186,7 @@ def page(record: dict[str, Any]) -> str:
         "",
         "## Operators that raise",
         "",
-        _table(
+        table(
             ("operator", "samples", "what raises"),
             [(_code(row["name"]), str(counted(row)), _why(row, Outcome.UNSUPPORTED)) for row in none],
         ),

@@ -191,6 +191,13 @@ def fit(
     return losses
 
 
+def falling(optimizer: torch.optim.Optimizer, n_steps: int) -> torch.optim.Optimizer:
+    """The optimizer, its learning rate (a public number) falling to a tenth over so many steps."""
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, n_steps)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    return optimizer
+
+
 # --- accounts --------------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,8 @@ from torch import Tensor, nn
 
 from torchveil import Session
 
+#: Of 1,797 images; the rest is held back.
+N_TRAINING = 1258
 EPOCHS = 20
 BATCH_SIZE = 32
 LEARNING_RATE = 0.05

@@ -17,6 +17,9 @@ namespace {
 // How long an idle worker looks for the next job before it sleeps: kernels of one gate follow each other closely.
 constexpr std::chrono::microseconds kSpin{30};
 
+// How often the caller looks whether the others are done before it offers its core.
+constexpr int kPatience = 1 << 11;
+
 TV_INLINE void relax() {
 #ifdef TV_X86
     _mm_pause();
@@ -63,7 +66,13 @@ public:
         }
         if (sleeping_.load() > 0) wake_.notify_all();
         job->work();
-        while (job->done.load(std::memory_order_acquire) < count) relax();
+        for (int spins = 0; job->done.load(std::memory_order_acquire) < count; ++spins) {
+            if (spins < kPatience) {
+                relax();
+            } else {
+                std::this_thread::yield();  // on a busy machine, a worker may be waiting for this core
+            }
+        }
         return true;
     }
 

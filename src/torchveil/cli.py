@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -106,9 +105,8 @@ def _loss(names: dict[str, Any], name: str | None) -> Callable[..., Any] | None:
     found: Any = _LOSSES.get(name)
     if found is None:
         found = _named(names, name)
-    loss: Callable[..., Any] = found
-    if inspect.isclass(found):
-        loss = found()
+    made: Any = found() if isinstance(found, type) else found
+    loss: Callable[..., Any] = made
     return loss
 
 

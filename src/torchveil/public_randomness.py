@@ -1,6 +1,6 @@
-"""Randomness that is public by design: dropout masks. Drawn from torch's own generator, never used to hide anything.
+"""Randomness that is public by design: dropout masks, slopes of rrelu. Drawn from torch's generator; it hides nothing.
 
-The controller draws the mask and every party learns it, so ``torch.manual_seed`` reproduces it as in plain torch.
+The controller draws it and every party learns it, so ``torch.manual_seed`` reproduces it as in plain torch.
 """
 
 from __future__ import annotations
@@ -18,4 +18,9 @@ def bernoulli(shape: tuple[int, ...], p: float) -> Tensor:
 
 def unchanged_state() -> AbstractContextManager[None]:
     """Whatever is drawn inside (dropout masks of a check), torch's generator is as before afterwards."""
-    return torch.random.fork_rng(devices=[])  # type: ignore[no-any-return]
+    return torch.random.fork_rng(devices=[])
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:
+    """Public numbers between ``low`` and ``high``."""
+    return torch.empty(shape, dtype=torch.float32).uniform_(low, high)

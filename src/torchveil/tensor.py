@@ -167,6 +167,10 @@ class EncryptedTensor(torch.Tensor):
     # What follows a refusal is reached in a session without values alone: ``checking.shadow`` notes it and goes on.
 
     def __bool__(self) -> bool:
+        handle = self.handle
+        if isinstance(handle, Public):
+            # torch asks whether a square is negative: everybody knows
+            return bool(handle.dense())
         surface = self.session.surface
         self.session.refuse_reading("bool()", "" if surface is None else surface.boolean_text)
         return False
@@ -374,9 +378,11 @@ _DERIVED = ("AffineGridGeneratorBackward0",)
 def _from_torch(func: Any, x: Tensor) -> bool:
     """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say."""
     if x.dim() == 0:
-        # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero
+        # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero;
+        # optimizers keep step counts and rates in tensors, which only their operations on lists take as they are
         return (
             func in _TAKE_NUMBERS
+            or func._schema.name.startswith("aten::_foreach_")
             or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
             or (func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
         )

@@ -150,7 +150,7 @@ def test_full_run_is_within_a_point_of_clear_training(example: ModuleType, seed:
 # --- other nets on the digits ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["cnn", "autoencoder"])
+@pytest.fixture(params=["cnn", "autoencoder", "lstm", "transformer"])
 def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     return importlib.import_module(request.param)
@@ -165,7 +165,7 @@ def test_another_net_follows_clear_training(
     assert set(encrypted) == RUN_KEYS
     assert encrypted["losses"] == pytest.approx(clear["losses"], rel=0.01)
     # the loss and the result of the test; weights, and what batch norms have gathered
-    n_tensors = {"cnn": 12, "autoencoder": 4}[other.__name__]
+    n_tensors = {"cnn": 12, "autoencoder": 4, "lstm": 6, "transformer": 17}[other.__name__]
     assert encrypted["reveals"] == {"controller": 2, "owner": n_tensors}
 
 

@@ -89,3 +89,15 @@ def test_other_fractions_are_truncated_at_once(factor: float) -> None:
     assert not wire_of(y).pending
     expected = torch.tensor([1.0, -3.0], dtype=torch.float64) * factor
     assert float((y.reveal(dtype=torch.float64) - expected).abs().max()) <= 2.0**-16
+
+
+def test_a_selected_zero_is_zero() -> None:
+    """Also beside a product that waits for its truncation: what is compared afterwards finds 0, and a sign of 0."""
+    session = Session(debug=True)
+    x = session.share(torch.linspace(-1, 1, 64))
+    product = x * session.share(torch.linspace(0.3, 0.7, 64))
+    for chosen in (torch.where(x > 0, 0, product), torch.where(x > 0, product, 0), product.masked_fill(x > 0, 0)):
+        zero = chosen.reveal() == 0
+        assert 31 <= int(zero.sum()) <= 33
+        assert torch.equal((chosen == 0).reveal(), zero)
+        assert torch.equal(chosen.sign().reveal() == 0, zero)

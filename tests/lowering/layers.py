@@ -76,13 +76,13 @@ def _convolutions() -> dict[str, Layer]:
             "stride": {"stride": 2, "padding": 1, "output_padding": 1},
             "dilation": {"dilation": 2, "bias": False},
             "groups": {"groups": 2, "stride": 2},
+            "beyond": {"stride": 1, "padding": 1, "output_padding": 2, "dilation": 3},
+            "further": {"stride": 2, "padding": 3, "output_padding": 3, "dilation": 4},
             "all": {"groups": 2, "stride": 3, "padding": 2, "output_padding": 2, "dilation": 2},
         }
         small = (2, 4, *[4, 3, 3][:d])
         for name, kwargs in transposed.items():
-            out[f"conv_transpose{d}d {name}"] = layer(
-                lambda back=back, kwargs=kwargs: back(4, 6, 3, **kwargs), small
-            )
+            out[f"conv_transpose{d}d {name}"] = layer(lambda back=back, kwargs=kwargs: back(4, 6, 3, **kwargs), small)
         out[f"conv{d}d unbatched"] = layer(lambda conv=conv: conv(4, 2, 2), x[1:])
         out[f"conv_transpose{d}d unbatched"] = layer(lambda back=back: back(4, 2, 2), small[1:])
     return out
@@ -123,13 +123,15 @@ def _pools() -> dict[str, Layer]:
             )
         for kind in ("Avg", "Max"):
             adaptive: Any = getattr(nn, f"Adaptive{kind}Pool{d}d")
-            for name, target in {"one": 1, "even": 3 if d != 2 else (7, 3), "uneven": 4 if d < 3 else (4, 3, 4)}.items():
+            for name, target in {
+                "one": 1,
+                "even": 3 if d != 2 else (7, 3),
+                "uneven": 4 if d < 3 else (4, 3, 4),
+            }.items():
                 out[f"adaptive_{kind.lower()}_pool{d}d {name}"] = layer(lambda m=adaptive, t=target: m(t), x)
         out[f"max_pool{d}d unbatched"] = layer(lambda m=largest: m(2), x[1:])
         out[f"avg_pool{d}d unbatched"] = layer(lambda m=average: m(2), x[1:])
-        out[f"adaptive_avg_pool{d}d unbatched"] = layer(
-            lambda m=getattr(nn, f"AdaptiveAvgPool{d}d"): m(2), x[1:]
-        )
+        out[f"adaptive_avg_pool{d}d unbatched"] = layer(lambda d=d: getattr(nn, f"AdaptiveAvgPool{d}d")(2), x[1:])
         pool: Any = getattr(F, f"max_pool{d}d")
         unpool: Any = getattr(F, f"max_unpool{d}d")
 
@@ -261,12 +263,11 @@ def _resampling() -> dict[str, Layer]:
                 )
     out["grid_sample 3d"] = function(lambda x: F.grid_sample(x, known(CUBE, x), align_corners=False), (1, 2, 3, 4, 3))
     out["grid_sample 3d nearest border"] = function(
-        lambda x: F.grid_sample(x, known(CUBE, x), mode="nearest", padding_mode="border", align_corners=False), (1, 2, 3, 4, 3)
+        lambda x: F.grid_sample(x, known(CUBE, x), mode="nearest", padding_mode="border", align_corners=False),
+        (1, 2, 3, 4, 3),
     )
     out["affine_grid secret"] = function(lambda x: F.affine_grid(x, [2, 3, 4, 5], align_corners=False), (2, 2, 3))
-    out["affine_grid secret 3d"] = function(
-        lambda x: F.affine_grid(x, [1, 2, 3, 2, 3], align_corners=True), (1, 3, 4)
-    )
+    out["affine_grid secret 3d"] = function(lambda x: F.affine_grid(x, [1, 2, 3, 2, 3], align_corners=True), (1, 3, 4))
     return out
 
 
@@ -315,4 +316,62 @@ LAYERS: dict[str, Layer] = {
     **_embeddings(),
     **_resampling(),
     **_shapes(),
+}
+
+#: Rows of the lowering table that a layer runs: row -> layer.
+ROWS = {
+    "_adaptive_avg_pool3d.default": "adaptive_avg_pool3d even",
+    "_adaptive_avg_pool3d_backward.default": "adaptive_avg_pool3d even",
+    "_embedding_bag.default": "embedding_bag sum",
+    "_embedding_bag_backward.default": "embedding_bag sum",
+    "_embedding_bag_per_sample_weights_backward.default": "embedding_bag weights",
+    "_upsample_bicubic2d_aa.default": "interpolate2d bicubic antialias",
+    "_upsample_bicubic2d_aa_backward.default": "interpolate2d bicubic antialias",
+    "_upsample_bilinear2d_aa.default": "interpolate2d bilinear antialias",
+    "_upsample_bilinear2d_aa_backward.default": "interpolate2d bilinear antialias",
+    "_upsample_nearest_exact1d.default": "interpolate1d nearest-exact twice",
+    "_upsample_nearest_exact1d_backward.default": "interpolate1d nearest-exact twice",
+    "_upsample_nearest_exact2d.default": "interpolate2d nearest-exact twice",
+    "_upsample_nearest_exact2d_backward.default": "interpolate2d nearest-exact twice",
+    "_upsample_nearest_exact3d.default": "interpolate3d nearest-exact twice",
+    "_upsample_nearest_exact3d_backward.default": "interpolate3d nearest-exact twice",
+    "_weight_norm_interface.default": "weight_norm",
+    "_weight_norm_interface_backward.default": "weight_norm",
+    "adaptive_max_pool2d.default": "adaptive_max_pool1d one",
+    "adaptive_max_pool2d_backward.default": "adaptive_max_pool1d one",
+    "adaptive_max_pool3d.default": "adaptive_max_pool3d one",
+    "adaptive_max_pool3d_backward.default": "adaptive_max_pool3d one",
+    "affine_grid_generator.default": "affine_grid secret",
+    "avg_pool3d.default": "avg_pool3d plain",
+    "avg_pool3d_backward.default": "avg_pool3d plain",
+    "channel_shuffle.default": "channel_shuffle",
+    "col2im.default": "unfold",
+    "div.out": "spectral_norm",
+    "grid_sampler_2d.default": "grid_sample bilinear zeros False",
+    "grid_sampler_2d_backward.default": "grid_sample bilinear zeros False",
+    "grid_sampler_3d.default": "grid_sample 3d",
+    "grid_sampler_3d_backward.default": "grid_sample 3d",
+    "im2col.default": "unfold",
+    "max_pool3d_with_indices.default": "max_pool3d plain",
+    "max_pool3d_with_indices_backward.default": "max_pool3d plain",
+    "max_unpool2d.default": "max_unpool1d",
+    "max_unpool3d.default": "max_unpool3d",
+    "native_group_norm.default": "group_norm",
+    "native_group_norm_backward.default": "group_norm",
+    "pixel_shuffle.default": "pixel_shuffle",
+    "pixel_unshuffle.default": "pixel_shuffle",
+    "upsample_bicubic2d.default": "interpolate2d bicubic twice",
+    "upsample_bicubic2d_backward.default": "interpolate2d bicubic twice",
+    "upsample_bilinear2d.default": "interpolate2d bilinear twice",
+    "upsample_bilinear2d_backward.default": "interpolate2d bilinear twice",
+    "upsample_linear1d.default": "interpolate1d linear twice",
+    "upsample_linear1d_backward.default": "interpolate1d linear twice",
+    "upsample_nearest1d.default": "interpolate1d nearest twice",
+    "upsample_nearest1d_backward.default": "interpolate1d nearest twice",
+    "upsample_nearest2d.default": "interpolate2d nearest twice",
+    "upsample_nearest2d_backward.default": "interpolate2d nearest twice",
+    "upsample_nearest3d.default": "interpolate3d nearest twice",
+    "upsample_nearest3d_backward.default": "interpolate3d nearest twice",
+    "upsample_trilinear3d.default": "interpolate3d trilinear twice",
+    "upsample_trilinear3d_backward.default": "interpolate3d trilinear twice",
 }

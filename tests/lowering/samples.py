@@ -197,11 +197,37 @@ SAMPLES: dict[str, list[Call]] = {
     "minimum.default": binary(),
     # --- activations ---------------------------------------------------------------------------------------------
     "relu.default": unary(),
+    "threshold.default": [call(x(3, 4), 0.5, -2), call(x(5), 0, 1), call(x(5), -1, 2.5), call(x(4, 3).t(), 0.25, 0)],
     "threshold_backward.default": [call(x(3, 4), x(3, 4), 0), call(x(3), x(3), 0.5)],
     "leaky_relu.default": [call(x(3, 4)), call(x(5), 0.2)],
     "leaky_relu_backward.default": [call(x(3, 4), x(3, 4), 0.1, False, gradient=False)],
-    "hardtanh.default": [call(x(3, 4)), call(x(5), 0, 2)],
+    "hardtanh.default": [call(x(3, 4)), call(x(5), 0, math.inf), call(x(5), -math.inf, 1), call(x(5), 0, 2)],
     "hardtanh_backward.default": [call(x(3, 4), x(3, 4), -1, 1)],
+    "hardshrink.default": [call(x(3, 4)), call(x(5), 1.5), call(x(4), -1), call(even(-1, 1, 5), 0.5)],
+    "hardshrink_backward.default": [call(x(3, 4), x(3, 4), 0.5, gradient=False)],
+    "softshrink.default": [call(x(3, 4)), call(x(5), 1.5), call(x(4), 0)],
+    "softshrink_backward.default": [call(x(3, 4), x(3, 4), 0.5, gradient=False)],
+    "hardsigmoid.default": [call(x(3, 4, low=-5, high=5)), call(x(2, 3))],
+    "hardsigmoid_backward.default": [call(x(3, 4), x(3, 4, low=-5, high=5), gradient=False)],
+    "hardswish.default": [call(x(3, 4, low=-5, high=5)), call(torch.tensor([-3.0, 3.0, 1e4, -1e4]).double())],
+    "hardswish_backward.default": [call(x(3, 4), x(3, 4, low=-5, high=5), gradient=False, units=6)],
+    "_prelu_kernel.default": [call(x(3, 4), x(3, 4)), call(x(2, 3, 4), x(1, 3, 1)), call(x(5), x())],
+    "_prelu_kernel_backward.default": [call(x(3, 4), x(3, 4), x(3, 4), gradient=False)],
+    "rrelu_with_noise.default": [call(x(3, 4), Fixed(torch.zeros(3, 4).double()), 0.1, 0.5, False)],
+    "rrelu_with_noise_backward.default": [
+        call(x(3, 4), x(3, 4), x(3, 4), 0.1, 0.5, True, False, gradient=False),
+        call(x(3, 4), x(3, 4), x(3, 4), 0.1, 0.5, False, False, gradient=False),
+    ],
+    "elu.default": [call(x(3, 4)), call(x(5), 2.0, 1.5, 0.5), call(x(4), 0.5, 1, 3), call(x(4), 1e-3), *unary()],
+    "elu_backward.default": [
+        call(x(3, 4), 1.5, 1, 1, False, x(3, 4), gradient=False, units=6),
+        call(x(3, 4), 1.5, 2, 0.5, True, x(3, 4, low=-3, high=3), gradient=False, units=12),
+    ],
+    "celu.default": [call(x(3, 4)), call(x(5), 2.0), call(x(4), 0.25)],
+    "mish.default": [call(x(3, 4, low=-20, high=20)), call(x())],
+    "mish_backward.default": [call(x(3, 4), x(3, 4, low=-20, high=20), gradient=False, units=6)],
+    "glu.default": [call(x(3, 4)), call(x(4, 3), 0), call(x(2, 6, 2), 1)],
+    "glu_backward.default": [call(x(3, 2), x(3, 4), 1, gradient=False, units=6)],
     "sigmoid.default": unary(low=-20, high=20),
     "sigmoid_backward.default": [call(x(3, 4), x(3, 4, low=0, high=1))],
     "tanh.default": unary(low=-12, high=12),
@@ -219,7 +245,7 @@ SAMPLES: dict[str, list[Call]] = {
         call(even(-1, 2, 3, 4), even(-8, 8, 3, 4), gradient=False),
         call(even(-1, 2, 3, 4), even(-8, 8, 3, 4), approximate="tanh", gradient=False),
     ],
-    "softplus.default": [call(x(3, 4, low=-30, high=30)), call(x(3), 2.0), call(x(3), 0.5)],
+    "softplus.default": [call(x(3, 4, low=-30, high=30)), call(x(3), 2.0), call(x(3), 0.5), call(x(9), 1, 1)],
     "softplus_backward.default": [
         call(x(3), x(3), 1, 20, gradient=False, units=5),
         call(x(3), x(3), 2, 20, gradient=False, units=5),
@@ -257,6 +283,8 @@ SAMPLES: dict[str, list[Call]] = {
         call(Mask(bits(3, 4)), x(3, 4), x(3, 4)),
         call(Mask(bits(3, 1)), x(3, 4), x(4)),
         call(Plain(bits(3, 4)), x(3, 4), x(4)),
+        call(Mask(bits(3, 4)), x(3, 4), Plain(torch.tensor(0.1).double())),
+        call(Mask(bits(3, 1)), Plain(torch.tensor(2.0).double()), x(3, 4)),
     ],
     "masked_fill.Scalar": [
         call(x(3, 4), Mask(bits(3, 4)), 0.5),
@@ -467,6 +495,8 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(3, 4), positive(4), units=8),
         call(torch.zeros(2).double(), torch.zeros(2).double(), gradient=False),
     ],
+    "special_xlog1py.default": [call(x(3, 4), positive(4), units=8)],
+    "special_ndtri.default": [call(x(9, low=0.05, high=0.95), units=16, gradient_units=60)],
     "special_entr.default": [call(positive(3, 4), units=8)],
     "pow.Tensor_Tensor": [call(positive(3, 4), x(4), units=60, relative=2.0**-9, gradient_units=200)],
     "pow_.Tensor": [call(positive(3, 4), x(4), units=60, relative=2.0**-9)],
@@ -493,7 +523,7 @@ SAMPLES: dict[str, list[Call]] = {
     "std_mean.correction": [call(x(3, 4), [1], units=6, gradient_units=30)],
     "aminmax.default": [call(x(3, 4), dim=1), call(x(3, 4)), call(x(3, 4), dim=0, keepdim=True)],
     "nansum.default": [call(x(3, 4)), call(x(3, 4), [1], True)],
-    "count_nonzero.default": [call(torch.tensor([[0.0, 1], [0, -2]]).double()), call(Mask(bits(3, 4)))],
+    "count_nonzero.default": [call(x()), call(torch.tensor([[0.0, 1], [0, -2]]).double()), call(Mask(bits(3, 4)))],
     "count_nonzero.dim_IntList": [call(torch.tensor([[0.0, 1], [0, -2]]).double(), [1])],
     "logsumexp.default": [
         call(x(3, 4, low=-50, high=50), [1]),
@@ -573,7 +603,29 @@ SAMPLES: dict[str, list[Call]] = {
     "trace.default": [call(x(4, 4)), call(x(3, 5))],
     "rot90.default": [call(x(2, 3), k, [0, 1]) for k in (0, 1, 2, 3, -1)],
     "diag_embed.default": [call(x(3, 4)), call(x(3), 1), call(x(2, 3), -1, 0, 2)],
-    "diagonal_copy.default": [call(x(3, 4), 1)],
+    **{
+        f"{name}_copy.{overload}": [call(x(2, 1, 3), *args, gradient=name not in ("alias", "detach"))]
+        for name, overload, args in (
+            ("alias", "default", ()),
+            ("detach", "default", ()),
+            ("diagonal", "default", (0, 0, 2)),
+            ("expand", "default", ([2, 4, 3],)),
+            ("permute", "default", ([2, 0, 1],)),
+            ("select", "int", (2, 1)),
+            ("slice", "Tensor", (2, 1, 3)),
+            ("split", "Tensor", (2, 2)),
+            ("split_with_sizes", "default", ([1, 2], 2)),
+            ("squeeze", "default", ()),
+            ("squeeze", "dim", (1,)),
+            ("squeeze", "dims", ([1],)),
+            ("transpose", "int", (0, 2)),
+            ("unbind", "int", (2,)),
+            ("unfold", "default", (2, 2, 1)),
+            ("unsqueeze", "default", (1,)),
+            ("view", "default", ([3, 2],)),
+        )
+    },
+    "t_copy.default": [call(x(2, 3))],
     "diagonal_scatter.default": [call(x(4, 4), x(4))],
     "select_scatter.default": [call(x(3, 4), x(4), 0, 1)],
     "slice_scatter.default": [call(x(5, 4), x(2, 4), 0, 1, 4, 2)],
@@ -585,8 +637,14 @@ SAMPLES: dict[str, list[Call]] = {
     ],
     "masked_select.default": [call(x(3, 4), Plain(bits(3, 4)))],
     "masked_scatter.default": [call(x(3, 4), Plain(bits(3, 4)), x(12), gradient=False)],
-    "index_copy.default": [call(x(3, 4), 1, Plain(torch.tensor([0, 2])), x(3, 2))],
-    "index_fill.int_Scalar": [call(x(3, 4), 1, Plain(torch.tensor([0, 2])), 1.5)],
+    "index_copy.default": [
+        call(x(3, 4), 1, Plain(torch.tensor([0, 2])), x(3, 2)),
+        call(x(), 0, Plain(torch.tensor([0])), x(1), gradient=False),
+    ],
+    "index_fill.int_Scalar": [
+        call(x(3, 4), 1, Plain(torch.tensor([0, 2])), 1.5),
+        call(x(), 0, Plain(torch.tensor([0])), 1.5),
+    ],
     "index_fill.int_Tensor": [call(x(3, 4), 0, Plain(torch.tensor([0, 2])), x())],
     "scatter.reduce": [call(x(5, 4), 0, Plain(indices(5, 3, 4)), x(3, 4), reduce="add", gradient=False)],
     "scatter.value_reduce": [call(x(5, 4), 0, Plain(indices(5, 3, 4)), 1.5, reduce="add", gradient=False)],
@@ -618,11 +676,34 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(), 0, False),
     ],
     "nll_loss_forward.default": [
-        call(x(5, 3), target, None, reduction, -100)
+        call(x(5, 3), target, weight, reduction, -100)
+        for weight in (None, Fixed(positive(3)))
         for target in (Plain(torch.tensor([0, 2, 1, 1, 0])), Label(torch.tensor([0, 2, 1, 1, 0])))
         for reduction in (NONE, MEAN, SUM)
     ]
     + [call(x(3), Plain(torch.tensor(2)), None, MEAN, -100), call(x(3), Label(torch.tensor(2)), None, MEAN, -100)],
+    "nll_loss2d_forward.default": [
+        call(x(2, 3, 2, 2), target(torch.tensor([[[0, 2], [1, 1]], [[2, 0], [0, 1]]])), Fixed(positive(3)), MEAN, 1)
+        for target in (Plain, Label)
+    ],
+    "multi_margin_loss.default": [
+        call(x(3, 4), target(torch.tensor([0, 3, 1])), p, 0.75, Fixed(positive(4)), reduction)
+        for target in (Plain, Label)
+        for p, reduction in ((1, MEAN), (2, NONE))
+    ],
+    "multi_margin_loss_backward.default": [
+        call(x(), x(3, 4), target(torch.tensor([0, 3, 1])), 1, 1, None, MEAN, gradient=False)
+        for target in (Plain, Label)
+    ],
+    "multilabel_margin_loss_forward.default": [
+        call(x(2, 4), Plain(torch.tensor([[3, 0, -1, 1], [2, -1, 0, 0]])), reduction) for reduction in (NONE, MEAN, SUM)
+    ],
+    "huber_loss.default": [call(x(3, 4), x(3, 4), reduction, 0.7) for reduction in (NONE, MEAN, SUM)],
+    "huber_loss_backward.default": [call(x(), x(3, 4), x(3, 4), MEAN, 0.7, gradient=False)],
+    "smooth_l1_loss.default": [call(x(3, 4), x(3, 4), reduction, 0.7) for reduction in (NONE, MEAN, SUM)],
+    "smooth_l1_loss_backward.default": [call(x(), x(3, 4), x(3, 4), MEAN, 0.7, gradient=False)],
+    "soft_margin_loss.default": [call(x(3, 4), Fixed(x(3, 4)), reduction) for reduction in (NONE, MEAN, SUM)],
+    "soft_margin_loss_backward.default": [call(x(3), x(3), x(3), NONE, gradient=False, units=8)],
     "mse_loss.default": [call(x(3, 4), x(3, 4), reduction) for reduction in (NONE, MEAN, SUM)],
     "mse_loss_backward.default": [
         call(x(), x(3, 4), x(3, 4), MEAN, gradient=False, units=4),
@@ -804,6 +885,8 @@ BY_GRADIENT: dict[str, str] = {
     "max_pool2d_with_indices_backward.default": "max_pool2d_with_indices.default",
     "_log_softmax_backward_data.default": "_log_softmax.default",
     "nll_loss_backward.default": "nll_loss_forward.default",
+    "nll_loss2d_backward.default": "nll_loss2d_forward.default",
+    "multilabel_margin_loss_backward.default": "multilabel_margin_loss_forward.default",
     "native_layer_norm_backward.default": "native_layer_norm.default",
 }
 
@@ -821,6 +904,8 @@ ELSEWHERE: dict[str, str] = {
     "fmod.Tensor": "public divisors: test_tensor_functions.py",
     "_trilinear.default": "torch.nn.functional.bilinear: test_tensor_functions.py",
     "maximum.out": "tests/tensor/test_training.py, amsgrad",
+    "embedding_renorm.default": "its in-place form: layers.py, embedding norm",
+    "_embedding_bag_forward_only.default": "the same function: layers.py, embedding_bag",
     "empty_like.default": "contents are undefined",
     "new_empty.default": "contents are undefined",
     "new_empty_strided.default": "contents are undefined",

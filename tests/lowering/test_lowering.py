@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.lowering.layers import ROWS
 from tests.lowering.samples import BY_GRADIENT, ELSEWHERE, SAMPLES, Call, Fixed, Label, Mask, Plain
 from torchveil import EncryptedTensor, FixedPoint, Session, UnsupportedOperation
 from torchveil.lowering import COMPOSED, TABLE, Kind
@@ -229,7 +230,7 @@ def test_rows_that_only_autograd_calls(row: str, sample: str, recorded: Recordin
 
 @pytest.mark.smoke
 def test_every_row_has_a_sample() -> None:
-    covered = {*SAMPLES, *BY_GRADIENT, *ELSEWHERE}
+    covered = {*SAMPLES, *BY_GRADIENT, *ELSEWHERE, *ROWS}
     names = {name_of(op) for op in (*TABLE, *COMPOSED)}
     names = {name for name in names if "_foreach_" not in name}  # test_foreach.py has those
     missing = {name for name in names - covered if operator(name) not in IN_PLACE}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.tensor.sequences import Called, compare
+from tests.tensor.sequences import Called, check_compiled, compare
 from torchveil import EncodingError, Session, UnsupportedOperation, WouldBePublished, public
 
 TWO_PARTIES = Session(debug=True)
@@ -219,6 +219,10 @@ def test_torchs_fast_paths_are_not_taken(mode: Any) -> None:
     with mode():
         found = secret(TWO_PARTIES.share(x), mask=CAUSAL_BITS, src_key_padding_mask=PADDING).reveal()
     assert torch.allclose(found, wanted, atol=1e-3)
+
+
+def test_compiled() -> None:
+    check_compiled(Session(), Called(encoder_layer(), src_mask=CAUSAL_BITS), torch.randn(2, 5, 4))
 
 
 def test_a_layer_with_dropout_trains() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 
-from tests.tensor.sequences import compare
+from tests.tensor.sequences import check_compiled, compare
 from torchveil import Session, UnsupportedOperation, WouldBePublished, public
 
 TWO_PARTIES = Session(debug=True)
@@ -176,11 +176,11 @@ def test_large_inputs_saturate_the_gates() -> None:
 # --- what it costs, what is kept -------------------------------------------------------------------------------------
 
 
-def cost(kind: type[nn.RNNBase], steps: int, batch: int = 2) -> tuple[int, int]:
+def cost(kind: type[nn.RNNBase], steps: int, **options: Any) -> tuple[int, int]:
     """Rounds forward and backward of a layer of so many steps."""
     session = Session()
-    layer = session.encrypt(kind(4, 3))
-    out, _ = layer(session.share(torch.randn(steps, batch, 4)))
+    layer = session.encrypt(kind(4, 3, **options))
+    out, _ = layer(session.share(torch.randn(steps, 2, 4)))
     forward = session.cost().rounds
     out.sum().backward()
     return forward, session.cost().rounds - forward
@@ -188,9 +188,10 @@ def cost(kind: type[nn.RNNBase], steps: int, batch: int = 2) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("kind", "forward", "backward"), [(nn.LSTM, 14, 6), (nn.GRU, 14, 6), (nn.RNN, 6, 5)])
 def test_rounds_of_a_step(kind: type[nn.RNNBase], forward: int, backward: int) -> None:
-    """All gates in one evaluation; what a gradient multiplies is made for all steps at once."""
-    few, many = cost(kind, 3), cost(kind, 7)
-    assert ((many[0] - few[0]) / 4, (many[1] - few[1]) / 4) == (forward, backward)
+    """All gates, and both directions, in one evaluation; what a gradient multiplies is made for all steps at once."""
+    for both in (False, True):
+        few, many = cost(kind, 3, bidirectional=both), cost(kind, 7, bidirectional=both)
+        assert ((many[0] - few[0]) / 4, (many[1] - few[1]) / 4) == (forward, backward)
 
 
 def test_steps_free_their_wires() -> None:
@@ -205,6 +206,11 @@ def test_steps_free_their_wires() -> None:
     assert counts[0] == counts[1] == counts[2]
     layer(x)
     assert session.n_wires == counts[0]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_compiled(kind: type[nn.RNNBase]) -> None:
+    check_compiled(Session(), kind(4, 3), torch.randn(3, 2, 4))
 
 
 def test_the_workspace_of_a_cell_is_not_read() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchveil.composites import attention, determinants, logarithms, packed, quantiles, recurrent
+from torchveil.composites import alignment, attention, determinants, logarithms, packed, quantiles, recurrent
 from torchveil.composites.table import COMPOSITES
 
-__all__ = ["COMPOSITES", "attention", "determinants", "logarithms", "packed", "quantiles", "recurrent"]
+__all__ = ["COMPOSITES", "alignment", "attention", "determinants", "logarithms", "packed", "quantiles", "recurrent"]

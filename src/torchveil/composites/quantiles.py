@@ -31,13 +31,14 @@ def quantile(
         raise UnsupportedOperation(
             "a quantile at a secret rank", op="quantile", remedy="give q as a number or a plain tensor"
         )
-    rows = x.reshape(-1) if dim is None else x
-    along = 0 if dim is None else dim % max(1, x.dim())
+    flat = dim is None or not x.dim()
+    rows = x.reshape(-1) if flat else x
+    along = 0 if flat or dim is None else dim % x.dim()
     ordered = torch.sort(rows, along).values
     size = ordered.shape[along]
     found = [_at(ordered, along, float(part) * (size - 1), interpolation) for part in torch.as_tensor(q).reshape(-1)]
     if keepdim:
-        shape = [1] * x.dim() if dim is None else [*x.shape[:along], 1, *x.shape[along + 1 :]]
+        shape = [1] * x.dim() if flat else [*x.shape[:along], 1, *x.shape[along + 1 :]]
         found = [value.reshape(shape) for value in found]
     return torch.stack(found) if isinstance(q, Tensor) and q.dim() else found[0]
 

@@ -2,8 +2,9 @@
 
 torch's CPU kernels are fused (LSTM) or evaluate every gate by itself (GRU, cells, packed sequences). Here a step is one
 product with the hidden state and one fused cell (``lowering.recurrent``), which evaluates all gates that do not depend
-on each other together. Lengths, and with them the sizes of packed batches, are public. An initial state of zeros is a
-public zero (``nn.LSTM`` makes it when it is given none); any other plain state is refused as every plain tensor is.
+on each other together. Both directions of a padded layer run side by side, as rows of one batch. Lengths, and with them
+the sizes of packed batches, are public. An initial state of zeros is a public zero (``nn.LSTM`` makes it when it is
+given none); any other plain state is refused as every plain tensor is.
 """
 
 from __future__ import annotations
@@ -39,6 +40,18 @@ class Weights:
         bias_ih, bias_hh = flat[2:4] if has_biases else (None, None)
         return cls(flat[0], flat[1], bias_ih, bias_hh, flat[-1] if projected else None)
 
+    @classmethod
+    def together(cls, both: Sequence[Weights]) -> Weights:
+        """Those of two directions, stacked, for what follows the input's gates."""
+
+        def stacked(pair: Sequence[Tensor | None]) -> Tensor | None:
+            known = [x for x in pair if x is not None]
+            return torch.stack(known) if known else None
+
+        hh = torch.stack([w.hh for w in both])
+        bias, hr = stacked([w.bias_hh for w in both]), stacked([w.hr for w in both])
+        return cls(both[0].ih, hh, None, bias, hr)
+
     def both_biases(self) -> Tensor | None:
         if self.bias_ih is None or self.bias_hh is None:
             return self.bias_ih if self.bias_hh is None else self.bias_hh
@@ -53,14 +66,22 @@ class Cell:
     step: Callable[[Tensor, State, Weights], State]
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As torch's; for stacked weights the rows of x are those of all directions, one after the other."""
+    if weight.dim() == 2:
+        return nnf.linear(x, weight, bias)
+    out = torch.bmm(x.unflatten(0, (len(weight), -1)), weight.transpose(1, 2))
+    return (out if bias is None else out + bias.unsqueeze(1)).flatten(0, 1)
+
+
 def _summed_gates(x: Tensor, w: Weights) -> Tensor:
     return nnf.linear(x, w.ih, w.both_biases())
 
 
 def _lstm_step(gates: Tensor, state: State, w: Weights) -> State:
     h, c = state
-    h, c, _ = aten._thnn_fused_lstm_cell.default(gates, nnf.linear(h, w.hh), c)
-    return (h if w.hr is None else nnf.linear(h, w.hr)), c
+    h, c, _ = aten._thnn_fused_lstm_cell.default(gates, _linear(h, w.hh), c)
+    return (h if w.hr is None else _linear(h, w.hr)), c
 
 
 def _gru_gates(x: Tensor, w: Weights) -> Tensor:
@@ -69,13 +90,13 @@ def _gru_gates(x: Tensor, w: Weights) -> Tensor:
 
 def _gru_step(gates: Tensor, state: State, w: Weights) -> State:
     # the hidden bias stays with the hidden product: the reset gate multiplies both
-    h, _ = aten._thnn_fused_gru_cell.default(gates, nnf.linear(state[0], w.hh, w.bias_hh), state[0])
+    h, _ = aten._thnn_fused_gru_cell.default(gates, _linear(state[0], w.hh, w.bias_hh), state[0])
     return (h,)
 
 
 def _rnn(activation: Callable[[Tensor], Tensor]) -> Cell:
     def step(gates: Tensor, state: State, w: Weights) -> State:
-        return (activation(gates + nnf.linear(state[0], w.hh)),)
+        return (activation(gates + _linear(state[0], w.hh)),)
 
     return Cell(_summed_gates, step)
 
@@ -93,41 +114,39 @@ def _public_zeros(x: Tensor, like: Tensor) -> Tensor:
     return x
 
 
-# --- one direction of one layer -------------------------------------------------------------------------------------
+# --- one layer ------------------------------------------------------------------------------------------------------
 
-#: (input, state, weights, cell, reverse) -> (output, last state)
-Layer = Callable[[Tensor, State, Weights, Cell, bool], tuple[Tensor, State]]
+#: (input, a state and weights for each direction, cell) -> (output, the last states)
+Layer = Callable[[Tensor, Sequence[State], Sequence[Weights], Cell], tuple[Tensor, list[State]]]
 
 
-def _padded_layer(x: Tensor, state: State, w: Weights, cell: Cell, reverse: bool) -> tuple[Tensor, State]:
-    """x: [steps, batch, features]."""
-    gates = list(cell.gates(x, w).unbind(0))
-    state = tuple(_public_zeros(s, gates[0]) for s in state)
+def _padded_layer(
+    x: Tensor, states: Sequence[State], weights: Sequence[Weights], cell: Cell
+) -> tuple[Tensor, list[State]]:
+    """x: [steps, batch, features]. A second direction is more rows of the batch, with weights of their own."""
+    gates = [cell.gates(x, w) for w in weights]
+    steps, w = gates[0], weights[0]
+    state = tuple(_public_zeros(s, steps) for s in states[0])
+    if len(weights) > 1:
+        steps, w = torch.cat([steps, gates[1].flip(0)], 1), Weights.together(weights)
+        state = tuple(torch.cat([s, _public_zeros(t, steps)]) for s, t in zip(state, states[1], strict=True))
     outputs = []
-    for step in reversed(gates) if reverse else gates:
+    for step in steps.unbind(0):
         state = cell.step(step, state, w)
         outputs.append(state[0])
-    return torch.stack(outputs[::-1] if reverse else outputs), state
+    output = torch.stack(outputs)
+    if len(weights) == 1:
+        return output, [state]
+    there, back = output.chunk(2, 1)
+    ends = [s.chunk(2) for s in state]
+    return torch.cat([there, back.flip(0)], -1), [tuple(s[0] for s in ends), tuple(s[1] for s in ends)]
 
 
 def _packed_layer(batch_sizes: list[int]) -> Layer:
     """x: [rows, features], the first ``batch_sizes[0]`` rows are the first step, and so on; sizes never grow."""
 
-    def layer(x: Tensor, state: State, w: Weights, cell: Cell, reverse: bool) -> tuple[Tensor, State]:
-        gates = list(cell.gates(x, w).split(batch_sizes))
-        initial = tuple(_public_zeros(s, gates[0]) for s in state)
-        outputs: list[Tensor] = []
-        if reverse:
-            # sequences come in as they begin, seen from their ends
-            state = tuple(s[: batch_sizes[-1]] for s in initial)
-            for step in reversed(gates):
-                known, size = len(state[0]), len(step)
-                if size > known:
-                    state = tuple(torch.cat([s, first[known:size]]) for s, first in zip(state, initial, strict=True))
-                state = cell.step(step, state, w)
-                outputs.insert(0, state[0])
-            return torch.cat(outputs), state
-        state, ended = initial, []
+    def forward(gates: list[Tensor], initial: State, w: Weights, cell: Cell) -> tuple[Tensor, State]:
+        state, ended, outputs = initial, [], []
         for step in gates:
             size = len(step)
             if size < len(state[0]):
@@ -136,8 +155,27 @@ def _packed_layer(batch_sizes: list[int]) -> Layer:
             state = cell.step(step, state, w)
             outputs.append(state[0])
         ended.append(state)
-        last = tuple(torch.cat(parts[::-1]) for parts in zip(*ended, strict=True))
-        return torch.cat(outputs), last
+        return torch.cat(outputs), tuple(torch.cat(parts[::-1]) for parts in zip(*ended, strict=True))
+
+    def backward(gates: list[Tensor], initial: State, w: Weights, cell: Cell) -> tuple[Tensor, State]:
+        # seen from the end, sequences come in one after the other
+        state, outputs = tuple(s[: batch_sizes[-1]] for s in initial), []
+        for step in reversed(gates):
+            known, size = len(state[0]), len(step)
+            if size > known:
+                state = tuple(torch.cat([s, first[known:size]]) for s, first in zip(state, initial, strict=True))
+            state = cell.step(step, state, w)
+            outputs.append(state[0])
+        return torch.cat(outputs[::-1]), state
+
+    def layer(x: Tensor, states: Sequence[State], weights: Sequence[Weights], cell: Cell) -> tuple[Tensor, list[State]]:
+        outputs, ends = [], []
+        for run, state, w in zip((forward, backward), states, weights, strict=False):
+            gates = list(cell.gates(x, w).split(batch_sizes))
+            output, end = run(gates, tuple(_public_zeros(s, gates[0]) for s in state), w, cell)
+            outputs.append(output)
+            ends.append(end)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), ends
 
     return layer
 
@@ -154,16 +192,12 @@ def _layers(
     projected = len(hx) == 2 and hx[0].shape[-1] != hx[1].shape[-1]
     each = (4 if has_biases else 2) + projected
     states = list(zip(*(s.unbind(0) for s in hx), strict=True))
-    finals = []
+    weights = [Weights.of(params[k : k + each], has_biases, projected) for k in range(0, len(params), each)]
+    finals: list[State] = []
     for k in range(num_layers):
-        outputs = []
-        for reverse in (False, True)[:directions]:
-            place = directions * k + reverse
-            w = Weights.of(params[place * each : (place + 1) * each], has_biases, projected)
-            output, final = layer(x, states[place], w, cell, reverse)
-            outputs.append(output)
-            finals.append(final)
-        x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+        here = slice(directions * k, directions * (k + 1))
+        x, ends = layer(x, states[here], weights[here], cell)
+        finals += ends
         if train and dropout and k + 1 < num_layers:
             x = nnf.dropout(x, dropout, True)
     return x, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))

@@ -18,7 +18,8 @@ from torchveil.drivers.replay import replay
 from torchveil.errors import PlainDiverged, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost, Gate, n_bytes
-from torchveil.kernels import add_packed, reduce_ring, sum_pieces, xor_pieces
+from torchveil.kernels import add_packed, less_pads, sum_pieces, xor_pieces
+from torchveil.kernels.drawn import DrawnRing
 from torchveil.kernels.threads import Kernels
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
@@ -197,12 +198,10 @@ class Lockstep:
             role.alias(new, old)
 
     def _split_input(self, number: int, clear: Tensor) -> dict[tuple[str, int], Any]:
-        shape = tuple(clear.shape)
-        piece = clear
-        for rank, stream in enumerate(self.inputs):
-            if rank != number % self.n_parties:
-                piece = piece - stream.ring(number, 0, shape, self.width)
-        return {("input", 0): reduce_ring(piece, self.width)}
+        receiver, shape = number % self.n_parties, tuple(clear.shape)
+        others = [stream for rank, stream in enumerate(self.inputs) if rank != receiver]
+        pads = [DrawnRing(stream, number, 0, shape, self.width) for stream in others]
+        return {("input", 0): less_pads(clear, pads, self.width, False)}
 
     def _interact(self, flight: Flight) -> int:
         """Run an instruction to its end; how many rounds it took."""

@@ -1,8 +1,9 @@
 """Running a recorded plan in lockstep: round by round, all independent exchanges in one, the provider working ahead.
 
 The provider never waits for the parties: what it deals depends on masks only. In a run that deals much it has a thread
-of its own and may be up to ``AHEAD`` instructions in front; its kernels and those of the parties then use two cores.
-Small runs take turns in one thread, since handing over costs more than it gains. Both give the same bytes.
+of its own and may be up to ``AHEAD`` instructions in front; its kernels and those of the parties then have half of the
+threads each. Runs of small instructions take turns in one thread, whose kernels use all threads, since handing over
+costs more than it gains. Both give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 #: How many instructions the provider may be in front of the parties, so that what it dealt stays bounded.
 AHEAD = 32
 
-#: From so many dealt bytes per run on the provider has its own thread.
-THREAD_FROM = 1 << 20
+#: From so many dealt bytes per instruction on the provider has its own thread. Below that the time goes into Python, of
+#: which two threads do no more than one.
+THREAD_FROM = 1 << 17
 
 Dealt = dict[tuple[str, int], Any]
 
@@ -46,7 +48,7 @@ def replay(driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outp
         # debug mode looks at the provider's masks after every instruction, a profile at who works when
         alone = driver.plain is None and driver.gates is GATES
         with Kernels() as kernels:
-            if alone and plan.dealt >= THREAD_FROM:
+            if alone and plan.dealt >= THREAD_FROM * len(plan.instructions):
                 with _Ahead(dealing, kernels) as ahead:
                     cost = _Run(driver, plan, first, iter(ahead)).stages()
             else:

@@ -312,13 +312,17 @@ def align(a: Secret, b: Secret) -> tuple[Secret, Secret]:
 
 
 def add_scalar(x: Secret, value: float) -> Secret:
-    """x + a public number. A number too small for the scale widens it first; ``PrecisionLoss`` if none has room."""
+    """x + a public number. A number too small for the scale widens it first; ``PrecisionLoss`` if none has room.
+
+    To a wide value at least one unit is added: 2**-34 at 16 bits.
+    """
     if value == 0:
         return x
     if not math.isfinite(value):
         encode_scalar(value, x.scale, op=x.session.operation)
     if x.scale < x.session.fixed_point.scale and not float(value).is_integer():
         x = number(x)
+    wide = x.wide
     while (
         abs(Fraction(value) * x.scale) < 8
         and not float(value * x.scale).is_integer()
@@ -328,9 +332,11 @@ def add_scalar(x: Secret, value: float) -> Secret:
             break
         x = combine([(x, x.format.base)], scale=x.scale * x.format.base)
         x.wide = True
+    if wide and 0 < abs(Fraction(value) * x.scale) < Fraction(1, 2):
+        # an epsilon that keeps a sum of squares from zero
+        return combine([(x, 1)], 1 if value > 0 else -1, scale=x.scale)
     raw = encode_scalar(value, x.scale, op=x.session.operation)
-    out = combine([(x, 1)], raw, scale=x.scale)
-    return out
+    return combine([(x, 1)], raw, scale=x.scale)
 
 
 def add_tensor(x: Secret, values: Tensor) -> Secret:

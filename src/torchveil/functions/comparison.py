@@ -17,12 +17,14 @@ from torchveil.functions.arithmetic import (
     expand_bit,
     expand_to,
     map_bit,
+    multiply,
     narrow,
     number,
     secret,
     select,
+    weigh,
 )
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret
+from torchveil.handle import Bit, Deferred, Handle, Public, Secret, Shape
 from torchveil.program import instructions as ins
 
 Output = tuple[tuple[int, ...], bool]
@@ -120,8 +122,35 @@ def where(condition: Handle, x: Handle, y: Handle) -> Handle:
     if not isinstance(bit, Bit):
         bit = compare(bit, Public(bit.session, (), fill=0.0), "ne")
     shape = broadcast(bit.shape, x.shape, y.shape)
+    x, y = _exact(x), _exact(y)
+    if isinstance(x, Public) and not isinstance(y, Public):
+        return _fill(bit, x, y, shape)
+    if isinstance(y, Public) and not isinstance(x, Public):
+        return _fill(map_bit(bit, flip=True), y, x, shape)
     difference = secret(expand_to(add(x, y, -1), shape))
     return add(select(bit, difference), y)
+
+
+def _exact(x: Handle) -> Handle:
+    """x without digits that a selection would round away: what is chosen equals it."""
+    x = x.force() if isinstance(x, Deferred) else x
+    return narrow(x) if isinstance(x, Secret) and x.pending and not x.wide else x
+
+
+def _fill(bit: Bit, x: Public, y: Handle, shape: Shape) -> Handle:
+    """x where the bit is set, y elsewhere: a constant is not rounded with y, and 0 stays 0."""
+    if x.fill is None:
+        chosen = multiply(expand_bit(bit, shape), x)
+        return add(select(map_bit(expand_bit(bit, shape), flip=True), expand_to(y, shape)), chosen)
+    wire = secret(y)
+    if wire.scale < wire.session.fixed_point.scale and not float(x.fill).is_integer():
+        wire = number(wire)
+    kept = select(map_bit(expand_bit(bit, shape), flip=True), expand_to(wire, shape))
+    if x.fill == 0:
+        return kept
+    raw = encode_scalar(x.fill, kept.scale, op=kept.session.operation)
+    filled = weigh([expand_bit(bit, shape)], [raw], 0, kept.scale, kept.format)
+    return combine([(kept, 1), (filled, 1)], scale=kept.scale)
 
 
 def relu(x: Handle) -> Secret:
@@ -165,6 +194,7 @@ def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
         out = combine([(kept, 1), (secret(below), raw_low), (secret(above), raw_high)], scale=wire.scale)
         # torch: where low > high, everything becomes high
         out.memo["inside"] = inside
+        out.nonnegative = raw_low >= 0 and raw_high >= 0
         return out
     limit, output = (raw_low, NOT_BELOW) if raw_low is not None else ((raw_high or 0) + 1, BELOW)
     offset = raw_low if raw_low is not None else (raw_high or 0)
@@ -172,6 +202,7 @@ def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
     kept = select(inside, combine([(wire, 1)], -offset, scale=wire.scale) if offset else wire)
     out = combine([(kept, 1)], offset, scale=wire.scale)
     out.memo["inside"] = inside
+    out.nonnegative = raw_low is not None and raw_low >= 0
     return out
 
 

@@ -22,7 +22,7 @@ MAX_UNIT = 2**32
 _WASTE = 1.04
 
 
-def _gate(x: Secret, bit: Bit, unit: int, n_bits: int, result_bits: int = RESULT_BITS) -> Secret:
+def gated(x: Secret, bit: Bit, unit: int, n_bits: int, result_bits: int = RESULT_BITS) -> Secret:
     session = x.session
     mask_bits, factor_bits = split((1 << n_bits) / unit, result_bits)
     session.open(x)
@@ -31,7 +31,7 @@ def _gate(x: Secret, bit: Bit, unit: int, n_bits: int, result_bits: int = RESULT
     return session.wire(out, 1 << result_bits, x.format, shape=x.shape, nonnegative=True)
 
 
-def filling(scale: int, reach: float, waste: float = _WASTE) -> tuple[int, int]:
+def filling(scale: float, reach: float, waste: float = _WASTE) -> tuple[int, int]:
     """(factor, bits), the factor as small as possible: ``2**bits`` is from 1 to ``waste`` times factor scale reach.
 
     The exponential reaches down to ``-2**bits / unit`` and loses a bit of precision for each ln 4 that nobody needs; a
@@ -77,7 +77,7 @@ def exp_inside(x: Secret, window: Window, inside: Bit, result_bits: int = RESULT
     """exp(x) at 2^result_bits where x is ``inside`` the window, 0 elsewhere; no round after the opening of x."""
     factor = window.factor
     finer = x if factor == 1 else combine([(x, factor)], scale=factor * x.scale)
-    return _gate(finer, inside, factor * x.scale >> window.zeros, window.n_bits, result_bits)
+    return gated(finer, inside, factor * x.scale >> window.zeros, window.n_bits, result_bits)
 
 
 def inside_window(x: Secret, window: Window) -> Bit:
@@ -101,7 +101,7 @@ def exp(x: Handle) -> Secret:
     n_bits = math.ceil(math.log2(top + bottom))
     shifted = combine([(wire, 1)], -top, scale=unit)
     inside, above = bits(shifted, (1 - (1 << n_bits), 1), (((0, 1), False), ((1,), True)))
-    quarter = to_scale(_gate(shifted, inside, 4 * unit, n_bits), 2**28)
+    quarter = to_scale(gated(shifted, inside, 4 * unit, n_bits), 2**28)
     half = to_scale(raw_product(quarter, quarter), 2**29)
     whole = raw_product(half, half)
     limit = math.exp(top / unit)

@@ -15,6 +15,7 @@ Rounds, for n columns: about 30 n (the pivot 9 to 13, the quotient 13, the rest 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -60,7 +61,7 @@ def transposed(x: Handle) -> Secret:
 def stacked(x: Handle) -> Secret:
     """A matrix or a stack of them as [batch, n, m] of numbers."""
     wire = narrow(number(x))
-    return secret(apply(wire, "reshape", (-1, *wire.shape[-2:])))
+    return secret(apply(wire, "reshape", (math.prod(wire.shape[:-2]), *wire.shape[-2:])))
 
 
 def identity(like: Secret, size: int) -> Public:

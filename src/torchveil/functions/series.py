@@ -47,18 +47,20 @@ __all__ = [
     "tanh_series",
 ]
 
-Parity: TypeAlias = Literal["none", "odd", "odd-half-wave", "even-half-wave"]
+Parity: TypeAlias = Literal["none", "odd", "odd-half-wave", "even-half-wave", "half-wave"]
 """Which terms a fit may use.
 
 ``none``: cosines and sines of all frequencies.  ``odd``: a constant and sines of all frequencies, for ``f(-x) - c =
 c - f(x)``.  ``odd-half-wave``: a constant and sines of odd frequencies, which are also symmetric about a quarter
 period, ``s(period/2 - x) = s(x)``: right for a step that saturates within a quarter period.  ``even-half-wave``: a
 constant and cosines of odd frequencies, which are antisymmetric about a quarter period: a triangle with rounded
-corners, right for an even function that becomes a straight line within a quarter period.
+corners, right for an even function that becomes a straight line within a quarter period.  ``half-wave``: a constant,
+sines and cosines of odd frequencies, for the sum of both kinds.
 """
 
-Ramp: TypeAlias = Literal["gelu", "gelu-tanh", "silu"]
-"""A smooth ramp, 0 far below and x far above, whose even part is ``ramp(x) - x/2``."""
+Ramp: TypeAlias = Literal["gelu", "gelu-tanh", "silu", "softplus", "mish"]
+"""A smooth ramp, 0 far below and x far above. ``ramp(x) - x/2`` is even, but for mish, of which it has an odd part that
+vanishes on both sides."""
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -216,6 +218,7 @@ _TERMS: dict[Parity, tuple[int, tuple[bool, ...]]] = {
     "odd": (1, (True,)),
     "odd-half-wave": (2, (True,)),
     "even-half-wave": (2, (False,)),
+    "half-wave": (2, (False, True)),
 }
 
 
@@ -343,52 +346,75 @@ def _float_erf(x: Array) -> Array:
     return np.array([math.erf(value) for value in x.tolist()])
 
 
-# A ramp is x c(x) for a step c from 0 to 1.  Its even part is x (c(x) - 1/2), its slope c(x) + x c'(x).
-# gelu: c = (1 + erf(x / sqrt 2)) / 2;  gelu-tanh: c = (1 + tanh(a (x + b x**3))) / 2;  silu: c = 1 / (1 + e**-x).
+# Of each ramp r the pair (r(x) - x/2, r'(x) - 1/2).
+# gelu: x (1 + erf(x / sqrt 2)) / 2;  gelu-tanh: x (1 + tanh(a (x + b x**3))) / 2;  silu: x / (1 + e**-x);
+# softplus: ln(1 + e**x);  mish: x t, t = tanh(softplus(x)) = 1 - 2 / ((1 + e**x)**2 + 1).
 
 _CUBE = Decimal("0.044715")
 
 
 def _decimal_gelu(x: Decimal) -> tuple[Decimal, Decimal]:
     step = decimal_erf(x / Decimal(2).sqrt()) / 2
-    return step, step + x * (-x * x / 2).exp() / (2 * PI).sqrt()
+    return x * step, step + x * (-x * x / 2).exp() / (2 * PI).sqrt()
 
 
 def _float_gelu(x: Array) -> tuple[Array, Array]:
     step = _float_erf(x / math.sqrt(2)) / 2
-    return step, step + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return x * step, step + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
 def _decimal_gelu_tanh(x: Decimal) -> tuple[Decimal, Decimal]:
     inner = (2 / PI).sqrt()
     step = _decimal_tanh(inner * (x + _CUBE * x**3)) / 2
-    return step, step + x * (1 - 4 * step * step) / 2 * inner * (1 + 3 * _CUBE * x * x)
+    return x * step, step + x * (1 - 4 * step * step) / 2 * inner * (1 + 3 * _CUBE * x * x)
 
 
 def _float_gelu_tanh(x: Array) -> tuple[Array, Array]:
     inner, cube = math.sqrt(2 / math.pi), float(_CUBE)
     step = np.tanh(inner * (x + cube * x**3)) / 2
-    return step, step + x * (1 - 4 * step * step) / 2 * inner * (1 + 3 * cube * x * x)
+    return x * step, step + x * (1 - 4 * step * step) / 2 * inner * (1 + 3 * cube * x * x)
 
 
 def _decimal_silu(x: Decimal) -> tuple[Decimal, Decimal]:
     step = _decimal_tanh(x / 2) / 2
-    return step, step + x * (1 - 4 * step * step) / 4
+    return x * step, step + x * (1 - 4 * step * step) / 4
 
 
 def _float_silu(x: Array) -> tuple[Array, Array]:
     step = np.tanh(x / 2) / 2
-    return step, step + x * (1 - 4 * step * step) / 4
+    return x * step, step + x * (1 - 4 * step * step) / 4
+
+
+def _decimal_softplus(x: Decimal) -> tuple[Decimal, Decimal]:
+    return (1 + (-abs(x)).exp()).ln() + abs(x) / 2, _decimal_tanh(x / 2) / 2
+
+
+def _float_softplus(x: Array) -> tuple[Array, Array]:
+    return np.log1p(np.exp(-np.abs(x))) + np.abs(x) / 2, np.tanh(x / 2) / 2
+
+
+def _decimal_mish(x: Decimal) -> tuple[Decimal, Decimal]:
+    power = x.exp()
+    step = 1 - 2 / ((1 + power) ** 2 + 1)
+    return x * (step - Decimal("0.5")), step - Decimal("0.5") + x * (1 - step * step) * power / (1 + power)
+
+
+def _float_mish(x: Array) -> tuple[Array, Array]:
+    power = np.exp(x)
+    step = 1 - 2 / ((1 + power) ** 2 + 1)
+    return x * (step - 0.5), step - 0.5 + x * (1 - step * step) * power / (1 + power)
 
 
 _DecimalRamp: TypeAlias = Callable[[Decimal], tuple[Decimal, Decimal]]
 _FloatRamp: TypeAlias = Callable[[Array], tuple[Array, Array]]
 
-#: Of each ramp a function to (c(x) - 1/2, slope - 1/2), in decimal and in double precision.
-_RAMPS: dict[Ramp, tuple[_DecimalRamp, _FloatRamp]] = {
-    "gelu": (_decimal_gelu, _float_gelu),
-    "gelu-tanh": (_decimal_gelu_tanh, _float_gelu_tanh),
-    "silu": (_decimal_silu, _float_silu),
+#: Of each ramp its two functions, in decimal and in double precision, and the parities of their series.
+_RAMPS: dict[Ramp, tuple[_DecimalRamp, _FloatRamp, Parity, Parity]] = {
+    "gelu": (_decimal_gelu, _float_gelu, "even-half-wave", "odd-half-wave"),
+    "gelu-tanh": (_decimal_gelu_tanh, _float_gelu_tanh, "even-half-wave", "odd-half-wave"),
+    "silu": (_decimal_silu, _float_silu, "even-half-wave", "odd-half-wave"),
+    "softplus": (_decimal_softplus, _float_softplus, "even-half-wave", "odd-half-wave"),
+    "mish": (_decimal_mish, _float_mish, "half-wave", "half-wave"),
 }
 
 
@@ -437,7 +463,8 @@ def saturation(name: Literal["tanh", "sigmoid", "erf"] | Ramp, tail: float) -> f
     """Return the least multiple of ``1/64`` from which on the function is within ``tail`` of its limit 1.
 
     ``1 - tanh L = 2 / (e**(2L) + 1)``, ``1 - sigmoid L = 1 / (e**L + 1)``; ``erf`` by search.  Of a ramp it is the
-    slope that comes near 1, from above, beyond its maximum; the ramp itself is nearer to x by then.
+    slope that comes near 0 below, past its minimum; above it is as near to 1, or nearer.  The ramp itself is as near
+    to 0 and x, but for mish, whose distance is a tenth more.
 
     Raises:
         ValueError: ``tail`` is not between ``2**-60`` and ``1/4``.
@@ -454,14 +481,14 @@ def saturation(name: Literal["tanh", "sigmoid", "erf"] | Ramp, tail: float) -> f
             while 1 - decimal_erf(Decimal(step) / 64) > Decimal(tail):
                 step += 1
             return step / 64
-        both, _ = _RAMPS[name]
+        both = _RAMPS[name][0]
         step = _PEAKS_BELOW * 64
-        while both(Decimal(step) / 64)[1] - Decimal("0.5") > Decimal(tail):
+        while abs(both(Decimal(-step) / 64)[1] + Decimal("0.5")) > Decimal(tail):
             step += 1
         return step / 64
 
 
-#: Where the slope of each ramp is past its maximum.
+#: The negative of an x below which the slope of each ramp is past its minimum.
 _PEAKS_BELOW = 3
 
 
@@ -502,27 +529,18 @@ def erf_series(period: float = 16.0, max_error: float = 2.0**-20, tail: float = 
 
 @cache
 def ramp_series(name: Ramp, limit: float, period: float, max_error: float = 2.0**-20) -> TrigSeries:
-    """Return a series for the even part ``ramp(x) - x/2`` on ``[-limit, limit]``; ``period`` is at least 4 limits.
+    """Return a series for ``ramp(x) - x/2`` on ``[-limit, limit]``; ``period`` is at least 4 limits.
 
     A half-wave series needs the fewest terms where a quarter period is just the limit: 8 for gelu, 21 for silu.
     """
-    both, both_float = _RAMPS[name]
-    return fit(
-        name,
-        lambda x: x * both(x)[0],
-        -limit,
-        limit,
-        period,
-        max_error,
-        "even-half-wave",
-        lambda x: x * both_float(x)[0],
-    )
+    both, both_float, parity, _ = _RAMPS[name]
+    return fit(name, lambda x: both(x)[0], -limit, limit, period, max_error, parity, lambda x: both_float(x)[0])
 
 
 @cache
 def ramp_slope_series(name: Ramp, limit: float, period: float, max_error: float = 2.0**-20) -> TrigSeries:
     """Return a series for the slope of a ramp on ``[-limit, limit]``, 0 below and 1 above; see :func:`ramp_series`."""
-    both, both_float = _RAMPS[name]
+    both, both_float, _, parity = _RAMPS[name]
     half = Decimal("0.5")
     return fit(
         f"{name} slope",
@@ -531,7 +549,7 @@ def ramp_slope_series(name: Ramp, limit: float, period: float, max_error: float 
         limit,
         period,
         max_error,
-        "odd-half-wave",
+        parity,
         lambda x: 0.5 + both_float(x)[1],
     )
 

@@ -82,6 +82,10 @@ def concatenate(xs: list[Handle], dim: int) -> Handle:
     """cat along ``dim``; all at the largest scale among them."""
     first = next((x for x in xs if not isinstance(x, Public)), None)
     if first is None:
+        fills = {x.fill for x in xs if isinstance(x, Public)}
+        if len(fills) == 1 and None not in fills:
+            shapes = [torch.empty((), dtype=torch.int8).expand(x.shape) for x in xs]
+            return Public(xs[0].session, tuple(torch.cat(shapes, dim).shape), fill=fills.pop())
         out = torch.cat([x.dense() for x in xs if isinstance(x, Public)], dim)
         return Public(xs[0].session, tuple(out.shape), tensor=out)
     session = first.session

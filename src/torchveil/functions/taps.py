@@ -119,8 +119,6 @@ def apply_axes(x: Handle, first: int, axes: list[Taps]) -> Handle:
     return x
 
 
-
-
 def of_axis(linear: Callable[[Tensor], Tensor], dimensions: int, axis: int, size: int, across: int = 1) -> Taps:
     """The matrix by which a public linear map acts along one of its spatial axes: torch's own map of unit vectors.
 

@@ -26,7 +26,7 @@ from torchveil.handle import Handle, Secret, Shape
 class Axis:
     """The windows along one dimension of ``size``: ``table[k, o]`` is the place of entry k of window o.
 
-    ``regular`` is (kernel, stride, dilation) if the windows are slices of the places ``padded`` (None: all as they are).
+    ``regular`` is (kernel, stride, dilation) if the windows are slices of the places ``padded`` (None: of all places).
     """
 
     size: int
@@ -50,7 +50,7 @@ class Axis:
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """torch's number of windows: with ``ceil_mode`` also the last one that starts inside the input or its left padding."""
+    """torch's number of windows: with ``ceil_mode`` also the last, if it starts in the input or the padding before."""
     rest = size + 2 * padding - dilation * (kernel - 1) - 1
     out = (rest + (stride - 1 if ceil_mode else 0)) // stride + 1
     return out - 1 if ceil_mode and (out - 1) * stride >= size + padding else out
@@ -82,7 +82,7 @@ def sliding(size: int, kernel: int, stride: int, padding: int, dilation: int, ce
 
 
 def adaptive(size: int, out: int) -> Axis:
-    """torch's adaptive windows: number o of ``out`` starts at floor(o size / out) and ends before ceil((o+1) size / out)."""
+    """torch's adaptive windows: number o starts at floor(o size / out) and ends before ceil((o + 1) size / out)."""
     if size % out == 0:
         return sliding(size, size // out, size // out, 0, 1, False)
     starts = torch.arange(out) * size // out
@@ -186,7 +186,7 @@ class Pooled:
         return apply(self.winners.pick(ar.secret(self.windows.gather(x))), "squeeze_dim", 0)
 
     def serves(self, shape: Shape, length: int) -> bool:
-        """Whether indices of this ``shape``, in order, are those of the pooling, and all lie in planes of ``length``."""
+        """Whether indices of this ``shape`` are those of the pooling, in order, and all lie in planes of ``length``."""
         whole = (*self.batch, *self.windows.outs)
         return math.prod(shape) == math.prod(whole) and int(self.windows.places.max()) < length
 

@@ -53,6 +53,7 @@ keep_drawn_bits = native.keep_drawn_bits if NATIVE else gate_steps.keep_drawn_bi
 keep_drawn_words = native.keep_drawn_words if NATIVE else gate_steps.keep_drawn_words
 sum_pieces = native.sum_pieces if NATIVE else gate_steps.sum_pieces
 xor_pieces = native.xor_pieces if NATIVE else gate_steps.xor_pieces
+empty = native.empty if NATIVE else gate_steps.empty
 combination = native.combination if NATIVE else gate_steps.combination
 round_share = native.round_share if NATIVE else short.round_share
 mask_short = native.mask_short if NATIVE else short.mask_short

@@ -37,6 +37,12 @@ from torchveil.kernels.reference import (
 )
 from torchveil.randomness import Bits, Words
 
+
+def empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A contiguous tensor of the type and device of ``like``, whose elements are to be written."""
+    return like.new_empty(shape)
+
+
 # --- keystream, combined with its use -------------------------------------------------------------------------------
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchveil.kernels import dispatch
+
 aten = torch.ops.aten
 
 
@@ -65,7 +67,8 @@ def _windows(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilati
     """[N, C, sizes] -> [entries, N, C, out sizes]: the k-th entry of every pooling window."""
     sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
     out = tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in sizes)
-    return torch.stack([x[(..., *places)] for places in _window_slices(out, kernel, stride, dilation)])
+    pieces = [x[(slice(None), slice(None), *places)] for places in _window_slices(out, kernel, stride, dilation)]
+    return torch.stack(pieces, out=dispatch.empty(x, (len(pieces), *x.shape[:2], *out)))
 
 
 def _scatter_windows(
@@ -74,7 +77,7 @@ def _scatter_windows(
     """The transpose of ``windows``: adds every window entry back to its place."""
     out = x.new_zeros((*x.shape[1:3], *size))
     for entry, places in zip(x, _window_slices(tuple(x.shape[3:]), kernel, stride, dilation), strict=True):
-        out[(..., *places)] += entry
+        out[(slice(None), slice(None), *places)] += entry
     return out
 
 

@@ -69,6 +69,10 @@ def _empty(shape: tuple[int, ...]) -> Tensor:
     return torch.frombuffer(core.Block(8 * n), dtype=torch.int64).view(shape)
 
 
+def empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return like.new_empty(shape) if _foreign(like) else _empty(shape)
+
+
 def _array_of(shape: tuple[int, ...], dtype: Any) -> Any:
     """As ``_empty``, a numpy array."""
     n = prod(shape) * np.dtype(dtype).itemsize
@@ -286,11 +290,17 @@ def combination(values: Sequence[Tensor], factors: Sequence[int], constant: int)
     if (
         first.numel() < _SMALL
         or (len(values) == 1 and factors[0] == 1 and not constant)
-        or any([_foreign(x) or not x.is_contiguous() for x in values])
+        or any(map(_foreign, values))
         or not _same(first.shape, *values[1:])
+        or not first.is_contiguous()
     ):
         return gate_steps.combination(values, factors, constant)
     out = _empty(first.shape)
+    if not all([x.is_contiguous() for x in values[1:]]):
+        # an expanded bias, for one: torch reads it as it lies
+        if len(values) > 2 or factors[0] != 1 or constant:
+            return gate_steps.combination(values, factors, constant)
+        return torch.add(first, values[1], alpha=factors[1], out=out)
     core.linear(out, values, [factor & _RING for factor in factors], constant & _RING, _threads())
     return out
 
@@ -339,8 +349,9 @@ def _columns(x: Tensor, kernel: tuple[int, int], stride: Any, padding: Any, dila
     )
     depth = c * kernel[0] * kernel[1]
     if middle:
-        return view.permute(1, 2, 3, 0, 4, 5).reshape(depth, n * oh * ow)
-    return view.reshape(n, depth, oh * ow)
+        view = view.permute(1, 2, 3, 0, 4, 5)
+    columns = _empty(tuple(view.shape)).copy_(view)
+    return columns.view(depth, n * oh * ow) if middle else columns.view(n, depth, oh * ow)
 
 
 def _conv2d(out: Tensor | None, x: Tensor, w: Tensor, negative: bool, **options: Any) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     activations,
     attention,
+    class_losses,
     comparisons,
+    composed_structure,
     compositions,
     convolution,
     distances,
@@ -13,25 +15,29 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     embedding,
     factories,
     foreach,
+    fused_optimizers,
     hyperbolic,
     indexing,
     linear_algebra,
     losses,
     normalization,
     padding,
+    piecewise,
     pooling,
     products,
-    rearrangements,
     rearranging,
     recurrent,
     reductions,
     resampling,
     rounding,
     scans,
+    softmax,
     sorting,
     structural,
     trigonometric,
 )
 from torchveil.lowering.table import COMPOSED, TABLE, Kind, Rule, Updated
+
+foreach.register()
 
 __all__ = ["COMPOSED", "TABLE", "Kind", "Rule", "Updated"]

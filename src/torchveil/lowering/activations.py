@@ -1,63 +1,16 @@
-"""Activations and their gradients; a gradient reuses the bits and values of its forward."""
+"""Smooth activations and their gradients; a gradient reuses the bits and values of its forward."""
 
 from __future__ import annotations
 
+import math
+
+from torchveil.errors import InvalidArgument, ShapeMismatch, UnsupportedOperation
 from torchveil.functions import arithmetic as ar
-from torchveil.functions import comparison as cmp
-from torchveil.functions import exponential, normalise, sigmoidal
+from torchveil.functions import elu, sigmoidal
 from torchveil.functions.series import Ramp
-from torchveil.handle import Bit, Handle, Public, Secret
+from torchveil.functions.structure import apply, concatenate
+from torchveil.handle import Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers
-
-
-@lowers(aten.relu.default)
-def _relu(x: Handle) -> Handle:
-    return cmp.relu(x)
-
-
-def _sign_bit(x: Handle) -> Bit:
-    """[x > 0] of a relu's input or output, from the memo when the forward left it there."""
-    return cmp.positive(ar.secret(x))
-
-
-@lowers(aten.threshold_backward.default)
-def _threshold_backward(grad: Handle, x: Handle, threshold: float) -> Handle:
-    bit = _sign_bit(x) if threshold == 0 else cmp.compare_scalar(ar.secret(x), threshold, "gt")
-    return gate(bit, grad)
-
-
-def gate(bit: Bit, grad: Handle) -> Handle:
-    """bit * grad, also when the gradient is a public constant."""
-    if isinstance(grad, Public):
-        return ar.multiply(ar.secret(bit), grad)
-    return ar.select(bit, grad)
-
-
-@lowers(aten.leaky_relu.default)
-def _leaky_relu(x: Handle, negative_slope: float = 0.01) -> Handle:
-    wire = ar.narrow(ar.number(x))
-    kept = cmp.relu(wire)
-    slope = ar.multiply_scalar(wire, negative_slope)
-    return ar.add(ar.multiply_scalar(kept, 1 - negative_slope), slope)
-
-
-@lowers(aten.leaky_relu_backward.default)
-def _leaky_relu_backward(grad: Handle, x: Handle, negative_slope: float, self_is_result: bool) -> Handle:
-    kept = gate(_sign_bit(x), grad)
-    return ar.add(ar.multiply_scalar(ar.secret(kept), 1 - negative_slope), grad, negative_slope)
-
-
-@lowers(aten.hardtanh.default)
-def _hardtanh(x: Handle, min_val: float = -1, max_val: float = 1) -> Handle:
-    return cmp.clamp(x, min_val, max_val)
-
-
-@lowers(aten.hardtanh_backward.default)
-def _hardtanh_backward(grad: Handle, x: Handle, min_val: float, max_val: float) -> Handle:
-    wire = ar.secret(x)
-    low, high = (round(v * wire.scale) for v in (min_val, max_val))
-    _, inside, _ = cmp.inside_bits(wire, low + 1, high)
-    return gate(inside, grad)
 
 
 @lowers(aten.sigmoid.default)
@@ -108,38 +61,105 @@ def _gelu_backward(grad: Handle, x: Handle, approximate: str = "none") -> Handle
     return ar.multiply(grad, sigmoidal.ramp_slope(x, _GELUS[approximate]))
 
 
-def softplus(x: Secret) -> Secret:
-    """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), the logarithm of a number in (1, 2]."""
-    bit = cmp.positive(x)
-    kept = ar.select(bit, x)
-    magnitude = ar.combine([*zip(ar.align(kept, x), (2, -1), strict=True)])
-    rest = exponential.exp_nonpositive(ar.secret(ar.negate(magnitude)), 1 << 22)
-    one_more = ar.combine([(rest, 1)], 1 << 22, scale=1 << 22)
-    tail = normalise.log_between_one_and_four(one_more, x.format.scale)
-    out = ar.combine([*zip(ar.align(kept, tail), (1, 1), strict=True)])
-    out.format = x.format
+@lowers(aten.mish.default)
+def _mish(x: Handle) -> Handle:
+    return sigmoidal.ramp(x, "mish")
+
+
+@lowers(aten.mish_backward.default)
+def _mish_backward(grad: Handle, x: Handle) -> Handle:
+    return ar.multiply(grad, sigmoidal.ramp_slope(x, "mish"))
+
+
+# --- softplus and log-sigmoid ----------------------------------------------------------------------------------------
+
+
+def softplus(x: Handle) -> Secret:
+    """log(1 + exp(x))."""
+    out = sigmoidal.ramp(x, "softplus")
     out.nonnegative = True
     return out
 
 
+def _check_beta(beta: float) -> None:
+    if not 0 < beta < math.inf:
+        raise UnsupportedOperation(f"a softplus with beta {beta}", op="softplus", remedy="use a positive beta")
+
+
 @lowers(aten.softplus.default)
 def _softplus(x: Handle, beta: float = 1, threshold: float = 20) -> Handle:
-    wire = ar.narrow(ar.number(x))
-    out = softplus(ar.multiply_scalar(wire, beta))
-    return ar.divide_scalar(out, beta) if beta != 1 else out
+    _check_beta(beta)
+    return sigmoidal.ramp(x, "softplus", beta, threshold)
 
 
 @lowers(aten.softplus_backward.default)
 def _softplus_backward(grad: Handle, x: Handle, beta: float, threshold: float) -> Handle:
-    return ar.multiply(grad, sigmoidal.sigmoid(ar.multiply_scalar(ar.narrow(ar.number(x)), beta)))
+    _check_beta(beta)
+    return ar.multiply(grad, sigmoidal.ramp_slope(x, "softplus", beta, threshold))
 
 
 @lowers(aten.log_sigmoid_forward.default)
 def _log_sigmoid(x: Handle) -> tuple[Handle, Handle]:
-    out = ar.negate(softplus(ar.narrow(ar.secret(ar.negate(x)))))
-    return out, Public(x.session, (0,), fill=0.0)
+    """log sigmoid(x) = x - softplus(x)."""
+    wire = ar.narrow(ar.number(x))
+    return ar.add(wire, softplus(wire), -1), Public(x.session, (0,), fill=0.0)
 
 
 @lowers(aten.log_sigmoid_backward.default)
 def _log_sigmoid_backward(grad: Handle, x: Handle, buffer: Handle) -> Handle:
-    return ar.multiply(grad, sigmoidal.sigmoid(ar.negate(x)))
+    one = Public(x.session, (), fill=1.0)
+    return ar.multiply(grad, ar.add(one, sigmoidal.ramp_slope(x, "softplus"), -1))
+
+
+# --- exponential linear units ----------------------------------------------------------------------------------------
+
+
+@lowers(aten.elu.default)
+def _elu(x: Handle, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Handle:
+    return elu.elu(x, elu.Unit(alpha, scale, input_scale))
+
+
+@lowers(aten.elu_backward.default)
+def _elu_backward(grad: Handle, alpha: float, scale: float, input_scale: float, is_result: bool, x: Handle) -> Handle:
+    unit = elu.Unit(alpha, scale, input_scale)
+    return ar.multiply(grad, elu.slope_at_result(x, unit) if is_result else elu.slope(x, unit))
+
+
+@lowers(aten.celu.default)
+def _celu(x: Handle, alpha: float = 1) -> Handle:
+    if alpha == 0:
+        raise InvalidArgument("celu divides by alpha", op="celu", remedy="use an alpha other than 0")
+    return _elu(x, alpha, 1, 1 / alpha)
+
+
+# --- gated linear units ----------------------------------------------------------------------------------------------
+
+
+def _gated_parts(x: Handle, dim: int) -> tuple[Handle, Handle]:
+    """(the first half along dim, sigmoid of the second half); remembered for the gradient."""
+    wire = ar.narrow(ar.number(x))
+    dim = dim % max(1, len(wire.shape))
+    if not wire.shape or wire.shape[dim] % 2:
+        raise ShapeMismatch(
+            f"a gated unit halves an even dimension, not dimension {dim} of {wire.shape}",
+            op="glu",
+            remedy="check the shape",
+        )
+    key = f"glu {dim}"
+    if key not in wire.memo:
+        half = wire.shape[dim] // 2
+        wire.memo[key] = sigmoidal.sigmoid(apply(wire, "slice", dim, half, 2 * half, 1))
+    return apply(wire, "slice", dim, 0, wire.shape[dim] // 2, 1), wire.memo[key]
+
+
+@lowers(aten.glu.default)
+def _glu(x: Handle, dim: int = -1) -> Handle:
+    return ar.multiply(*_gated_parts(x, dim))
+
+
+@lowers(aten.glu_backward.default)
+def _glu_backward(grad: Handle, x: Handle, dim: int) -> Handle:
+    first, gate = _gated_parts(x, dim)
+    passed = ar.multiply(grad, gate)
+    rest = ar.add(Public(x.session, (), fill=1.0), gate, -1)
+    return concatenate([passed, ar.multiply(passed, ar.multiply(first, rest))], dim % len(x.shape))

@@ -18,8 +18,8 @@ from torchveil.functions import arithmetic as ar
 from torchveil.functions import exclusion
 from torchveil.functions.structure import apply, concatenate
 from torchveil.handle import Deferred, Handle, Public
-from torchveil.lowering.losses import safe_softmax
 from torchveil.lowering.reductions import total
+from torchveil.lowering.softmax import safe_softmax
 from torchveil.lowering.table import aten, lowers
 
 

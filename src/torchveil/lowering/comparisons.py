@@ -26,6 +26,10 @@ def _relation(name: str) -> Any:
         x, y = operand(x, like), operand(y, like)
         x = x.force() if isinstance(x, Deferred) else x
         y = y.force() if isinstance(y, Deferred) else y
+        if name == "lt" and isinstance(x, Secret) and x.nonnegative and isinstance(y, Public) and y.fill == 0:
+            # what made it says so: a square, an exponential, a relu
+            shape = ar.broadcast(x.shape, y.shape)
+            return Public(x.session, shape, tensor=torch.zeros(shape, dtype=torch.bool))
         if isinstance(x, Public) and isinstance(y, Public):
             return Public(x.session, ar.broadcast(x.shape, y.shape), tensor=getattr(torch, name)(x.dense(), y.dense()))
         if x is y or _infinite(x) or _infinite(y):
@@ -144,6 +148,8 @@ def _count(x: Handle, dim: Any, keepdim: bool) -> tuple[Secret, int]:
 
 @lowers(aten.any.default, aten.any.dim, aten.any.dims)
 def _any(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
+    if isinstance(x, Public) and dim is None:
+        return Public(x.session, (), tensor=x.dense().any())
     return cmp.compare_scalar(_count(x, dim, keepdim)[0], 0, "gt")
 
 

@@ -49,14 +49,15 @@ def _trilinear(
     sumdim: list[int],
     unroll_dim: int = 1,
 ) -> Tensor:
-    for dim in sorted(expand1):
-        a = a.unsqueeze(dim)
-    for dim in sorted(expand2):
-        b = b.unsqueeze(dim)
-    for dim in sorted(expand3):
-        c = c.unsqueeze(dim)
-    product = a * b * c
-    return product.sum(sumdim) if sumdim else product
+    """Two matrix products: products of all entries of both inputs with all weights are never opened."""
+    rank = a.dim() + len(expand1)
+    letters = "abcdefghijklmnopqrstuvwxyz"[:rank]
+
+    def axes(missing: list[int]) -> str:
+        return "".join(letter for dim, letter in enumerate(letters) if dim not in [d % rank for d in missing])
+
+    equation = f"{axes(expand1)},{axes(expand2)},{axes(expand3)}->{axes(sumdim)}"
+    return torch.einsum(equation, a, b, c)
 
 
 # --- elementwise -----------------------------------------------------------------------------------------------------
@@ -91,6 +92,16 @@ def _log1p(x: Tensor) -> Tensor:
 def _xlogy(x: Tensor, y: Tensor) -> Tensor:
     # log 0 is the logarithm of one unit, a number: times 0 it is 0 as torch wants
     return x * torch.log(y)
+
+
+@composes(aten.special_xlog1py.default)
+def _xlog1py(x: Tensor, y: Tensor) -> Tensor:
+    return x * torch.log(y + 1)
+
+
+@composes(aten.special_ndtri.default)
+def _ndtri(x: Tensor) -> Tensor:
+    return math.sqrt(2.0) * torch.erfinv(2 * x - 1)
 
 
 @composes(aten.special_entr.default)

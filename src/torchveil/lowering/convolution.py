@@ -7,7 +7,7 @@ height 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torchveil.errors import ShapeMismatch, UnsupportedOperation
@@ -63,14 +63,23 @@ class _Geometry:
         return (1, *size) if self.dimensions == 1 else size
 
     def transposed_size(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
-        """The spatial size of a transposed convolution's result, without what no window reaches (``beyond``)."""
-        rows = zip(size, kernel, self.stride, self.padding, self.dilation, self.output_padding, self.beyond, strict=True)
-        return tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 - b for n, k, s, p, d, o, b in rows)
+        """The spatial size of a transposed convolution's result."""
+        rows = zip(size, kernel, self.stride, self.padding, self.dilation, self.output_padding, strict=True)
+        return tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in rows)
 
-    @property
-    def beyond(self) -> tuple[int, ...]:
-        """How much output padding goes a whole stride or more past the last window: it holds the bias alone."""
-        return tuple(max(0, o - s + 1) for o, s in zip(self.output_padding, self.stride, strict=True))
+    def reached(self, grad: Handle, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[_Geometry, Handle]:
+        """The gradient of a transposed convolution's result, as exactly the places that its windows reached.
+
+        As it is where a convolution finds ``size`` windows in it; output padding of a stride or more would make it
+        find others.
+        """
+        if all(o < s for o, s in zip(self.output_padding, self.stride, strict=True)):
+            return self, grad
+        pads: list[int] = []
+        rows = zip(size, kernel, self.stride, self.padding, self.dilation, grad.shape[2:], strict=True)
+        for n, k, s, p, d, have in reversed(list(rows)):
+            pads += [p, (n - 1) * s + d * (k - 1) + 1 - have - p]
+        return replace(self, padding=(0,) * self.dimensions), apply(grad, "pad", tuple(pads))
 
 
 def _geometry(
@@ -116,8 +125,6 @@ def _convolution(
         out = _forward(g, x, w)
     else:
         out = _input_gradient(g, x, w, g.transposed_size(x.shape[2:], w.shape[2:]))
-        if any(g.beyond):
-            out = apply(out, "pad", tuple(amount for b in reversed(g.beyond) for amount in (0, b)))
     return out if bias is None else ar.add(out, apply(bias, "reshape", (1, -1, *[1] * g.dimensions)))
 
 
@@ -133,9 +140,7 @@ def _convolution_backward(
         x_grad = _input_gradient(g, grad, w, x.shape[2:]) if output_mask[0] else None
         w_grad = _weight_gradient(g, x, grad, w.shape[2:]) if output_mask[1] else None
         return x_grad, w_grad, bias_grad
-    for k, size in enumerate(g.transposed_size(x.shape[2:], w.shape[2:])):
-        if g.beyond[k]:
-            grad = apply(grad, "slice", 2 + k, 0, size, 1)
+    g, grad = g.reached(grad, x.shape[2:], w.shape[2:])
     x_grad = _forward(g, grad, w) if output_mask[0] else None
     w_grad = _weight_gradient(g, grad, x, w.shape[2:]) if output_mask[1] else None
     return x_grad, w_grad, bias_grad

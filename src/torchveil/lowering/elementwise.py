@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
+from torch import Tensor
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.fixedpoint import encode_scalar
@@ -87,14 +89,21 @@ def _reciprocal(x: Handle) -> Handle:
     return normalise.reciprocal(x)
 
 
+def _in_the_clear(function: Callable[[Tensor], Tensor], x: Public) -> Public:
+    """A function of a public constant, in full precision: an accumulator starts at an epsilon."""
+    if x.fill is not None:
+        return Public(x.session, x.shape, fill=float(function(torch.tensor(x.fill, dtype=torch.float64))))
+    return Public(x.session, x.shape, tensor=function(x.dense().to(torch.float64)))
+
+
 @lowers(aten.sqrt.default)
 def _sqrt(x: Handle) -> Handle:
-    return normalise.sqrt(x)
+    return _in_the_clear(torch.sqrt, x) if isinstance(x, Public) else normalise.sqrt(x)
 
 
 @lowers(aten.rsqrt.default)
 def _rsqrt(x: Handle) -> Handle:
-    return normalise.rsqrt(x)
+    return _in_the_clear(torch.rsqrt, x) if isinstance(x, Public) else normalise.rsqrt(x)
 
 
 @lowers(aten.exp.default)

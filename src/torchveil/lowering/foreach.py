@@ -12,10 +12,11 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchveil.functions.structure import apply, concatenate
 from torchveil.handle import Deferred, Handle, Public, Secret
-from torchveil.lowering.table import TABLE, Kind, Rule, Updated, aten
+from torchveil.lowering.table import COMPOSED, TABLE, Kind, Rule, Updated, aten
 
 #: Elementwise operations that torch has for lists; one is served if its single form has a row.
 _NAMES = (
@@ -48,6 +49,13 @@ _VALUE = {"addcdiv", "addcmul"}
 
 def _settled(x: Any) -> Any:
     return x.force() if isinstance(x, Deferred) else x
+
+
+def _filled(x: Any, like: Handle) -> Any:
+    """A public number (a rate that an optimizer keeps in a tensor) as a constant of its tensor's shape."""
+    if isinstance(x, Public) and not x.shape and x.tensor is not None:
+        return Public(x.session, like.shape, fill=float(x.tensor))
+    return x
 
 
 def _kind(x: Any) -> Hashable:
@@ -90,6 +98,7 @@ def _groups(columns: Sequence[Sequence[Any]]) -> Iterator[list[int]]:
 def _each(single: Callable[..., Handle], columns: Sequence[Sequence[Any]]) -> list[Handle]:
     """``single`` of every row of the columns."""
     columns = [[_settled(x) for x in column] for column in columns]
+    columns = [[_filled(x, like) for x, like in zip(column, columns[0], strict=True)] for column in columns]
     out: list[Handle | None] = [None] * len(columns[0])
     for group in _groups(columns):
         if len(group) == 1:
@@ -131,7 +140,8 @@ def _rule(single: Any, name: str, *, in_place: bool) -> Callable[..., Any]:
     return listwise
 
 
-def _register() -> None:
+def register() -> None:
+    """Add the rows of lists; to be called once all single operations have theirs."""
     for name in _NAMES:
         for suffix in ("", "_"):
             packet = getattr(aten, f"_foreach_{name}{suffix}", None)
@@ -154,4 +164,11 @@ def _single(name: str, overload: str) -> Any:
     return None
 
 
-_register()
+def _norms(xs: list[Tensor], ord: float = 2, dtype: Any = None) -> list[Tensor]:
+    """The norm of each tensor; one square root for all 2-norms."""
+    if ord != 2:
+        return [torch.linalg.vector_norm(x, ord) for x in xs]
+    return list(torch.stack([(x * x).sum() for x in xs]).sqrt().unbind())
+
+
+COMPOSED[aten._foreach_norm.Scalar] = _norms

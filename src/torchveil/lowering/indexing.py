@@ -12,10 +12,9 @@ from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import look_up
-from torchveil.functions.look_up import one_hot
 from torchveil.functions.structure import apply
 from torchveil.handle import Bit, Deferred, Handle, Public, Secret
-from torchveil.lowering.table import aten, lowers, operand, session_of
+from torchveil.lowering.table import aten, lowers, operand
 
 
 def _public_indices(indices: Any, op: str) -> tuple[Tensor | None, ...]:
@@ -121,7 +120,9 @@ def _scatter_add(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
 def _index_add(x: Handle, dim: int, index: Any, source: Handle, *, alpha: float = 1) -> Handle:
     if _is_secret(index):
         return ar.add(x, look_up.add_rows(x.shape, dim % max(1, len(x.shape)), index, operand(source, x)), alpha)
-    places = (*[None] * (dim % max(1, len(x.shape))), *_public_indices([index], "index_add"))
+    # torch takes one place without dimensions, for one row
+    rows = (place if place is None else place.reshape(-1) for place in _public_indices([index], "index_add"))
+    places = (*[None] * (dim % max(1, len(x.shape))), *rows)
     return ar.add(x, apply(operand(source, x), "scatter_index", x.shape, places), alpha)
 
 

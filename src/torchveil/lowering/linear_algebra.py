@@ -13,13 +13,13 @@ from torchveil.functions import comparison as cmp
 from torchveil.functions import linear_algebra as la
 from torchveil.functions import normalise
 from torchveil.functions.structure import apply, concatenate
-from torchveil.handle import Deferred, Handle, Secret, Shape, contiguous_strides
+from torchveil.handle import Deferred, Handle, Public, Secret, Shape, contiguous_strides
 from torchveil.lowering.table import aten, composes, lowers
 from torchveil.public import public
 
 
 def _square(x: Handle, op: str) -> Secret:
-    if len(x.shape) < 2 or x.shape[-1] != x.shape[-2] or not x.shape[-1]:
+    if len(x.shape) < 2 or x.shape[-1] != x.shape[-2]:
         raise ShapeMismatch(f"a matrix of shape {x.shape} is not square", op=op, remedy="check the shape")
     wire = ar.narrow(ar.number(x))
     if "stacked" not in wire.memo:
@@ -61,7 +61,8 @@ def _factors_for_determinant(x: Handle, inverse: la.Inverse) -> Deferred:
 
 @lowers(aten.linalg_inv_ex.default)
 def _inverse(x: Handle, *, check_errors: bool = False) -> tuple[Handle, Tensor]:
-    return _shaped(la.invert(_square(x, "inv")).value, x.shape), _info(x)
+    matrices = _square(x, "inv")
+    return (_shaped(la.invert(matrices).value, x.shape) if matrices.numel else x), _info(x)
 
 
 def _systems(x: Handle, b: Handle) -> tuple[Secret, Secret, Shape]:
@@ -73,6 +74,11 @@ def _systems(x: Handle, b: Handle) -> tuple[Secret, Secret, Shape]:
     return _square(x, "solve"), la.stacked(ar.expand_to(b, shape)), shape
 
 
+def _other(shape: Shape, left: bool) -> Shape:
+    """The shape of a transposed solution."""
+    return shape if left else (*shape[:-2], shape[-1], shape[-2])
+
+
 @lowers(aten._linalg_solve_ex.default)
 def _solve(
     x: Handle, b: Handle, *, left: bool = True, check_errors: bool = False
@@ -81,6 +87,8 @@ def _solve(
     right = apply(b, "unsqueeze", len(b.shape)) if vector else b
     right = right if left else la.transposed(right)
     matrices, rows, shape = _systems(x, right)
+    if not matrices.numel or not rows.numel:
+        return Public(x.session, b.shape if vector else _other(shape, left), fill=0.0), x, _pivots(x), _info(x)
     inverse = la.invert(matrices)
     found = _shaped((inverse if left else inverse.transposed).solve(rows), shape)
     found = found if left else la.transposed(found)
@@ -102,7 +110,10 @@ def _lu_solve(factors: Handle, _pivots: Any, b: Handle, *, left: bool = True, ad
 
 @lowers(aten._linalg_det.default)
 def _det(x: Handle) -> tuple[Handle, Handle, Tensor]:
-    inverse = la.invert(_square(x, "det"))
+    matrices = _square(x, "det")
+    if not matrices.numel:
+        return Public(x.session, x.shape[:-2], fill=1.0), x, _pivots(x)
+    inverse = la.invert(matrices)
     out: Handle = _product(ar.multiply(inverse.pivots, inverse.signs))
     return _shaped(out, x.shape[:-2]), _factors_for_determinant(x, inverse), _pivots(x)
 
@@ -119,7 +130,11 @@ def _product(x: Handle) -> Handle:
 
 @lowers(aten._linalg_slogdet.default)
 def _slogdet(x: Handle) -> tuple[Handle, Handle, Handle, Tensor]:
-    inverse = la.invert(_square(x, "slogdet"))
+    matrices = _square(x, "slogdet")
+    if not matrices.numel:
+        batch = x.shape[:-2]
+        return Public(x.session, batch, fill=1.0), Public(x.session, batch, fill=0.0), x, _pivots(x)
+    inverse = la.invert(matrices)
     below = cmp.negative(inverse.pivots)
     signs = ar.multiply(ar.combine([(ar.secret(below), -2)], 1, scale=1), inverse.signs)
     logs = apply(normalise.log(cmp.absolute(inverse.pivots)), "sum", (1,), False)
@@ -135,6 +150,8 @@ def _slogdet(x: Handle) -> tuple[Handle, Handle, Handle, Tensor]:
 @lowers(aten.linalg_cholesky_ex.default)
 def _cholesky(x: Handle, *, upper: bool = False, check_errors: bool = False) -> tuple[Handle, Tensor]:
     matrices = _square(x, "cholesky")
+    if not matrices.numel:
+        return x, _info(x)
     lower = la.cholesky(la.transposed(matrices) if upper else matrices)
     return _shaped(la.transposed(lower) if upper else lower, x.shape), _info(x)
 
@@ -153,6 +170,8 @@ def _solve_triangular(x: Handle, b: Handle, *, upper: bool, left: bool = True, u
         )
         return la.transposed(flipped)
     matrices, rows, shape = _systems(x, b)
+    if not matrices.numel or not rows.numel:
+        return Public(x.session, shape, fill=0.0)
     if upper:
         matrices, rows = ar.secret(apply(matrices, "flip", (1, 2))), ar.secret(apply(rows, "flip", (1,)))
     found: Handle = la.forward_substitution(matrices, rows, unit=unitriangular)
@@ -177,7 +196,7 @@ def _cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
 
 @composes(aten.linalg_pinv.atol_rtol_tensor)
 def _pinv(x: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
-    """For matrices of full rank; nobody can be told of a smaller one."""
+    """For matrices of full rank: what the gradient of ``lstsq`` asks for (users are refused in ``composites``)."""
     tall = x if x.shape[-2] >= x.shape[-1] else x.mT
     out: Tensor = torch.linalg.solve(tall.mT @ tall, tall.mT)
     return out if tall is x else out.mT

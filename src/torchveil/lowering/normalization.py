@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ def _centred(grad: Handle, normal: Handle, weighted: Handle, dims: list[int]) ->
 
 def _rows(x: Handle, groups: int) -> Handle:
     """[N, C, ...] -> [N, groups, the rest]: what one mean and one variance belong to."""
-    return apply(x, "reshape", (x.shape[0], groups, -1))
+    size = math.prod(x.shape[1:]) // groups
+    return apply(x, "reshape", (x.shape[0], groups, size))
 
 
 @lowers(aten.native_group_norm.default)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from torchveil.errors import InvalidArgument, UnsupportedOperation
 from torchveil.functions import arithmetic as ar
+from torchveil.functions.look_up import one_hot
 from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
 from torchveil.functions.taps import Taps, apply_axes, of_axis
 from torchveil.functions.windows import Pooled, Windows, adaptive, sliding
 from torchveil.handle import Deferred, Handle
 from torchveil.lowering.convolution import per_dimension
-from torchveil.functions.look_up import one_hot
 from torchveil.lowering.table import aten, lowers
 
 Shape = tuple[int, ...]
@@ -102,7 +102,8 @@ def _unpool(x: Handle, places: Any, size: Shape) -> Handle:
     """Each number to its place in a plane of ``size``, zeros elsewhere.
 
     Places that a max pooling with disjoint windows left cost one product with its bits; other secret places one
-    comparison for each number and each place of the plane.
+    comparison for each number and each place of the plane. Numbers that share a place are added up there (torch keeps
+    one of them), and what lies outside is lost: nobody can be told.
     """
     lead, length = x.shape[: -len(size)], math.prod(size)
     count = math.prod(x.shape[-len(size) :])
@@ -116,14 +117,14 @@ def _unpool(x: Handle, places: Any, size: Shape) -> Handle:
         out = apply(apply(x, "reshape", rows), "scatter_gather", (rows[0], length), 1, flat)
         return apply(out, "reshape", (*lead, *size))
     pooled = places.attachments.get("pooled") if isinstance(places, Deferred) else None
-    if pooled is not None and pooled.serves(x.shape, length) and pooled.windows.disjoint:
+    if pooled is not None:
+        if not (pooled.serves(x.shape, length) and pooled.windows.disjoint):
+            raise UnsupportedOperation(
+                "unpooling to planes in which a place may be missing or taken twice", op="max_unpool",
+                remedy="pool with windows that do not overlap, and give the output_size that was pooled",
+            )  # fmt: skip
         planes = pooled.distribute(apply(x, "reshape", (*pooled.batch, *pooled.windows.outs)))
         return apply(pooled.resized(planes, length), "reshape", (*lead, *size))
-    if pooled is not None and not pooled.serves(x.shape, length):
-        raise UnsupportedOperation(
-            "unpooling to planes in which a place may be missing", op="max_unpool",
-            remedy="give the output_size that was pooled",
-        )  # fmt: skip
     marks = apply(one_hot(places, length), "reshape", (*rows, length))
     out = ar.bilinear(apply(x, "reshape", (rows[0], 1, count)), marks, "bmm")
     return apply(out, "reshape", (*lead, *size))
@@ -138,7 +139,15 @@ _ADAPTIVE: dict[int, Any] = {2: aten._adaptive_avg_pool2d.default, 3: aten._adap
 
 @lru_cache(maxsize=256)
 def _average_axis(
-    n: int, k: int, size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, include: bool, divisor: int | None
+    n: int,
+    k: int,
+    size: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    ceil_mode: bool,
+    include: bool,
+    divisor: int | None,
 ) -> Taps:
     def at(value: int, other: int) -> list[int]:
         return [value if j == k else other for j in range(n)]

@@ -11,7 +11,7 @@ from torchveil.functions import comparison as cmp
 from torchveil.functions import exclusion, normalise
 from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
-from torchveil.handle import Deferred, Excluding, Handle, Public
+from torchveil.handle import Bit, Deferred, Excluding, Handle, Public
 from torchveil.lowering import elementwise
 from torchveil.lowering.table import aten, lowers
 
@@ -31,7 +31,9 @@ def _count(x: Handle, dim: Any) -> int:
 def total(x: Handle, dim: Any = None, keepdim: bool = False) -> Handle:
     """Sum over dimensions (all for None); local."""
     dims = _dims(x, dim)
-    return apply(x, "sum", dims, keepdim) if len(x.shape) else x
+    if not x.shape:
+        return ar.secret(x) if isinstance(x, Bit) else x
+    return apply(x, "sum", dims, keepdim)
 
 
 @lowers(aten.sum.default, deferrable=True)

@@ -135,7 +135,7 @@ class Wire:
 
     def short_mask(self, bits: int) -> Tensor:
         """The mask (piece) of a short opening before it was multiplied by 2^bits."""
-        if self.short is None or self.short.bits != bits:
+        if not self.resolve() or self.short is None or self.short.bits != bits:
             raise ProtocolError("a gate needs a short opening that was never made")
         return self.short.mask
 

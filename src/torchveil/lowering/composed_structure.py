@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,9 +42,25 @@ def _diag_embed(x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> T
     return aten.diagonal_backward.default(x, sizes, offset, dim1, dim2)  # type: ignore[no-any-return]
 
 
-@composes(aten.diagonal_copy.default)
-def _diagonal_copy(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
-    return x.diagonal(offset, dim1, dim2).clone()
+def _copied(view: Any) -> Callable[..., Any]:
+    def copy(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = view(x, *args, **kwargs)
+        return [part.clone() for part in out] if isinstance(out, (list, tuple)) else out.clone()
+
+    return copy
+
+
+#: Views that torch also has as copies, with their overloads.
+_VIEWS = (
+    "alias", "detach", "diagonal", "expand", "permute", "select.int", "slice.Tensor", "split.Tensor",
+    "split_with_sizes", "squeeze", "squeeze.dim", "squeeze.dims", "t", "transpose.int", "unbind.int", "unfold",
+    "unsqueeze", "view",
+)  # fmt: skip
+
+for _name in _VIEWS:
+    _base, _, _overload = _name.partition(".")
+    _overload = _overload or "default"
+    composes(getattr(getattr(aten, f"{_base}_copy"), _overload))(_copied(getattr(getattr(aten, _base), _overload)))
 
 
 @composes(aten.diagonal_scatter.default)
@@ -110,12 +127,16 @@ def _masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 
 @composes(aten.index_copy.default)
 def _index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    places = [*[None] * (dim % max(1, x.dim())), index]
+    if not x.dim():
+        return source.reshape(()).clone()
+    places = [*[None] * (dim % x.dim()), index.reshape(-1)]
     return aten.index_put.default(x, places, source)  # type: ignore[no-any-return]
 
 
 @composes(aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)
 def _index_fill(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    if not x.dim():
+        return x.masked_fill(torch.tensor(index.numel() > 0), value)
     hit = torch.zeros(x.shape[dim], dtype=torch.bool).index_fill(0, index, True)
     shape = [1] * x.dim()
     shape[dim] = -1
