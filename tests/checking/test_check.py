@@ -47,6 +47,18 @@ class Words(nn.Module):
         return self.head(torch.tanh(self.words(x) + self.places(self.place)))
 
 
+class Recurrent(nn.Module):
+    """An LSTM and a GRU one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(4, 3, batch_first=True)
+        self.second = nn.GRU(3, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)[0])[0][:, -1]
+
+
 def word_loss(out: Tensor, words: Tensor) -> Tensor:
     return functional.cross_entropy(out.reshape(-1, 7), words.reshape(-1))
 
@@ -89,6 +101,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any, Any]] = {
         torch.rand(3, 4), nn.MSELoss(), SGD,
     ),
     "attention": (Attention, torch.rand(2, 3, 8), torch.rand(2, 8), nn.MSELoss(), SGD),
+    "recurrent": (Recurrent, torch.rand(2, 3, 4), torch.rand(2, 2), nn.MSELoss(), SGD),
+    "group norm, transposed convolution": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(2, 4, 2, 2), nn.GroupNorm(2, 4), nn.ELU(), nn.AvgPool2d(2)),
+        torch.rand(1, 2, 3, 3), torch.rand(1, 4, 3, 3), nn.SmoothL1Loss(), SGD,
+    ),
     "words": (Words, torch.randint(0, 7, (2, 5)), torch.randint(0, 7, (2, 5)), word_loss, SGD),
 }  # fmt: skip
 
