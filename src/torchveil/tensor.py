@@ -379,6 +379,8 @@ _DERIVED = ("AffineGridGeneratorBackward0",)
 
 def _from_torch(func: Any, x: Tensor) -> bool:
     """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say."""
+    if type(x) not in (Tensor, torch.nn.Parameter):
+        return False  # numbers elsewhere (a pointer of the syft surface), which nobody may look at
     if x.dim() == 0:
         # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero;
         # optimizers keep step counts and rates in tensors, which only their operations on lists take as they are
