@@ -28,13 +28,14 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except ImportError as error:
         raise _missing("safetensors", "safetensors", error) from error
     try:
-        return load_file(os.fspath(path))
+        found: dict[str, Tensor] = load_file(os.fspath(path))
     except SafetensorError as error:
         raise InvalidArgument(
             f"{os.fspath(path)} is no safetensors file: {error}",
             op="load_weights",
             remedy="write it with torchveil.save_weights or safetensors; pickled files are never read",
         ) from error
+    return found
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:

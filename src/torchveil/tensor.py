@@ -371,6 +371,8 @@ _TAKE_NUMBERS = (
     _aten.clamp_min_.Tensor,
 )
 
+#: Ops whose plain floats are public random numbers, as the mask of a dropout is: torch draws them from the shapes.
+_TAKE_SAMPLES = (_aten.fractional_max_pool2d.default, _aten.fractional_max_pool3d.default)
 #: Derivatives in which torch makes plain tensors from shapes alone: the points of a grid.
 _DERIVED = ("AffineGridGeneratorBackward0",)
 
@@ -386,6 +388,8 @@ def _from_torch(func: Any, x: Tensor) -> bool:
             or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
             or (func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
         )
+    if func in _TAKE_SAMPLES:
+        return True
     if func is _aten.eq.Tensor:
         # one_hot compares with 0, 1, 2, ...
         return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
