@@ -743,6 +743,9 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(4, 2, 3, 3), x(2), x(2), Fixed(x(2)), Fixed(positive(2)), False, 0.1, 1e-5, units=8, gradient_units=40),
         call(x(4, 2, 5), None, None, None, None, True, 0.1, 1e-5, units=8, gradient_units=40),
     ],
+    "_native_batch_norm_legit_no_training.default": [
+        call(x(4, 2, 3, 3), x(2), x(2), Fixed(x(2)), Fixed(positive(2)), 0.1, 1e-5, units=8, gradient=False),
+    ],
     # --- products ------------------------------------------------------------------------------------------------
     "mm.default": [
         call(x(3, 4), x(4, 2)),
