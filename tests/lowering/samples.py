@@ -906,6 +906,11 @@ BY_GRADIENT: dict[str, str] = {
 #: Rows without a value to compare: where they are tested.
 ELSEWHERE: dict[str, str] = {
     **{
+        f"_fused_{name}_.{overload}": "tests/tensor/test_optimizers.py"
+        for name in ("sgd", "adam", "adamw", "adagrad")
+        for overload in ("default", "tensor_lr")
+    },
+    **{
         f"_thnn_fused_{name}.default": "torch has none for CPU: tests/tensor/test_recurrent.py"
         for name in ("lstm_cell", "lstm_cell_backward_impl", "gru_cell", "gru_cell_backward")
     },
