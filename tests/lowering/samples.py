@@ -182,7 +182,7 @@ SAMPLES: dict[str, list[Call]] = {
         call(positive(3), -2, gradient=False, units=20),
         call(x(3, low=1e5, high=3e5), -1),
         call(-positive(3), -3, gradient=False, units=60),
-        call(positive(3), 2.3, units=20, gradient_units=40),
+        call(positive(3), 2.3, units=40, gradient_units=40),
         call(positive(3), -0.3, units=6, gradient_units=20),
     ],
     "abs.default": unary(),
