@@ -491,7 +491,7 @@ SAMPLES: dict[str, list[Call]] = {
     "erfc.default": [call(even(-6, 6, 25))],
     "erfinv.default": [call(even(-0.99, 0.99, 41), units=12, gradient=False), call(x(4, low=-0.8, high=0.8), units=12)],
     # --- exponentials and powers -----------------------------------------------------------------------------------
-    "exp2.default": [call(x(3, 4))],
+    "exp2.default": [call(x(3, 4), units=8)],
     "expm1.default": [call(x(3, 4))],
     "log2.default": [call(positive(3, 4), units=5)],
     "log10.default": [call(positive(3, 4))],
