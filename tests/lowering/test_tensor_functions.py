@@ -131,6 +131,7 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "svd": (lambda a: torch.linalg.svd(a, full_matrices=False)[0].abs(), (DOMINANT[:, :2],)),
     "svd wide": (lambda a: torch.linalg.svd(a, full_matrices=False)[2].abs(), (DOMINANT[:2],)),
     "svdvals": (torch.linalg.svdvals, (x(2, 4, 3),)),
+    "lstsq by numbers": (lambda a, b: torch.linalg.lstsq(a, b, driver="gelsd").solution, (LOW_RANK, x(4, 2))),
     "pinv": (torch.linalg.pinv, (LOW_RANK,)),
     "pinverse": (lambda a: torch.pinverse(a, 0.9), (DOMINANT.expand(2, 3, 3) * 1.5,)),
     "householder_product": (torch.linalg.householder_product, (x(4, 3), x(2))),
@@ -140,6 +141,15 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "quantile": (lambda a: torch.quantile(a, 0.3, dim=1), (x(3, 6),)),
     "quantiles": (lambda a: torch.quantile(a, torch.tensor([0.25, 0.5]).to(a.dtype), 0, True), (x(5, 2),)),
     "median by quantile": (lambda a: a.quantile(0.5, interpolation="nearest"), (x(3, 5),)),
+    "windows of nothing": (lambda a: F.unfold(a, 2) + 0, (x(0, 1, 5, 5),)),
+    "residuals": (
+        lambda a, b: torch.linalg.lstsq(a, b, driver="gels").residuals,
+        (x(4, 2) + 2 * torch.eye(4, 2).double(), x(4, 2)),
+    ),
+    "sum of one truth": (lambda a: (a > 0).sum() * 1.5 + a, (x(),)),
+    "quantile of one": (lambda a: torch.quantile(a, 0.5, dim=0, keepdim=True), (x(),)),
+    "index_copy into one": (lambda a: torch.index_copy(a, 0, torch.tensor([0]), 2 * a), (x(),)),
+    "index_fill of one": (lambda a: torch.index_fill(a, 0, torch.tensor([0]), 2.0) + a, (x(),)),
     "vmap": (lambda a: torch.vmap(lambda row: (row * row).sum())(a), (x(3, 4),)),
 }
 
@@ -401,6 +411,8 @@ def test_systems_of_nothing() -> None:
         torch.unique,
         torch.unique_consecutive,
         torch.nonzero,
+        lambda a: torch.logspace(a[0, 0], 1.0, 5, base=-2.0),
+        lambda a: torch.linspace(a[0, 0], 1.0, 5, dtype=torch.int64),
         lambda a: torch.mode(a, 1),
         lambda a: torch.bincount(a.argmax(1)),
         lambda a: torch.histc(a, 4),

@@ -61,3 +61,23 @@ def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = N
 @replaces(torch.pinverse, torch.Tensor.pinverse)
 def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
     return pinv(input, rcond)
+
+
+@replaces(torch.linalg.lstsq)
+def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
+    """``gels``, and without a driver: for full rank, see ``lowering``; the others by the pseudoinverse, at any rank.
+
+    Their rank is a secret whole number. Residuals are given for every rank: when torch leaves them out would tell it.
+    """
+    if driver in (None, "gels"):
+        return torch.linalg.lstsq(A, B, rcond, driver=driver)
+    right = B if B.dim() == A.dim() else B.unsqueeze(-1)
+    solution = pinv(A, rtol=rcond) @ right
+    numbers = torch.linalg.svdvals(A.detach())
+    residuals = torch.empty(0)
+    if driver != "gelsy" and A.shape[-2] > A.shape[-1]:
+        residuals = ((A @ solution - right) ** 2).sum(-2)
+    told = torch.empty(0) if driver == "gelsy" else numbers
+    rank = numbers_above(numbers, None, rcond).sum(-1)
+    solution = solution if right is B else solution.squeeze(-1)
+    return torch.return_types.linalg_lstsq((solution, residuals, rank, told))  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -101,7 +100,7 @@ def _solve(
 
 @lowers(aten.linalg_lu_solve.default, indices=True)
 def _lu_solve(factors: Handle, _pivots: Any, b: Handle, *, left: bool = True, adjoint: bool = False) -> Handle:
-    if not math.prod(b.shape):
+    if 0 in b.shape:
         return Public(b.session, b.shape, fill=0.0)
     inverse = factors.attachments.get("inverse") if isinstance(factors, Deferred) else None
     if inverse is None:
@@ -224,21 +223,15 @@ def _pinv(x: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = Fa
 def _lstsq(
     x: Tensor, b: Tensor, rcond: float | None = None, *, driver: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """By the normal equations, for matrices of full rank, which is the rank that is told; the rest as the driver does.
-
-    As in torch, ``gelsy`` (the default) gives no residuals, ``gels`` no rank, and only the others singular values.
-    """
-    driver = driver or "gelsy"
-    if x.shape[-2] >= x.shape[-1]:
-        solution = torch.linalg.solve(x.mT @ x, x.mT @ b)
-    else:
-        solution = x.mT @ torch.linalg.solve(x @ x.mT, b)
-    rows, columns = x.shape[-2:]
-    residuals, rank, numbers = torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0)
-    if driver != "gelsy" and rows > columns:
-        residuals = ((x @ solution - b) ** 2).sum(-2)
-    if driver != "gels":
-        rank = torch.full(x.shape[:-2], min(rows, columns), dtype=torch.int64)
-    if driver in ("gelsd", "gelss"):
-        numbers = torch.linalg.svdvals(x)
-    return solution, residuals, rank, numbers
+    """By the normal equations, for matrices of full rank, as the driver ``gels``; nobody is told a rank."""
+    if driver not in (None, "gels"):
+        raise UnsupportedOperation(
+            f"the driver {driver}, which finds the rank of a secret", op="lstsq", remedy="driver='gels' for full rank"
+        )
+    tall = x.shape[-2] >= x.shape[-1]
+    solution = torch.linalg.solve(x.mT @ x, x.mT @ b) if tall else x.mT @ torch.linalg.solve(x @ x.mT, b)
+    residuals = torch.empty(0)
+    if driver == "gels" and x.shape[-2] > x.shape[-1]:
+        rest = b - x @ solution
+        residuals = (rest * rest).sum(-2)
+    return solution, residuals, torch.empty(0, dtype=torch.int64), torch.empty(0)

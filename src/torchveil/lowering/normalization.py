@@ -165,6 +165,15 @@ def _batch_norm(
     return Updated(result, writes)
 
 
+@lowers(aten._native_batch_norm_legit_no_training.default)
+def _batch_norm_eval(
+    x: Handle, weight: Handle | None, bias: Handle | None, running_mean: Handle, running_var: Handle, momentum: float,
+    eps: float,
+) -> Any:  # fmt: skip
+    """What an exported and decomposed program calls."""
+    return _batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps)
+
+
 @lowers(aten.native_batch_norm_backward.default)
 def _batch_norm_backward(
     grad: Handle, x: Handle, weight: Handle | None, running_mean: Handle | None, running_var: Handle | None,
