@@ -544,7 +544,32 @@ SAMPLES: dict[str, list[Call]] = {
         call(torch.tensor([-1.0, 0, 0.5]).double(), torch.tensor([[-2.0, -1], [0.5, 3]]).double(), side="right"),
         call(x(2, 5).sort().values, x(2, 3)),
     ],
-    "histc.default": [call(x(3, 9), 4, -2, 2), call(torch.tensor([0.0, 1, 2, 4, 4, 5]).double(), 4, 0, 4)],
+    "searchsorted.Scalar": [
+        call(x(5).sort().values, 0.5),
+        call(torch.tensor([-1.0, 0, 0.5]).double(), 0.5, right=True),
+    ],
+    "histc.default": [
+        call(x(3, 9), 4, -2, 2),
+        call(torch.tensor([0.0, 1, 2, 4, 4, 5]).double(), 4, 0, 4),
+        call(x(3, 9), 4, gradient=False),
+        call(torch.full((3,), 0.75).double(), 4, gradient=False),
+    ],
+    "histogram.bin_ct": [
+        call(x(3, 9), 4, range=[-2.0, 2.0], gradient=False),
+        call(torch.tensor([-2.0, -1.5, -0.25, 0.5, 1.75, 2.5]).double(), 3, gradient=False),
+        call(torch.full((3,), 0.75).double(), 2, density=True, gradient=False),
+        call(x(0), 2, gradient=False),
+    ],
+    "histogram.bins_tensor": [
+        call(torch.tensor([-3.0, -1, 0, 1, 3, 4]).double(), torch.tensor([-1.0, 0, 3]).double(), gradient=False),
+        call(x(3, 9), even(-2, 2, 4), density=True, gradient=False),
+    ],
+    "_histogramdd_bin_edges.default": [call(x(7, 2), [2, 3], gradient=False)],
+    "_histogramdd_from_bin_cts.default": [
+        call(x(7, 2), [2, 3], gradient=False),
+        call(x(7, 2), [2, 3], range=[-2.0, 2.0, -1.0, 3.0], density=True, gradient=False),
+    ],
+    "_histogramdd_from_bin_tensors.default": [call(x(7, 2), [even(-2, 2, 3), even(-3, 2, 4)], gradient=False)],
     # --- distances -------------------------------------------------------------------------------------------------
     "_euclidean_dist.default": [
         call(x(3, 4), x(5, 4), gradient_units=30),

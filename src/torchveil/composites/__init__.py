@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from torchveil.composites import alignment, attention, determinants, logarithms, packed, quantiles, recurrent
+from torchveil.composites import (
+    alignment,
+    attention,
+    determinants,
+    likelihoods,
+    logarithms,
+    packed,
+    quantiles,
+    recurrent,
+)
 from torchveil.composites.table import COMPOSITES
 
-__all__ = ["COMPOSITES", "alignment", "attention", "determinants", "logarithms", "packed", "quantiles", "recurrent"]
+__all__ = [
+    "COMPOSITES",
+    "alignment",
+    "attention",
+    "determinants",
+    "likelihoods",
+    "logarithms",
+    "packed",
+    "quantiles",
+    "recurrent",
+]
