@@ -11,6 +11,7 @@ from torchveil.composites import (
     packed,
     quantiles,
     recurrent,
+    segments,
 )
 from torchveil.composites.table import COMPOSITES
 
@@ -24,4 +25,5 @@ __all__ = [
     "packed",
     "quantiles",
     "recurrent",
+    "segments",
 ]

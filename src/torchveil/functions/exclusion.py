@@ -78,6 +78,20 @@ def scale(x: Excluding, factor: float) -> Excluding:
     return Excluding(ar.multiply(x.finite, Public(x.session, (), fill=factor)), x.excluded)
 
 
+def sink(wire: Secret, places: Tensor) -> Secret:
+    """The wire less 2^60 units in the places: below any number there. Nothing may be scaled up afterwards."""
+    out = wire.session.new_id()
+    wire.session.submit(ins.AddPublic(out, wire.id, places.to(torch.int64) * -_FAR))
+    return wire.session.wire(out, wire.scale, wire.format, wide=wire.wide, opened=wire.is_opened(), zeros=wire.zeros)
+
+
+def difference(x: Excluding, y: Handle) -> Secret:
+    """x - y for comparisons of it with 0: far below 0 where x is minus infinity."""
+    wire = ar.secret(ar.add(x.finite, y, -1))
+    shape = ar.broadcast(wire.shape, tuple(x.excluded.shape))
+    return sink(ar.secret(ar.expand_to(wire, shape)), x.excluded.expand(shape))
+
+
 def lowered(x: Handle, dim: int, *, empty_rows: bool = False) -> tuple[Secret, Tensor | None]:
     """(a wire whose excluded entries are below every other of their row along ``dim``; the rows that keep none).
 
@@ -94,9 +108,4 @@ def lowered(x: Handle, dim: int, *, empty_rows: bool = False) -> tuple[Secret, T
             op=x.session.operation,
             remedy="leave at least one place of every row, or drop the row",
         )
-    wire = ar.number(x.finite)
-    raw = (x.excluded & ~empty).to(torch.int64) * -_FAR
-    out = wire.session.new_id()
-    wire.session.submit(ins.AddPublic(out, wire.id, raw))
-    result = wire.session.wire(out, wire.scale, wire.format, wide=wire.wide, opened=wire.is_opened(), zeros=wire.zeros)
-    return result, empty if found else None
+    return sink(ar.number(x.finite), x.excluded & ~empty), empty if found else None

@@ -12,7 +12,7 @@ from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exclusion
 from torchveil.functions.structure import apply
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret
+from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand
 
 
@@ -24,6 +24,10 @@ def _relation(name: str) -> Any:
     def compare(x: Any, y: Any) -> Handle:
         like = x if isinstance(x, Handle) else y
         x, y = operand(x, like), operand(y, like)
+        if isinstance(y, Excluding) and not isinstance(x, Excluding):
+            return cmp.compare_scalar(exclusion.difference(y, x), 0, cmp.MIRRORED[name])
+        if isinstance(x, Excluding) and not isinstance(y, Excluding):
+            return cmp.compare_scalar(exclusion.difference(x, y), 0, name)
         x = x.force() if isinstance(x, Deferred) else x
         y = y.force() if isinstance(y, Deferred) else y
         if name == "lt" and isinstance(x, Secret) and x.nonnegative and isinstance(y, Public) and y.fill == 0:

@@ -115,14 +115,15 @@ def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, 
         return total(size, dim, keepdim)
     if abs(ord) == math.inf:
         return _over(size, dims, keepdim, 1 if ord > 0 else -1)
-    if ord < 1:
+    if 0 < ord < 1 and ord != 0.5:
         raise UnsupportedOperation(
-            f"a vector norm of order {ord}", op="norm", remedy="use an order of at least 1, 0 or an infinite one"
+            f"a vector norm of order {ord}", op="norm", remedy="use an order of at least 1, 1/2, or one not above 0"
         )
-    # as fractions of the largest, whose powers do not leave the range
-    most = _over(size, dims, True, 1)
-    shares = normalise.divide(size, ar.expand_to(most, size.shape))
-    root = elementwise.power(total(elementwise.power(shares, ord), dim, True), 1 / ord)
+    # as fractions, of the largest or of the smallest by each, whose powers do not leave the range
+    most = _over(size, dims, True, 1 if ord > 0 else -1)
+    all_most = ar.expand_to(most, size.shape)
+    shares = normalise.divide(size, all_most) if ord > 0 else normalise.divide(all_most, size)
+    root = elementwise.power(total(elementwise.power(shares, abs(ord)), dim, True), 1 / ord)
     out = ar.multiply(most, root)
     return out if keepdim or not dims else apply(out, "squeeze_dims", tuple(dims))
 
@@ -178,9 +179,22 @@ def _min(x: Handle) -> Handle:
 
 
 def _over(x: Handle, dim: Any, keepdim: bool, sign: int) -> Handle:
+    if isinstance(x, Excluding) and len(_dims(x, dim)) > 1:
+        return _over_excluding(x, _dims(x, dim), keepdim, sign)
     for d in sorted(() if not x.shape else _dims(x, dim), reverse=True):
         x = _selection(x, d, keepdim, sign)[0]
     return x
+
+
+def _over_excluding(x: Excluding, dims: tuple[int, ...], keepdim: bool, sign: int) -> Handle:
+    """All dimensions as one: a row of which nothing is left may lie in a matrix of which something is."""
+    rest = [d for d in range(len(x.shape)) if d not in dims]
+    kept = [x.shape[d] for d in rest]
+    rows = apply(apply(x, "permute", (*rest, *dims)), "reshape", (*kept, math.prod(x.shape[d] for d in dims)))
+    out = _selection(rows, len(kept), False, sign)[0]
+    if not keepdim:
+        return out
+    return apply(out, "reshape", tuple(1 if d in dims else size for d, size in enumerate(x.shape)))
 
 
 @lowers(aten.amax.default)
