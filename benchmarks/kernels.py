@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from torchveil.kernels import and_tree, chunks, curves, gate_steps, native, reference
+from torchveil.kernels import and_tree, chunks, curves, gate_steps, native, reference, short
 from torchveil.kernels.drawn import DrawnRing
 from torchveil.randomness import Stream
 
@@ -163,6 +163,45 @@ def keystreams() -> Iterator[Case]:
         packed.size,
         2,
     )
+
+
+def shorts() -> Iterator[Case]:
+    """Short openings, lifts and combinations."""
+    fast, plain = native.NativeStream(KEY), Stream(KEY)
+    for exponent in (14, 20):
+        n = 1 << exponent
+        x, mask, dealt, share, flip = ring(n) & ~0xFFFF, ring(n), ring(n), ring(n), bits(n)
+        rows = np.random.default_rng(0).integers(0, 1 << 16, (3, n), dtype=np.uint16)
+        pieces = [native.mask_short(x, fast, 1, slot, 16, 64)[0] for slot in range(2)]
+        runs: dict[str, tuple[Callable[[Any], object], float]] = {
+            "round_share": (lambda k, x=x: k.round_share(x, 16, True, 64), 16),
+            "add_packed": (lambda k, pieces=pieces: k.add_packed(pieces), 20),
+            "lift_rows": (lambda k, mask=mask, bit=flip: k.lift_rows(mask, bit, 16, 64), 30),
+            "lifted_share": (lambda k, x=x, m=mask, r=rows: k.lifted_share(x, r[:2], m, True, 16, 64), 30),
+            "gated_lift": (
+                lambda k, x=x, r=rows, m=mask, d=dealt, f=flip, b=share: k.gated_lift(x, r, m, d, f, b, True, 16, 64),
+                54,
+            ),
+            "complete": (lambda k, x=x, r=rows: k.complete(x, r[0], 16, 64), 18),
+        }
+        for name, (run, n_bytes) in runs.items():
+            yield elementwise(
+                f"{name} 2^{exponent}", lambda run=run: run(native), lambda run=run: run(short), n, n_bytes
+            )
+        yield elementwise(
+            f"mask_short 2^{exponent}",
+            lambda x=x: native.mask_short(x, fast, 1, 2, 16, 64),
+            lambda x=x: short.mask_short(x, plain, 1, 2, 16, 64),
+            n,
+            22,
+        )
+        yield elementwise(
+            f"combination of two 2^{exponent}",
+            lambda x=x, y=mask: native.combination((x, y), (1, -1), 0),
+            lambda x=x, y=mask: gate_steps.combination((x, y), (1, -1), 0),
+            n,
+            24,
+        )
 
 
 def truncations() -> Iterator[Case]:
@@ -364,7 +403,8 @@ def main() -> None:
     for column in ("kernel", "native", "reference", "rate", "reference rate", "ns/element", "ratio"):
         table.add_column(column, justify="left" if column == "kernel" else "right")
     results = []
-    for case in (case for group in (products, keystreams, truncations, comparisons, curves_) for case in group()):
+    groups = (products, keystreams, shorts, truncations, comparisons, curves_)
+    for case in (case for group in groups for case in group()):
         if arguments.only not in case.name:
             continue
         found = measure(case, arguments.repeats, clock)

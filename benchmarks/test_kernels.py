@@ -21,7 +21,14 @@ if native.core is None:
     pytest.skip("torchveil_native is not installed: pip install ./native", allow_module_level=True)
 
 torch.manual_seed(0)
-GROUPS = (kernels.products, kernels.keystreams, kernels.truncations, kernels.comparisons, kernels.curves_)
+GROUPS = (
+    kernels.products,
+    kernels.keystreams,
+    kernels.shorts,
+    kernels.truncations,
+    kernels.comparisons,
+    kernels.curves_,
+)
 CASES = list(itertools.chain.from_iterable(group() for group in GROUPS))
 
 

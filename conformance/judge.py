@@ -66,11 +66,12 @@ class Result:
 
 
 class Magnitude(TorchDispatchMode):
-    """The largest finite magnitude of any number that torch's own computation passes through."""
+    """What torch's own computation passes through: the largest finite magnitude, and whether it draws numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.largest = 0.0
+        self.drew = False
 
     def see(self, value: Any) -> None:
         for x in tree_leaves(value):
@@ -81,6 +82,7 @@ class Magnitude(TorchDispatchMode):
                 self.largest = max(self.largest, float(finite.max()) if finite.numel() else 0.0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.drew = self.drew or torch.Tag.nondeterministic_seeded in func.tags
         out = func(*args, **(kwargs or {}))
         if "empty" not in func.__name__:  # what memory held before is no number of the computation
             self.see(out)
@@ -229,17 +231,20 @@ def limit(number_format: FixedPoint) -> float:
 #: Entries whose results torch does not define.
 UNDEFINED = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"})
 
+#: Entries that draw numbers of the input's type from a seed of their own: of float64 others than of float32.
+DRAWING = frozenset({"nn_functional_fractional_max_pool2d", "nn_functional_fractional_max_pool3d"})
 
-def reason_to_skip(sample: Sample, wanted: Result, largest: float, drew: bool, number_format: FixedPoint) -> str:
+
+def reason_to_skip(wanted: Result, magnitude: Magnitude, number_format: FixedPoint) -> str:
     """Why a sample says nothing about us, from the clear run; empty when it does."""
     values = [x for x in (*wanted.outputs, *(wanted.gradients or [])) if isinstance(x, Tensor)]
-    if drew:
+    if magnitude.drew:
         return "draws random numbers"
     if any(x.is_complex() for x in values):
         return "complex result"
     if any(is_float(x) and not bool(torch.isfinite(x).all()) for x in values):
         return "the result is not finite"
-    if largest > limit(number_format):
+    if magnitude.largest > limit(number_format):
         return f"numbers beyond 2^{math.log2(limit(number_format)):.0f}"
     return ""
 
@@ -248,6 +253,8 @@ def reason_before_running(operator: Operator, sample: Sample) -> str:
     """The same, from the sample alone."""
     if operator.name in UNDEFINED:
         return "the result is not defined"
+    if operator.name in DRAWING:
+        return "draws random numbers"
     tensors = sample.tensors()
     if any(x.layout is not torch.strided for x in tensors):
         return "sparse layout"
@@ -269,14 +276,12 @@ def judge(operator: Operator, sample: Sample, session: Session) -> Verdict:
     cotangents = Cotangents(number_format.scale)
     with quiet():
         magnitude = Magnitude()
-        before = torch.get_rng_state()
         try:
             magnitude.see((sample.args, sample.kwargs))
             wanted = clear_run(operator, sample, number_format.scale, cotangents, magnitude)
         except Exception as error:
             return Verdict(Outcome.SKIPPED, "torch refuses it in float64", type(error).__name__)
-        drew = not torch.equal(before, torch.get_rng_state())
-        reason = reason_to_skip(sample, wanted, magnitude.largest, drew, number_format)
+        reason = reason_to_skip(wanted, magnitude, number_format)
         if reason:
             return Verdict(Outcome.SKIPPED, reason)
         try:

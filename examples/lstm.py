@@ -44,8 +44,10 @@ def network(seed: int) -> nn.Module:
 
 
 def adam(parameters: Iterable[nn.Parameter], epochs: int) -> torch.optim.Optimizer:
-    """Adam with a learning rate that falls, so that a run ends where it would end with any rounding."""
-    return falling(torch.optim.Adam(parameters, lr=LEARNING_RATE), epochs * math.ceil(N_TRAINING / BATCH_SIZE))
+    """All parameters in one evaluation, with a rate that falls, so that a run ends where it would with any rounding."""
+    return falling(
+        torch.optim.Adam(parameters, lr=LEARNING_RATE, foreach=True), epochs * math.ceil(N_TRAINING / BATCH_SIZE)
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, object]:

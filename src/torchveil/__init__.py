@@ -35,6 +35,7 @@ from torchveil.errors import (
     WouldBePublished,
 )
 from torchveil.fixedpoint import FixedPoint
+from torchveil.importing import from_onnx, load_weights, save_weights
 from torchveil.profiling import LAN, WAN, Network, Profile
 from torchveil.public import public
 from torchveil.session import Session
@@ -74,5 +75,8 @@ __all__ = [
     "WouldBePublished",
     "check",
     "compile",
+    "from_onnx",
+    "load_weights",
     "public",
+    "save_weights",
 ]

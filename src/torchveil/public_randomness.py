@@ -5,6 +5,8 @@ The controller draws it and every party learns it, so ``torch.manual_seed`` repr
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,11 @@ from torch import Tensor
 def bernoulli(shape: tuple[int, ...], p: float) -> Tensor:
     """A public 0/1 mask with probability ``p`` of a one."""
     return torch.empty(shape, dtype=torch.float32).bernoulli_(p)
+
+
+def unchanged_state() -> AbstractContextManager[None]:
+    """Whatever is drawn inside (dropout masks of a check), torch's generator is as before afterwards."""
+    return torch.random.fork_rng(devices=[])
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:

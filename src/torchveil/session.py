@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -51,6 +52,19 @@ class Session(Engine):
         if requires_grad:
             out.requires_grad_()
         return out
+
+    def share_state(self, state: Mapping[str, Tensor], *, fixed_point: FixedPoint | None = None) -> dict[str, Tensor]:
+        """A plain ``state_dict`` with its float tensors shared, for ``load_state_dict`` of an encrypted module.
+
+        What is no float (a count of batches) and what is secret already stays. Costs what sharing each tensor costs;
+        tensors that are one object are shared once.
+        """
+        done: dict[int, Tensor] = {}
+        for x in state.values():
+            if id(x) not in done:
+                plain = isinstance(x, EncryptedTensor) or not x.dtype.is_floating_point
+                done[id(x)] = x if plain else self.share(x, fixed_point=fixed_point)
+        return {name: done[id(x)] for name, x in state.items()}
 
     def encrypt(self, module: M, *, fixed_point: FixedPoint | None = None) -> M:
         """Share every parameter and float buffer of a module, in place; returns the module.

@@ -371,12 +371,16 @@ _TAKE_NUMBERS = (
     _aten.clamp_min_.Tensor,
 )
 
+#: Ops whose plain floats are public random numbers, as the mask of a dropout is: torch draws them from the shapes.
+_TAKE_SAMPLES = (_aten.fractional_max_pool2d.default, _aten.fractional_max_pool3d.default)
 #: Derivatives in which torch makes plain tensors from shapes alone: the points of a grid.
 _DERIVED = ("AffineGridGeneratorBackward0",)
 
 
 def _from_torch(func: Any, x: Tensor) -> bool:
     """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say."""
+    if type(x) not in (Tensor, torch.nn.Parameter):
+        return False  # numbers elsewhere (a pointer of the syft surface), which nobody may look at
     if x.dim() == 0:
         # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero;
         # optimizers keep step counts and rates in tensors, which only their operations on lists take as they are
@@ -386,6 +390,8 @@ def _from_torch(func: Any, x: Tensor) -> bool:
             or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
             or (func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
         )
+    if func in _TAKE_SAMPLES:
+        return True
     if func is _aten.eq.Tensor:
         # one_hot compares with 0, 1, 2, ...
         return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))

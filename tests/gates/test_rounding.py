@@ -197,9 +197,19 @@ def test_a_lift_needs_a_short_opening_of_its_own() -> None:
     whole = m.opened(wide(3))
     with pytest.raises(ProtocolError):
         m.lift(whole, BITS)
-    image = m.map(m.rounded(wide(3), BITS), "flip", [0])
+    # of sums of elements the masks are sums: related to those of the elements, which may be completed as well
+    total = m.map(m.rounded(wide(3), BITS), "sum", (0,), True)
     with pytest.raises(ProtocolError):
-        m.lift(image, BITS)
+        m.lift(total, BITS)
+
+
+def test_a_lift_takes_elements_of_a_wire_with_a_short_opening() -> None:
+    m = Machine(2)
+    x = m.rounded(wide(5), BITS)
+    image = m.map(x, "flip", [0])
+    for wire in (x, image):
+        m.open(m.lift(wire, BITS), bits=(16,))
+    m.check()
 
 
 def test_a_sum_follows_the_half_opening_of_its_term() -> None:

@@ -694,3 +694,20 @@ def test_combination(level: str, threads: int, factors: tuple[int, ...], constan
     found, expected = (module.combination(turned, factors, constant) for module in (native, gate_steps))
     check(found, expected)
     assert found.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("factors", [(1, 1), (1, -3), (2, 1)])
+def test_combination_with_an_expanded_value(level: str, factors: tuple[int, int]) -> None:
+    x, bias = ring((40, 3, 5, 25), 1), ring((3, 1, 1), 2).expand(40, 3, 5, 25)
+    for values in ((x, bias), (bias, x)):
+        found, expected = (module.combination(values, factors, 0) for module in (native, gate_steps))
+        check(found, expected)
+        assert found.stride() == expected.stride()
+
+
+def test_buffers_of_any_kind() -> None:
+    for like in (ring((3,)), torch.zeros(2, dtype=torch.float64), torch.empty(2, dtype=torch.int64, device="meta")):
+        for shape in ((4, 5), (1 << 10, 1 << 8), (0,)):
+            found = native.empty(like, shape)
+            assert (tuple(found.shape), found.dtype, found.device) == (shape, like.dtype, like.device)
+            assert found.is_contiguous()

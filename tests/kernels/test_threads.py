@@ -16,7 +16,8 @@ from torchveil.kernels.threads import Kernels
 
 
 @pytest.fixture(autouse=True)
-def _three() -> Iterator[None]:
+def _three(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(threads, "TEAM", False)  # as with native kernels
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -32,6 +33,13 @@ def test_torch_works_alone_inside_and_as_before_outside() -> None:
             assert threads.count() == 1
         assert (torch.get_num_threads(), threads.count()) == (1, 3)
     assert (torch.get_num_threads(), threads.count()) == (3, 3)
+
+
+def test_kernels_that_are_torchs_keep_its_team(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "TEAM", True)
+    with Kernels():
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == 3
 
 
 def test_the_setting_is_put_back_after_an_error() -> None:

@@ -139,6 +139,13 @@ def _pools() -> dict[str, Layer]:
             value, places = pool(x, 2, return_indices=True)
             return unpool(value * y, places, 2, output_size=x.shape)
 
+        if d > 1:
+            fraction: Any = getattr(F, f"fractional_max_pool{d}d")
+            samples = torch.rand((2, 2, d), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+            for name, shape, drawn in (("", x, samples), (" unbatched", x[1:], samples[:1])):
+                out[f"fractional_max_pool{d}d{name}"] = function(
+                    lambda x, f=fraction, s=drawn: f(x, 2, output_size=2, _random_samples=s), shape
+                )
         out[f"max_unpool{d}d"] = function(round_trip, x, (1,))
     return out
 
@@ -347,6 +354,10 @@ ROWS = {
     "channel_shuffle.default": "channel_shuffle",
     "col2im.default": "unfold",
     "div.out": "spectral_norm",
+    "fractional_max_pool2d.default": "fractional_max_pool2d",
+    "fractional_max_pool2d_backward.default": "fractional_max_pool2d",
+    "fractional_max_pool3d.default": "fractional_max_pool3d",
+    "fractional_max_pool3d_backward.default": "fractional_max_pool3d",
     "grid_sampler_2d.default": "grid_sample bilinear zeros False",
     "grid_sampler_2d_backward.default": "grid_sample bilinear zeros False",
     "grid_sampler_3d.default": "grid_sample 3d",

@@ -180,6 +180,8 @@ SAMPLES: dict[str, list[Call]] = {
         call(positive(3), -2.5, gradient=False, units=30),
         call(positive(3), -1),
         call(positive(3), -2, gradient=False, units=20),
+        call(x(3, low=1e5, high=3e5), -1),
+        call(-positive(3), -3, gradient=False, units=60),
         call(positive(3), 2.3, units=20, gradient_units=40),
         call(positive(3), -0.3, units=6, gradient_units=20),
     ],
@@ -304,6 +306,9 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(2, 4, 7, 6), x(4, 2, 3, 3), None, [2, 1], [1, 2], [1, 1], False, [0, 0], 2, gradient_units=20),
         call(x(1, 2, 7, 7), x(2, 1, 3, 3), x(2), [1, 1], [1, 1], [2, 2], False, [0, 0], 2, gradient_units=20),
         call(x(2, 3, 8), x(4, 3, 3), x(4), [2], [1], [1], False, [0], 1, gradient_units=20),
+        # output padding of a whole stride and more
+        call(x(2, 2, 4, 4), x(2, 3, 2, 3), x(3), [3, 2], [1, 2], [4, 4], True, [2, 3], 1, gradient_units=20),
+        call(x(2, 2, 5), x(2, 2, 3), x(2), [1], [1], [4], True, [3], 1, gradient_units=20),
     ],
     "convolution_backward.default": [
         call(
@@ -435,7 +440,7 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(5, 2, low=-1, high=1), 0, gradient_units=40),
         call(x(), 0),
     ],
-    "cummax.default": [call(x(3, 7), 1), call(permuted(8, 2), -1), call(x(5, 2), 0)],
+    "cummax.default": [call(x(), 0, gradient=False), call(x(3, 7), 1), call(permuted(8, 2), -1), call(x(5, 2), 0)],
     "cummin.default": [call(x(3, 7), 1), call(permuted(8, 2), -1)],
     # --- rounding ------------------------------------------------------------------------------------------------
     **{
@@ -576,8 +581,11 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(2, 3, 4), x(2, 5, 4), gradient_units=30),
     ],
     "_cdist_forward.default": [
-        call(x(3, 4), x(5, 4), p, None, units=12, gradient=p in (1.0, 2.0, math.inf), gradient_units=30)
-        for p in (1.0, 2.0, math.inf, 3.0)
+        call(x(3, 4), x(5, 4), p, None, units=12, gradient_units=30) for p in (0.0, 1.0, 2.0, math.inf, 3.0, 1.5)
+    ]
+    + [
+        # halves: far apart, since slopes grow without a limit where numbers meet
+        call(x(3, 4, low=1), x(2, 4, high=-1), 0.5, None, units=40, gradient_units=80),
     ],
     "_cdist_backward.default": [call(x(3, 2), x(3, 4), x(2, 4), 1.0, positive(3, 2), gradient=False)],
     "_pdist_forward.default": [call(x(4, 3), p, gradient_units=40) for p in (1.0, 2.0)],
@@ -616,14 +624,19 @@ SAMPLES: dict[str, list[Call]] = {
     "cholesky_inverse.default": [
         call(x(3, 3, low=-0.5, high=0.5).tril(-1) + torch.eye(3).double(), units=12, gradient_units=80)
     ],
-    "linalg_pinv.atol_rtol_tensor": [
-        call(torch.cat([matrix(3), x(2, 3)]), units=12, gradient_units=120),
-        call(torch.cat([matrix(3), x(3, 2)], 1), units=12, gradient_units=120),
-    ],
     "linalg_lstsq.default": [
         call(torch.cat([matrix(3), x(2, 3)]), x(5, 2), units=12, gradient_units=120),
         call(torch.cat([matrix(3), x(3, 2)], 1), x(3, 1), units=12, gradient_units=120),
     ],
+    **{
+        f"{name}.{ends}": [call(a, b, 7, gradient=False, units=4), call(a, b, 1, gradient=False, units=4)]
+        for name in ("linspace", "logspace")
+        for ends, a, b in (
+            ("Tensor_Tensor", x(low=-1, high=1), x(low=-1, high=1)),
+            ("Tensor_Scalar", x(low=-1, high=1), 0.75),
+            ("Scalar_Tensor", -0.5, x(low=-1, high=1)),
+        )
+    },
     # --- structure written in torch --------------------------------------------------------------------------------
     "trace.default": [call(x(4, 4)), call(x(3, 5))],
     "rot90.default": [call(x(2, 3), k, [0, 1]) for k in (0, 1, 2, 3, -1)],
@@ -675,9 +688,38 @@ SAMPLES: dict[str, list[Call]] = {
     "scatter.value_reduce": [call(x(5, 4), 0, Plain(indices(5, 3, 4)), 1.5, reduce="add", gradient=False)],
     "scatter_reduce.two": [
         call(x(5, 4), 0, Plain(indices(5, 3, 4)), x(3, 4), reduce, include_self=own)
-        for reduce in ("sum", "mean")
+        for reduce in ("sum", "mean", "amax", "amin")
+        for own in (True, False)
+    ]
+    + [
+        call(positive(4, 4), 1, Plain(indices(4, 3, 2)), positive(3, 2), "prod", include_self=own, gradient_units=80)
         for own in (True, False)
     ],
+    "index_reduce.default": [
+        call(
+            positive(3, 4),
+            1,
+            Plain(torch.tensor([2, 0, 2])),
+            positive(3, 3),
+            reduce,
+            include_self=own,
+            units=8,
+            gradient_units=80,
+        )
+        for reduce in ("prod", "mean", "amax", "amin")
+        for own in (True, False)
+    ]
+    + [call(x(), 0, Plain(torch.tensor([0])), x(), "amax")],
+    "_chunk_cat.default": [
+        call([x(2, 3), x(4, 3)], 0, 2, gradient=False),
+        call([x(1, 2, 3), x(1, 2, 5)], -1, 2, gradient=False),
+    ],
+    "masked_scatter_backward.default": [call(x(3, 4), Plain(bits(3, 4)), [3, 5], gradient=False)],
+    "_unsafe_masked_index.default": [call(x(5, 2), Plain(bits(4, 2)), [Plain(indices(5, 4))], 0.5)],
+    "_unsafe_masked_index_put_accumulate.default": [
+        call(x(5, 2), Plain(bits(4, 2)), [Plain(indices(5, 4))], x(4, 2)),
+    ],
+    "narrow_copy.default": [call(x(5, 4), 0, 1, 3, gradient=False)],
     **{f"{name}_pad1d.default": [call(x(2, 5), [2, 1])] for name in ("reflection", "replication")},
     **{f"{name}_pad2d.default": [call(x(2, 4, 5), [2, 1, 0, 3])] for name in ("reflection", "replication")},
     **{f"{name}_pad3d.default": [call(x(1, 2, 3, 4, 5), [2, 1, 0, 3, 1, 1])] for name in ("reflection", "replication")},
@@ -758,6 +800,16 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(4, 2, 3, 3), x(2), x(2), Fixed(x(2)), Fixed(positive(2)), False, 0.1, 1e-5, units=8, gradient_units=40),
         call(x(4, 2, 5), None, None, None, None, True, 0.1, 1e-5, units=8, gradient_units=40),
     ],
+    "_native_batch_norm_legit.default": [
+        call(x(6, 3), x(3), x(3), Fixed(x(3)), Fixed(positive(3)), True, 0.1, 1e-5, units=8, gradient_units=40),
+    ],
+    "_native_batch_norm_legit.no_stats": [call(x(6, 3), x(3), x(3), True, 0.1, 1e-5, units=8, gradient_units=40)],
+    "_batch_norm_with_update.default": [
+        call(x(6, 3), x(3), x(3), Fixed(x(3)), Fixed(positive(3)), 0.1, 1e-5, units=8, gradient_units=40),
+    ],
+    "_native_batch_norm_legit_no_training.default": [
+        call(x(4, 2, 3, 3), x(2), x(2), Fixed(x(2)), Fixed(positive(2)), 0.1, 1e-5, units=8, gradient=False),
+    ],
     # --- products ------------------------------------------------------------------------------------------------
     "mm.default": [
         call(x(3, 4), x(4, 2)),
@@ -809,6 +861,7 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(3, 4), 2, [0], True),
         *[call(x(3, 4), order, [1], units=12, gradient_units=40) for order in (0, 1, 3, 4, math.inf, -math.inf)],
         call(x(3, 4), 6, [1], units=12, gradient_units=400),
+        *[call(positive(3, 4), order, [1], units=40, gradient_units=200) for order in (0.5, -1, -2)],
         call(x(2, 3, 2), 4, [0, 2], True, units=12, gradient_units=40),
         call(x(3, 2), 1),
     ],
@@ -907,6 +960,7 @@ BY_GRADIENT: dict[str, str] = {
     ),
     "log_sigmoid_backward.default": "log_sigmoid_forward.default",
     "native_batch_norm_backward.default": "native_batch_norm.default",
+    "batch_norm_backward.default": "_batch_norm_with_update.default",
     "max_pool2d_with_indices_backward.default": "max_pool2d_with_indices.default",
     "_log_softmax_backward_data.default": "_log_softmax.default",
     "nll_loss_backward.default": "nll_loss_forward.default",
@@ -918,6 +972,11 @@ BY_GRADIENT: dict[str, str] = {
 #: Rows without a value to compare: where they are tested.
 ELSEWHERE: dict[str, str] = {
     **{
+        f"_fused_{name}_.{overload}": "tests/tensor/test_optimizers.py"
+        for name in ("sgd", "adam", "adamw", "adagrad")
+        for overload in ("default", "tensor_lr")
+    },
+    **{
         f"_thnn_fused_{name}.default": "torch has none for CPU: tests/tensor/test_recurrent.py"
         for name in ("lstm_cell", "lstm_cell_backward_impl", "gru_cell", "gru_cell_backward")
     },
@@ -928,6 +987,7 @@ ELSEWHERE: dict[str, str] = {
     "remainder.Tensor": "public divisors: test_tensor_functions.py",
     "fmod.Tensor": "public divisors: test_tensor_functions.py",
     "_trilinear.default": "torch.nn.functional.bilinear: test_tensor_functions.py",
+    "linalg_pinv.atol_rtol_tensor": "refused: test_tensor_functions.py; the gradient of linalg_lstsq",
     "maximum.out": "tests/tensor/test_training.py, amsgrad",
     "embedding_renorm.default": "its in-place form: layers.py, embedding norm",
     "_embedding_bag_forward_only.default": "the same function: layers.py, embedding_bag",

@@ -139,6 +139,7 @@ SECONDARY = {
     "max_pool2d_with_indices.default": 1,
     "log_sigmoid_forward.default": 1,
     "native_batch_norm.default": 1,
+    "_native_batch_norm_legit_no_training.default": 1,
     "_linalg_solve_ex.default": 1,
     "_linalg_det.default": 1,
     "_linalg_slogdet.default": 2,

@@ -110,6 +110,28 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "quantile": (lambda a: torch.quantile(a, 0.3, dim=1), (x(3, 6),)),
     "quantiles": (lambda a: torch.quantile(a, torch.tensor([0.25, 0.5]).to(a.dtype), 0, True), (x(5, 2),)),
     "median by quantile": (lambda a: a.quantile(0.5, interpolation="nearest"), (x(3, 5),)),
+    "windows of nothing": (lambda a: F.unfold(a, 2) + 0, (x(0, 1, 5, 5),)),
+    "residuals": (
+        lambda a, b: torch.linalg.lstsq(a, b, driver="gels").residuals,
+        (x(4, 2) + 2 * torch.eye(4, 2).double(), x(4, 2)),
+    ),
+    "sum of one truth": (lambda a: (a > 0).sum() * 1.5 + a, (x(),)),
+    "quantile of one": (lambda a: torch.quantile(a, 0.5, dim=0, keepdim=True), (x(),)),
+    "index_copy into one": (lambda a: torch.index_copy(a, 0, torch.tensor([0]), 2 * a), (x(),)),
+    "index_fill of one": (lambda a: torch.index_fill(a, 0, torch.tensor([0]), 2.0) + a, (x(),)),
+    **{
+        f"segments, {reduce}": (
+            lambda a, reduce=reduce: torch.segment_reduce(a, reduce, lengths=torch.tensor([2, 0, 3, 0]), initial=0.5),
+            (x(5, 2),),
+        )
+        for reduce in ("sum", "mean", "max", "min", "prod")
+    },
+    "segments of rows": (
+        lambda a: torch.segment_reduce(a, "max", offsets=torch.tensor([[0, 1, 4], [0, 2, 4]]), axis=1),
+        (x(2, 4, 2),),
+    ),
+    "largest that a mask leaves": (lambda a: torch.masked.amax(a, (0, 1), mask=MASK), (x(3, 4),)),
+    "logsumexp of what a mask leaves": (lambda a: torch.masked.logsumexp(a, 1, mask=MASK), (x(3, 4),)),
     "vmap": (lambda a: torch.vmap(lambda row: (row * row).sum())(a), (x(3, 4),)),
 }
 
@@ -342,16 +364,24 @@ def test_systems_of_nothing() -> None:
         torch.unique_consecutive,
         torch.nonzero,
         torch.linalg.pinv,
+        lambda a: torch.linalg.lstsq(a.mT, a.mT, driver="gelsd"),
+        lambda a: torch.logspace(a[0, 0], 1.0, 5, base=-2.0),
+        lambda a: torch.linspace(a[0, 0], 1.0, 5, dtype=torch.int64),
         lambda a: torch.mode(a, 1),
         lambda a: torch.bincount(a.argmax(1)),
         lambda a: a[a > 0],
         lambda a: a.masked_select(a > 0),
         lambda a: a.masked_scatter(a > 0, a),
         lambda a: torch.pow(-2.0, a),
-        lambda a: a.scatter_reduce(1, PLACES, a, "amax"),
+        lambda a: a.scatter_reduce(1, a.argsort(1), a, "amax"),
+        lambda a: a.index_reduce(1, a[0].argsort(), a, "amax"),
+        lambda a: torch.segment_reduce(a[0], "sum", lengths=a[0].argsort()),
+        lambda a: torch.segment_reduce(a[0], "max", lengths=torch.tensor([4, 0])),
         lambda a: torch.linalg.lu_factor(a[:, :3]),
         lambda a: torch.quantile(a, a[0, 0]),
         lambda a: torch.linalg.eigh(a[:, :3]),
+        lambda a: torch.linalg.pinv(a),
+        lambda a: torch.linalg.lstsq(a, a, driver="gelsd"),
     ],
 )
 def test_what_the_shape_or_the_method_would_tell_is_refused(call: Callable[[Tensor], Any]) -> None:

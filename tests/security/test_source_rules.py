@@ -55,7 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("torchveil.cli", "torchveil"),
     ("torchveil.checking",),
     ("torchveil.compiling",),
-    ("torchveil.session", "torchveil.guards"),
+    ("torchveil.session", "torchveil.guards", "torchveil.importing"),
     ("torchveil.modules", "torchveil.profiling"),
     ("torchveil.tensor",),
     ("torchveil.lowering", "torchveil.composites"),

@@ -219,8 +219,12 @@ UNSUPPORTED: dict[str, Callable[[], Any]] = {
     "negative base": lambda: (-2.0) ** canary(3),
     "remainder": lambda: canary(3) % canary(3),
     "random fill": lambda: canary(3).normal_(),
-    "transposed convolution": lambda: F.conv_transpose2d(canary(1, 1, 2, 2), canary(1, 1, 2, 2)),
-    "volumes": lambda: F.conv3d(canary(1, 1, 2, 2, 2), canary(1, 1, 2, 2, 2)),
+    "Fourier transform": lambda: torch.fft.rfft(canary(4)),
+    "orthogonal factor": lambda: torch.linalg.qr(canary(2, 2)),
+    "secret grid": lambda: F.grid_sample(canary(1, 1, 2, 2), canary(1, 2, 2, 2), align_corners=False),
+    "unpooling of windows that overlap": lambda: F.max_unpool2d(
+        *F.max_pool2d(canary(1, 1, 3, 3), 2, 1, return_indices=True), 2, 1
+    ),
     "another device": lambda: canary(2).to("meta"),
     "secret sets of labels": lambda: F.multilabel_margin_loss(canary(1, 2), SESSION.share(torch.tensor([[1, -1]]))),
 }

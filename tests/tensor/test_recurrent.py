@@ -208,6 +208,25 @@ def test_steps_free_their_wires() -> None:
     assert session.n_wires == counts[0]
 
 
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell])
+@pytest.mark.parametrize("learn", [True, False])
+def test_a_state_without_its_graph_carries_nothing_on(kind: type[nn.RNNCellBase], learn: bool) -> None:
+    """Backpropagation through one step at a time: what earlier steps left is freed, with and without a backward."""
+    session = Session()
+    cell = session.encrypt(kind(4, 3))
+    x = session.share(torch.randn(2, 4))
+    state, counts = None, []
+    for _ in range(5):
+        state = cell(x, state)
+        states = state if isinstance(state, tuple) else (state,)
+        if learn:
+            cell.zero_grad()
+            states[0].sum().backward()
+        state = tuple(s.detach() for s in states) if len(states) > 1 else states[0].detach()
+        counts.append(session.n_wires)
+    assert counts[2] == counts[3] == counts[4]
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_compiled(kind: type[nn.RNNBase]) -> None:
     check_compiled(Session(), kind(4, 3), torch.randn(3, 2, 4))

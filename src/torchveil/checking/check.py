@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from torchveil import public_randomness
 from torchveil.checking.findings import Findings
 from torchveil.checking.report import Report
 from torchveil.checking.walk import Program, in_the_clear, inference, planned, training
@@ -67,7 +68,7 @@ def check(
         # modes of the caller (a meta device, fake tensors) are for making tensors, not for ours
         stack.enter_context(_disable_current_modes())
         stack.enter_context(torch.device("cpu"))
-        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(public_randomness.unchanged_state())
         stack.enter_context(torch.enable_grad())
         phases = list(inference(program, found))
         if loss is not None:

@@ -74,7 +74,7 @@ class Report:
         if not self.ok:
             caption = "without what does not run; " + caption
         out = Table(title="predicted cost", caption=caption, caption_justify="left")
-        out.add_column("phase")
+        out.add_column("phase", no_wrap=True)
         for column in ("rounds", "sent/party", "dealt", "in and out", *(network.name for network in networks)):
             out.add_column(column, justify="right", no_wrap=True)
         for phase in self.phases:

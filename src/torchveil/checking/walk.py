@@ -331,13 +331,17 @@ def in_the_clear(program: Program, findings: Findings) -> None:
     handles += [part.register_forward_hook(partial(_left, place)) for part in model.modules()]
     inputs, keywords, targets = tree_map(_plain, (program.inputs, program.keywords, program.targets))
     number_format = program.fixed_point or FixedPoint()
-    with Lines(), Clear(reporter, number_format):
-        out = model(*inputs, **keywords)
-        if program.loss is not None:
-            place.phase = "loss"
-            loss = program.loss(out, *targets)
-            place.phase = "backward"
-            loss.backward()
+    try:
+        with Lines(), Clear(reporter, number_format):
+            out = model(*inputs, **keywords)
+            if program.loss is not None:
+                place.phase = "loss"
+                loss = program.loss(out, *targets)
+                place.phase = "backward"
+                loss.backward()
+    except Exception as error:  # the user's program may raise anything
+        text = f"the example does not run in the clear: {type(error).__name__}: {error}"
+        reporter.note("range", "", text, "mend this to have ranges looked at")
     findings.merge(reporter.findings)
 
 

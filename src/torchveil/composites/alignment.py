@@ -96,6 +96,16 @@ def _losses(alphas: list[Tensor], targets: _Targets, frames: list[int]) -> Tenso
     return torch.stack(out)
 
 
+def _normalisation(log_probs: Tensor, frames: list[int]) -> Tensor:
+    """Nothing, with the gradient e^log_probs: torch's formula takes the rows for normalised ones, whose sum is fixed.
+
+    Behind a log-softmax it makes no difference.
+    """
+    late = torch.arange(log_probs.shape[0]).unsqueeze(1) >= torch.tensor(frames)
+    mass = log_probs.exp().sum(2).masked_fill(late, 0.0).sum(0)
+    return mass - mass.detach()
+
+
 @replaces(torch.nn.functional.ctc_loss, torch.ctc_loss)
 def ctc_loss(
     log_probs: Tensor,
@@ -119,6 +129,8 @@ def ctc_loss(
             remedy="zero_infinity=True, or leave these samples out",
         )
     losses = _losses(_forward(log_probs, known), known, [max(1, count) for count in frames])
+    if torch.is_grad_enabled() and log_probs.requires_grad:
+        losses = losses + _normalisation(log_probs, frames)
     if impossible:
         losses = losses.masked_fill(torch.tensor([n in impossible for n in range(len(frames))]), 0.0)
     if reduction in ("none", 0):

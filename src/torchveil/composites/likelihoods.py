@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn import functional as nnf
 from torchveil.composites.table import replaces
 from torchveil.errors import InvalidArgument
 
-_REDUCTIONS = {"none": lambda loss: loss, "mean": torch.mean, "sum": torch.sum}
+_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda loss: loss, "mean": torch.mean, "sum": torch.sum}
 
 
 def _spread(variance: Tensor, shape: torch.Size) -> Tensor:

@@ -65,12 +65,23 @@ def _public_value(i: Any) -> Any:
     return replace(i, value=_without_numbers(i.value))
 
 
+def _image(linear_map: LinearMap, x: Tensor) -> Tensor:
+    """The layout of the image of x."""
+    try:
+        return _stripped(linear_map)(x)
+    except RuntimeError:
+        # a map that looks at the numbers it carries runs on zeros; what does not fit raises again
+        zeros = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cpu").zero_()
+        image: Tensor = _without_numbers(linear_map(zeros))
+        return image
+
+
 def _map(tables: Plain, i: ins.Map) -> None:
-    tables.set(i.out, _stripped(i.map)(tables.value(i.x)))
+    tables.set(i.out, _image(i.map, tables.value(i.x)))
 
 
 def _map_bit(tables: Plain, i: ins.MapBit) -> None:
-    image = _stripped(i.map)(tables.bit(i.bit))
+    image = _image(i.map, tables.bit(i.bit))
     tables.set_bit(i.out, torch.empty_like(image) if i.flip else image)
 
 

@@ -1,4 +1,4 @@
-"""Groups at public places: which entries belong together, as a table of places with a mask, for reductions of groups."""
+"""Groups at public places: which entries belong together, as a table of places with a mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """``members[g, k]`` is the place of entry k of group g; ``mask`` (bool, the same shape) says which of them count."""
+    """``members[g, k]`` is the place of entry k of group g; ``mask`` (bool, same shape) says which of them count."""
 
     members: Tensor
     mask: Tensor

@@ -18,6 +18,7 @@ Error: states within 5 units (gates within 2.3 each: twice the sigmoid's error f
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -59,10 +60,13 @@ def _sum(x: Handle, y: Handle) -> Secret:
 
 @dataclass(slots=True, weakref_slot=True)
 class Steps(Generic[S]):
-    """The steps of one sequence whose gradients may be asked for; ``made``: how many have their factors already."""
+    """The steps of one sequence that wait for their factors, as long as somebody may ask for their gradients.
 
-    done: list[S] = field(default_factory=list)
-    made: int = 0
+    Who keeps a step keeps its sequence; the sequence keeps nothing, so that a state carried on without its graph
+    (``detach``) does not carry all that was before.
+    """
+
+    waiting: deque[weakref.ref[S]] = field(default_factory=deque)
 
     @staticmethod
     def after(state: Handle) -> Steps[S]:
@@ -71,15 +75,24 @@ class Steps(Generic[S]):
         found: Steps[S] | None = None if known is None else known()
         return Steps() if found is None else found
 
-    def leads_to(self, state: Secret) -> None:
-        """Note them at the state, for the next step; weakly, since they hold the states."""
+    def add(self, step: S, state: Secret) -> None:
+        """A step, noted for the next one at the state that it leads to."""
+        while self.waiting and self.waiting[0]() is None:
+            self.waiting.popleft()
+        self.waiting.append(weakref.ref(step))
         state.memo["steps"] = weakref.ref(self)
+
+    def take(self) -> list[S]:
+        """All that wait; none after that."""
+        alive = [step for step in (ref() for ref in self.waiting) if step is not None]
+        self.waiting.clear()
+        return alive
 
 
 # --- LSTM -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class LstmStep:
     """A step's gates [i, f, g, o] (open), the state before it and tanh of the state after; then the factors."""
 
@@ -107,8 +120,7 @@ def lstm_cell(sums: Secret, before: Handle) -> tuple[Secret, Secret, Steps[LstmS
     out = _opened(product(o, squashed))
     sequence: Steps[LstmStep] = Steps.after(before)
     step = LstmStep(gates, before, squashed)
-    sequence.done.append(step)
-    sequence.leads_to(after)
+    sequence.add(step, after)
     return out, after, sequence, step
 
 
@@ -136,10 +148,9 @@ def _ready(x: Handle) -> Handle:
 
 def _make_factors(sequence: Steps[LstmStep]) -> None:
     """The factors of all steps that have none yet, at once: 4 rounds."""
-    todo = sequence.done[sequence.made :]
+    todo = sequence.take()
     if not todo:
         return
-    sequence.made = len(sequence.done)
     gates, squashed = _stacked([s.gates for s in todo]), _stacked([s.squashed for s in todo])
     before = _stacked([s.before for s in todo])
     i, f, g, o = parts(gates, 4)
@@ -181,7 +192,7 @@ def _difference(x: Secret, y: Secret) -> Secret:
 # --- GRU ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class GruStep:
     """A step's r, z, n and the hidden product of the new gate (open), the state before; then the factors."""
 
@@ -215,8 +226,7 @@ def gru_cell(input_gates: Handle, hidden_gates: Handle, before: Handle) -> tuple
     out = _opened(_sum(new, multiply(update, add(before, new, -1))))
     sequence: Steps[GruStep] = Steps.after(before)
     step = GruStep(reset, update, new, known, before)
-    sequence.done.append(step)
-    sequence.leads_to(out)
+    sequence.add(step, out)
     return out, sequence, step
 
 
@@ -236,10 +246,9 @@ def gru_cell_backward(grad: Handle, sequence: Steps[GruStep], step: GruStep) -> 
 
 def _make_gru_factors(sequence: Steps[GruStep]) -> None:
     """The factors of all steps that have none yet, at once: 4 rounds."""
-    todo = sequence.done[sequence.made :]
+    todo = sequence.take()
     if not todo:
         return
-    sequence.made = len(sequence.done)
     reset, update, new, known, before = (
         _stacked([getattr(s, name) for s in todo]) for name in ("reset", "update", "new", "hidden_new", "before")
     )

@@ -165,10 +165,65 @@ class Windows:
 
 
 @dataclass(frozen=True, eq=False)
+class PlaneWindows:
+    """Windows that lie differently in every plane of [N, C, *sizes]: ``table`` [N, C, entries, *outs] says where."""
+
+    table: Tensor
+    sizes: Shape
+
+    @property
+    def outs(self) -> Shape:
+        return tuple(self.table.shape[3:])
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no place is seen twice."""
+        planes = self.table.flatten(2).flatten(0, 1)
+        return all(plane.unique().numel() == plane.numel() for plane in planes)
+
+    def gather(self, x: Handle) -> Handle:
+        """[N, C, *sizes] -> [entries, N, C, *outs]; local."""
+        planes = apply(x, "reshape", (*x.shape[:2], math.prod(self.sizes)))
+        entries = apply(apply(planes, "gather", 2, self.table.flatten(2)), "reshape", tuple(self.table.shape))
+        return apply(entries, "permute", (2, 0, 1, *range(3, self.table.dim())))
+
+    def scatter(self, entries: Handle) -> Handle:
+        """The transpose of ``gather``; local."""
+        n, c = self.table.shape[:2]
+        back = apply(entries, "permute", (1, 2, 0, *range(3, self.table.dim())))
+        flat = apply(back, "reshape", (n, c, math.prod(self.table.shape[2:])))
+        planes = apply(flat, "scatter_gather", (n, c, math.prod(self.sizes)), 2, self.table.flatten(2))
+        return apply(planes, "reshape", (n, c, *self.sizes))
+
+    @cached_property
+    def places(self) -> Tensor:
+        """[entries, N, C, *outs]: where each entry lies in its plane."""
+        return self.table.permute(2, 0, 1, *range(3, self.table.dim()))
+
+
+def fractional(sizes: Shape, kernels: Shape, outs: Shape, samples: Tensor) -> PlaneWindows:
+    """torch's windows of pseudo-random distances, from public ``samples`` [N, C, dimensions] between 0 and 1."""
+    n, c, dimensions = samples.shape
+    # torch gives the samples of an image to its width first
+    order = (1, 0) if dimensions == 2 else tuple(range(dimensions))
+    table = torch.zeros((n, c, *[1] * (2 * dimensions)), dtype=torch.int64)
+    for k, (size, kernel, out) in enumerate(zip(sizes, kernels, outs, strict=True)):
+        sample = samples[:, :, order[k]].unsqueeze(2)
+        alpha = (size - kernel) / max(1, out - 1)
+        starts = ((torch.arange(out) + sample) * alpha).to(torch.int64) - (sample * alpha).to(torch.int64)
+        starts[:, :, -1] = size - kernel
+        shape = [n, c, *[1] * (2 * dimensions)]
+        shape[2 + k], shape[2 + dimensions + k] = kernel, out
+        places = torch.arange(kernel).unsqueeze(1) + starts.unsqueeze(2)
+        table = table * size + places.reshape(shape)
+    return PlaneWindows(table.reshape(n, c, math.prod(kernels), *outs), sizes)
+
+
+@dataclass(frozen=True, eq=False)
 class Pooled:
     """What a max pooling of [N, C, *sizes] left behind: its windows and which entry of each was the largest."""
 
-    windows: Windows
+    windows: Windows | PlaneWindows
     winners: Winners
     batch: Shape
 

@@ -10,7 +10,7 @@ import logging
 import os
 
 from torchveil.errors import ConfigurationError
-from torchveil.kernels import and_tree, curves, gate_steps, native, reference, short
+from torchveil.kernels import and_tree, curves, gate_steps, native, reference, short, threads
 from torchveil.randomness import Stream
 
 
@@ -31,6 +31,7 @@ def _use_native() -> bool:
 
 #: Whether the native kernels are in use.
 NATIVE = _use_native()
+threads.TEAM = not NATIVE
 
 BILINEAR = native.BILINEAR if NATIVE else reference.BILINEAR
 divide_unsigned = native.divide_unsigned if NATIVE else reference.divide_unsigned

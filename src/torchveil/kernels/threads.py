@@ -3,7 +3,8 @@
 torch's operators and the native kernels each have a team of threads. torch's team spins for milliseconds after every
 operator that used it: on a machine with two cores, one of them is then busy with waiting while a kernel wants both. So
 while roles work, this thread's torch operators run without a team, and the kernels take the number of threads that
-torch was set to. Nothing of this is seen outside: the setting is put back before control returns to the caller.
+torch was set to. Nothing of this is seen outside: the setting is put back before control returns to the caller. Where
+the kernels are torch's operators themselves, they keep their team (``TEAM``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import threading
 from types import TracebackType
 
 import torch
+
+#: Whether torch's operators are the kernels, so that they use all threads; ``kernels.dispatch`` says so.
+TEAM = False
 
 
 class _Count(threading.local):
@@ -29,7 +33,7 @@ def count() -> int:
 
 
 class Kernels:
-    """A block in which kernels use ``threads`` threads (what torch is set to if 0) and this thread's torch one.
+    """A block in which kernels use ``threads`` threads (what torch is set to if 0) and torch in this thread one.
 
     Blocks may be nested; ``share`` changes the number inside of one.
     """
@@ -43,7 +47,7 @@ class Kernels:
     def __enter__(self) -> Kernels:
         self._before = _COUNT.value
         self.threads = _COUNT.value = self.threads or count()
-        self._torch = torch.get_num_threads()
+        self._torch = 1 if TEAM else torch.get_num_threads()
         if self._torch > 1:
             torch.set_num_threads(1)
         return self

@@ -34,6 +34,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     scans,
     softmax,
     sorting,
+    spacing,
     structural,
     trigonometric,
 )

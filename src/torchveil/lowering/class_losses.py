@@ -214,11 +214,17 @@ def _check_power(p: float) -> None:
         raise InvalidArgument(f"a margin loss with p = {p}", op="multi_margin_loss", remedy="p is 1 or 2")
 
 
+def _check_classes(x: Handle, op: str) -> None:
+    if not x.shape:
+        raise UnsupportedOperation("a margin between the classes of one number", op=op, remedy="give rows of classes")
+
+
 @lowers(aten.multi_margin_loss.default, indices=True)
 def _multi_margin(
     x: Handle, target: Any, p: float = 1, margin: float = 1, weight: Handle | None = None, reduction: int = 1
 ) -> Handle:
     _check_power(p)
+    _check_classes(x, "multi_margin_loss")
     dim = _channel(x)
     if isinstance(target, Tensor):
         target = target.reshape(x.shape[:dim])
@@ -314,6 +320,7 @@ def _over(x: Handle, pairs: _Pairs) -> Secret:
 
 @lowers(aten.multilabel_margin_loss_forward.default, indices=True)
 def _multi_label_margin(x: Handle, target: Any, reduction: int) -> tuple[Handle, Handle]:
+    _check_classes(x, "multilabel_margin_loss")
     pairs = _pairs(x, target)
     batch = x.shape[:-1]
 

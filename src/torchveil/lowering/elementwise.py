@@ -57,7 +57,7 @@ def _mul(x: Any, y: Any) -> Handle:
 
 
 def _is_mask(x: Handle) -> TypeGuard[Public]:
-    return isinstance(x, Public) and x.dense().dtype is torch.bool
+    return isinstance(x, Public) and x.tensor is not None and x.tensor.dtype is torch.bool
 
 
 @lowers(aten.div.Tensor, aten.div.Scalar, aten.div.out, deferrable=True)
@@ -154,8 +154,8 @@ def power(x: Handle, exponent: float) -> Handle:
     if not float(exponent).is_integer():
         root = normalise.sqrt(x) if exponent > 0 else normalise.rsqrt(x)
         return _whole_power(root, abs(int(2 * exponent)))
-    out = _whole_power(x, abs(int(exponent)))
-    return out if exponent > 0 else normalise.reciprocal(out)
+    # the inverse first: a power of what is large would leave the range, where that of its inverse is small
+    return _whole_power(x if exponent > 0 else normalise.reciprocal(x), abs(int(exponent)))
 
 
 writes(aten.pow_.Scalar)(power)

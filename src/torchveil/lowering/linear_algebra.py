@@ -99,6 +99,8 @@ def _solve(
 
 @lowers(aten.linalg_lu_solve.default, indices=True)
 def _lu_solve(factors: Handle, _pivots: Any, b: Handle, *, left: bool = True, adjoint: bool = False) -> Handle:
+    if 0 in b.shape:
+        return Public(b.session, b.shape, fill=0.0)
     inverse = factors.attachments.get("inverse") if isinstance(factors, Deferred) else None
     if inverse is None:
         raise UnsupportedOperation("a system given by LU factors", op="lu_solve", remedy="use torch.linalg.solve")
@@ -206,10 +208,15 @@ def _pinv(x: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = Fa
 def _lstsq(
     x: Tensor, b: Tensor, rcond: float | None = None, *, driver: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """By the normal equations, for matrices of full rank; residuals, rank and singular values are left empty."""
-    if x.shape[-2] >= x.shape[-1]:
-        solution = torch.linalg.solve(x.mT @ x, x.mT @ b)
-    else:
-        solution = x.mT @ torch.linalg.solve(x @ x.mT, b)
-    nothing = torch.empty(0)
-    return solution, nothing, torch.empty(0, dtype=torch.int64), nothing.clone()
+    """By the normal equations, for matrices of full rank, as the driver ``gels``; nobody is told a rank."""
+    if driver not in (None, "gels"):
+        raise UnsupportedOperation(
+            f"the driver {driver}, which finds the rank of a secret", op="lstsq", remedy="driver='gels' for full rank"
+        )
+    tall = x.shape[-2] >= x.shape[-1]
+    solution = torch.linalg.solve(x.mT @ x, x.mT @ b) if tall else x.mT @ torch.linalg.solve(x @ x.mT, b)
+    residuals = torch.empty(0)
+    if driver == "gels" and x.shape[-2] > x.shape[-1]:
+        rest = b - x @ solution
+        residuals = (rest * rest).sum(-2)
+    return solution, residuals, torch.empty(0, dtype=torch.int64), torch.empty(0)

@@ -179,8 +179,7 @@ def _batch_norm_with_update(
 ) -> Any:  # fmt: skip
     """The same, with room for what other backends keep for the gradient."""
     done = _batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
-    reserve = Public(x.session, (0,), tensor=torch.empty(0, dtype=torch.uint8))
-    return Updated((*done.result, reserve), done.writes)
+    return Updated((*done.result, torch.empty(0, dtype=torch.uint8)), done.writes)
 
 
 @lowers(aten.batch_norm_backward.default)
@@ -192,6 +191,15 @@ def _batch_norm_with_update_backward(
     return _batch_norm_backward(
         grad, x, weight, running_mean, running_var, saved_mean, saved_inverse, update, eps, output_mask
     )
+
+
+@lowers(aten._native_batch_norm_legit_no_training.default)
+def _batch_norm_eval(
+    x: Handle, weight: Handle | None, bias: Handle | None, running_mean: Handle, running_var: Handle, momentum: float,
+    eps: float,
+) -> Any:  # fmt: skip
+    """What an exported and decomposed program calls."""
+    return _batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps)
 
 
 @lowers(aten.native_batch_norm_backward.default)

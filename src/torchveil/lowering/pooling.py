@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchveil.errors import InvalidArgument, UnsupportedOperation
@@ -15,8 +16,8 @@ from torchveil.functions.look_up import one_hot
 from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
 from torchveil.functions.taps import Taps, apply_axes, of_axis
-from torchveil.functions.windows import Pooled, Windows, adaptive, sliding
-from torchveil.handle import Deferred, Handle
+from torchveil.functions.windows import PlaneWindows, Pooled, Windows, adaptive, fractional, sliding
+from torchveil.handle import Deferred, Handle, Public
 from torchveil.lowering.convolution import per_dimension
 from torchveil.lowering.table import aten, lowers
 
@@ -25,9 +26,9 @@ Shape = tuple[int, ...]
 # --- maxima ----------------------------------------------------------------------------------------------------------
 
 
-def _largest(x: Handle, windows: Windows) -> tuple[Handle, Handle]:
+def _largest(x: Handle, windows: Windows | PlaneWindows) -> tuple[Handle, Handle]:
     """(maxima, places): the places are evaluated only if somebody reads them."""
-    n = len(windows.axes)
+    n = len(windows.sizes)
     single = len(x.shape) == n + 1
     x = apply(x, "unsqueeze", 0) if single else x
     wire = ar.due(ar.secret(x))
@@ -85,6 +86,21 @@ lowers(aten.max_pool2d_with_indices.default)(_max_pool(2))
 lowers(aten.max_pool3d_with_indices.default)(_max_pool(3))
 
 
+@lowers(aten.fractional_max_pool2d.default, aten.fractional_max_pool3d.default)
+def _fractional_max_pool(x: Handle, kernel: Any, outs: Any, samples: Handle) -> tuple[Handle, Handle]:
+    if not isinstance(samples, Public):
+        raise UnsupportedOperation(
+            "windows at secret places", op="fractional_max_pool", remedy="pass public samples, or none"
+        )
+    n = len(outs)
+    return _largest(x, fractional(x.shape[-n:], tuple(kernel), tuple(outs), samples.dense()))
+
+
+@lowers(aten.fractional_max_pool2d_backward.default, aten.fractional_max_pool3d_backward.default)
+def _fractional_max_pool_backward(grad: Handle, x: Handle, kernel: Any, outs: Any, places: Handle) -> Handle:
+    return _largest_backward(grad, x, places)
+
+
 # --- unpooling -------------------------------------------------------------------------------------------------------
 
 
@@ -112,9 +128,13 @@ def _unpool(x: Handle, places: Any, size: Shape) -> Handle:
         flat = places.reshape(rows)
         if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < length:
             raise InvalidArgument("an index lies outside the output", op="max_unpool", remedy="check output_size")
-        if any(row.unique().numel() < count for row in flat):
-            raise UnsupportedOperation("unpooling two numbers to one place", op="max_unpool", remedy="use scatter_add")
-        out = apply(apply(x, "reshape", rows), "scatter_gather", (rows[0], length), 1, flat)
+        # of several numbers with one place torch keeps the last
+        order = torch.arange(count).expand(rows)
+        last = torch.zeros((rows[0], length), dtype=torch.int64).scatter_reduce(1, flat, order, "amax")
+        kept = (last.gather(1, flat) == order).to(torch.int64)
+        x = apply(x, "reshape", rows)
+        x = x if bool(kept.all()) else ar.multiply(x, Public(x.session, rows, tensor=kept))
+        out = apply(x, "scatter_gather", (rows[0], length), 1, flat)
         return apply(out, "reshape", (*lead, *size))
     pooled = places.attachments.get("pooled") if isinstance(places, Deferred) else None
     if pooled is not None:

@@ -45,7 +45,8 @@ def _im2col(x: Handle, kernel: Any, dilation: Any, padding: Any, stride: Any) ->
     windows = apply(x, "windows", tuple(kernel), tuple(stride), tuple(dilation))
     n, c = x.shape[:2]
     columns = apply(windows, "permute", (1, 2, 0, 3, 4))
-    return apply(columns, "reshape", (*(() if single else (n,)), c * math.prod(kernel), -1))
+    count = math.prod(windows.shape[3:])
+    return apply(columns, "reshape", (*(() if single else (n,)), c * math.prod(kernel), count))
 
 
 @lowers(aten.col2im.default)

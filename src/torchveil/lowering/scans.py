@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import scans
 from torchveil.handle import Handle, Public
@@ -24,7 +25,7 @@ def _cumprod(x: Handle, dim: int, *, dtype: Any = None) -> Handle:
 def _running(relation: str) -> Any:
     def scan(x: Handle, dim: int) -> tuple[Handle, Handle]:
         if not x.shape:
-            return x, Public(x.session, (), fill=0.0)
+            return x, ar.constant(Public(x.session, (), fill=0.0), 1, FixedPoint(2, 0))
         return scans.extreme(x, dim % len(x.shape), relation)
 
     return scan

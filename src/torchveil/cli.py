@@ -1,0 +1,155 @@
+"""The command ``torchveil``.
+
+    torchveil check model.py:Net --input 1x3x224x224 [--target 1:int64 --loss cross_entropy --optimizer Adam]
+
+Exit status of ``check``: 0 if the program runs as it is, 1 if something of it does not, 2 for wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchveil.checking import check
+from torchveil.errors import TorchveilError
+from torchveil.fixedpoint import FixedPoint
+
+_LOSSES: dict[str, Callable[..., Tensor]] = {
+    name: getattr(nn.functional, name)
+    for name in ("cross_entropy", "mse_loss", "l1_loss", "binary_cross_entropy_with_logits", "nll_loss")
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    parser = argparse.ArgumentParser(prog="torchveil", description="PyTorch on secret-shared tensors")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_check(commands.add_parser("check", help="what of a model runs encrypted, and what it will cost"))
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (TorchveilError, _Usage) as error:
+        print(f"torchveil: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+class _Usage(Exception):
+    """Arguments that make no sense together."""
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", help="file.py:Name, Name a module, a class or a function without arguments that makes one")
+    add("--input", action="append", default=[], metavar="SHAPE", help="1x3x224x224, or 8x16:int64; once per input")
+    add("--target", action="append", default=[], metavar="SHAPE", help="as --input, for the loss")
+    add("--loss", help=f"one of {', '.join(_LOSSES)}, or the name of a function in the file")
+    add("--optimizer", help="a class of torch.optim, or the name of a function of parameters in the file")
+    add("--lr", type=float, help="its learning rate")
+    add("--train", action="store_true", help="check the forward pass in training mode too (default: eval mode)")
+    add("--steps", type=int, default=2, help="training steps to predict")
+    add("--plan", action="store_true", help="also predict a step as torchveil.compile runs it")
+    add("--parties", type=int, default=2, help="number of parties")
+    add("--digits", type=int, default=FixedPoint().digits, help="binary digits behind the point")
+    add("--by", choices=("modules", "operations", "gates", "lines"), help="also the cost of the last phase by these")
+    add("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    file, _, name = options.model.partition(":")
+    names = _load(Path(file))
+    with torch.device("meta"):
+        model = _named(names, name or "model")
+        if not isinstance(model, nn.Module) and callable(model):
+            model = model()
+    if not isinstance(model, nn.Module):
+        raise _Usage(f"{name} of {file} is no nn.Module and makes none")
+    loss = _loss(names, options.loss)
+    training = loss is not None or options.train
+    report = check(
+        model.train(training),
+        *[_tensor(text) for text in options.input],
+        targets=tuple(_tensor(text) for text in options.target),
+        loss=loss,
+        optimizer=_optimizer(names, options),
+        steps=options.steps,
+        plan=options.plan,
+        parties=tuple(f"party{k}" for k in range(options.parties)),
+        provider="provider",
+        fixed_point=FixedPoint(2, options.digits),
+    )
+    if options.json:
+        print(report.to_json())
+    else:
+        console = Console()
+        console.print(report)
+        if options.by and report.phases:
+            console.print(report.modules(report.phases[-1].name, options.by))
+    return 0 if report.ok else 1
+
+
+def _loss(names: dict[str, Any], name: str | None) -> Callable[..., Any] | None:
+    if name is None:
+        return None
+    found: Any = _LOSSES.get(name)
+    if found is None:
+        found = _named(names, name)
+    made: Any = found() if isinstance(found, type) else found
+    loss: Callable[..., Any] = made
+    return loss
+
+
+def _optimizer(names: dict[str, Any], options: argparse.Namespace) -> Any:
+    if options.optimizer is None:
+        return None
+    made = getattr(torch.optim, options.optimizer, None) or _named(names, options.optimizer)
+    return made if options.lr is None else partial(made, lr=options.lr)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """The names of a program, which is run as a module would be imported."""
+    spec = importlib.util.spec_from_file_location(file.stem, file) if file.is_file() else None
+    if spec is None or spec.loader is None:
+        raise _Usage(f"there is no Python file {file}")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.resolve().parent))
+    sys.modules[file.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return vars(module)
+
+
+def _named(names: dict[str, Any], name: str) -> Any:
+    if name not in names:
+        raise _Usage(f"the file has no {name!r}")
+    return names[name]
+
+
+def _tensor(text: str) -> Tensor:
+    """``1x3:int64`` as a tensor without numbers; float32 if no dtype is named, and ``scalar`` for no dimensions."""
+    shape, _, dtype = text.partition(":")
+    kind = getattr(torch, dtype or "float32", None)
+    try:
+        sizes = [] if shape == "scalar" else [int(size) for size in shape.split("x")]
+    except ValueError:
+        raise _Usage(f"{text!r} is no shape: write 1x3x224x224 or 8:int64") from None
+    if not isinstance(kind, torch.dtype):
+        raise _Usage(f"{dtype!r} is no dtype of torch")
+    return torch.empty(sizes, dtype=kind, device="meta")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
