@@ -719,6 +719,7 @@ SAMPLES: dict[str, list[Call]] = {
     "_unsafe_masked_index_put_accumulate.default": [
         call(x(5, 2), Plain(bits(4, 2)), [Plain(indices(5, 4))], x(4, 2)),
     ],
+    "native_dropout_backward.default": [call(x(3, 4), Plain(bits(3, 4)), 1.25, gradient=False)],
     "narrow_copy.default": [call(x(5, 4), 0, 1, 3, gradient=False)],
     **{f"{name}_pad1d.default": [call(x(2, 5), [2, 1])] for name in ("reflection", "replication")},
     **{f"{name}_pad2d.default": [call(x(2, 4, 5), [2, 1, 0, 3])] for name in ("reflection", "replication")},

@@ -270,6 +270,18 @@ def test_the_gradient_of_cross_entropy_needs_no_loss() -> None:
         assert session.cost().total.rounds <= 12
 
 
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch 2.13")
+def test_chunks_of_a_linear_cross_entropy_are_not_taken() -> None:
+    options = nn.modules.linear_cross_entropy_options.LinearCrossEntropyOptions(batch_chunk_size=2)
+    data, weights, targets = x(5, 3), x(4, 3), classes(4, 5)
+    wanted = F.cross_entropy(data @ weights.t(), targets)
+    secret = SESSION.share(weights).requires_grad_()
+    found = F.linear_cross_entropy(SESSION.share(data), secret, targets, options=options)
+    found.backward()
+    assert float((clear_of(found) - wanted).abs()) <= 16 * UNIT
+    assert secret.grad is not None
+
+
 def test_a_negative_variance_counts_as_the_least() -> None:
     data, targets = x(3), x(3)
     found = F.gaussian_nll_loss(SESSION.share(data), SESSION.share(targets), SESSION.share(-torch.ones(3)), eps=0.25)

@@ -132,6 +132,16 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     ),
     "largest that a mask leaves": (lambda a: torch.masked.amax(a, (0, 1), mask=MASK), (x(3, 4),)),
     "logsumexp of what a mask leaves": (lambda a: torch.masked.logsumexp(a, 1, mask=MASK), (x(3, 4),)),
+    **{
+        f"quantiles at secret ranks, {name}": (
+            lambda a, q, name=name: torch.quantile(a, q, dim=1, keepdim=True, interpolation=name),
+            (x(3, 6), torch.tensor([0.0, 0.3125, 0.75, 1.0], dtype=torch.float64)),
+        )
+        for name in ("linear", "lower", "higher", "midpoint", "nearest")
+    },
+    "normalised under a mask": (lambda a: torch.masked.normalize(a, 2.0, 1, mask=MASK), (x(3, 4),)),
+    "maximum with less than a unit": (lambda a: torch.maximum(a, a.new_full([], 1e-12)), (x(3, 4),)),
+    "minimum with a number": (lambda a: torch.minimum(a, a.new_full([], 0.5)), (x(3, 4),)),
     "vmap": (lambda a: torch.vmap(lambda row: (row * row).sum())(a), (x(3, 4),)),
 }
 
@@ -378,7 +388,6 @@ def test_systems_of_nothing() -> None:
         lambda a: torch.segment_reduce(a[0], "sum", lengths=a[0].argsort()),
         lambda a: torch.segment_reduce(a[0], "max", lengths=torch.tensor([4, 0])),
         lambda a: torch.linalg.lu_factor(a[:, :3]),
-        lambda a: torch.quantile(a, a[0, 0]),
         lambda a: torch.linalg.eigh(a[:, :3]),
         lambda a: torch.linalg.pinv(a),
         lambda a: torch.linalg.lstsq(a, a, driver="gelsd"),

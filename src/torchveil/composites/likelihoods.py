@@ -1,9 +1,10 @@
-"""Likelihoods whose parameters torch looks at before it computes: a sign that is a secret is not looked at here."""
+"""Likelihoods of which torch looks at secret signs first, or that it takes through kernels of its own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,3 +47,12 @@ def gaussian_nll_loss(
         variance.clamp_(min=eps)
     loss = 0.5 * (torch.log(variance) + (input - target) ** 2 / variance)
     return _REDUCTIONS[reduction](loss + 0.5 * math.log(2 * math.pi) if full else loss)
+
+
+if hasattr(nnf, "linear_cross_entropy"):  # torch 2.13
+
+    @replaces(nnf.linear_cross_entropy)
+    def linear_cross_entropy(*args: Any, options: Any = None, **named: Any) -> Tensor:
+        """torch's own without ``options``: chunks of the batch save memory in the clear, and cost rounds on shares."""
+        out: Tensor = nnf.linear_cross_entropy(*args, **named)
+        return out

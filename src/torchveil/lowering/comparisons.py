@@ -20,6 +20,11 @@ def _infinite(x: Handle) -> bool:
     return isinstance(x, Public) and x.fill is not None and math.isinf(x.fill)
 
 
+def _between(x: Handle, y: Handle) -> bool:
+    """Whether y is a public number between 0 and a unit of x, which no x equals."""
+    return isinstance(x, Secret) and isinstance(y, Public) and y.fill is not None and 0 < abs(y.fill) * x.scale < 0.5
+
+
 def _relation(name: str) -> Any:
     def compare(x: Any, y: Any) -> Handle:
         like = x if isinstance(x, Handle) else y
@@ -42,6 +47,9 @@ def _relation(name: str) -> Any:
             verdict = bool(getattr(torch, name)(torch.tensor(a), torch.tensor(b)))
             shape = ar.broadcast(x.shape, y.shape)
             return Public(x.session, shape, tensor=torch.full(shape, verdict))
+        if name in ("eq", "ne") and (_between(x, y) or _between(y, x)):
+            shape = ar.broadcast(x.shape, y.shape)
+            return Public(x.session, shape, tensor=torch.full(shape, name == "ne"))
         return cmp.compare(x, y, name)
 
     return compare

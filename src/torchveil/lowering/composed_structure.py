@@ -243,3 +243,8 @@ def _masked_index_put(x: Tensor, mask: Tensor, indices: list[Tensor | None], val
 
 def _inside(x: Tensor, indices: list[Tensor | None]) -> list[Tensor | None]:
     return [None if i is None else i.clamp(-size, size - 1) for i, size in zip(indices, x.shape, strict=False)]
+
+
+@composes(aten.native_dropout_backward.default)
+def _dropout_backward(grad: Tensor, mask: Tensor, scale: float) -> Tensor:
+    return grad.masked_fill(~mask, 0.0) * scale

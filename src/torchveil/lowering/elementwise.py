@@ -237,11 +237,22 @@ def _clamp_max(x: Handle, max: float) -> Handle:
     return cmp.clamp(x, None, max)
 
 
+def _limits(y: Handle, x: Handle) -> TypeGuard[Public]:
+    """Whether y is one public number for all of a secret x."""
+    if not isinstance(y, Public) or y.fill is None or not math.isfinite(y.fill) or isinstance(x, Public):
+        return False
+    return ar.broadcast(x.shape, y.shape) == x.shape
+
+
 @lowers(aten.maximum.default, aten.maximum.out)
 def _maximum(x: Handle, y: Handle) -> Handle:
+    if _limits(y, x):
+        return cmp.clamp(x, y.fill, None)
     return ar.add(y, cmp.relu(ar.add(x, y, -1)))
 
 
 @lowers(aten.minimum.default)
 def _minimum(x: Handle, y: Handle) -> Handle:
+    if _limits(y, x):
+        return cmp.clamp(x, None, y.fill)
     return ar.add(x, cmp.relu(ar.add(x, y, -1)), -1)
