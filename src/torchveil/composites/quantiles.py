@@ -70,7 +70,8 @@ def _at_secret(ordered: Tensor, ranks: Tensor, interpolation: str) -> Tensor:
     places = public(torch.arange(ordered.shape[0], dtype=torch.float64))
     weights = [torch.relu(1 - (rank.unsqueeze(1) - places).abs()) for rank in wanted]
     weight = weights[0] if len(weights) == 1 else (weights[0] + weights[1]) / 2
-    return torch.tensordot(weight, ordered, 1)
+    out: Tensor = torch.tensordot(weight, ordered, 1)
+    return out
 
 
 def _at(ordered: Tensor, dim: int, rank: float, interpolation: str) -> Tensor:

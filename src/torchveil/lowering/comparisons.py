@@ -12,7 +12,7 @@ from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exclusion
 from torchveil.functions.structure import apply
-from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret
+from torchveil.handle import Bit, Deferred, Excluding, ExcludingAbove, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand
 
 
@@ -29,6 +29,8 @@ def _relation(name: str) -> Any:
     def compare(x: Any, y: Any) -> Handle:
         like = x if isinstance(x, Handle) else y
         x, y = operand(x, like), operand(y, like)
+        if isinstance(x, ExcludingAbove) or isinstance(y, ExcludingAbove):
+            x, y = exclusion.negated(y), exclusion.negated(x)
         if isinstance(y, Excluding) and not isinstance(x, Excluding):
             return cmp.compare_scalar(exclusion.difference(y, x), 0, cmp.MIRRORED[name])
         if isinstance(x, Excluding) and not isinstance(y, Excluding):
@@ -117,6 +119,8 @@ def _where(condition: Any, x: Any, y: Any) -> Handle:
 
 def _public_where(mask: Tensor, x: Handle, y: Handle) -> Handle:
     mask = mask.to(torch.bool)
+    if exclusion.has_plus(x) or exclusion.has_plus(y):
+        return exclusion.negated(_public_where(mask, exclusion.negated(x), exclusion.negated(y)))
     if exclusion.split(x)[1] is not None or exclusion.split(y)[1] is not None:
         return _excluding_where(mask, x, y)
     keep = Public(x.session, tuple(mask.shape), tensor=mask.to(torch.int64))

@@ -14,7 +14,7 @@ from torchveil.fixedpoint import encode_scalar
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exclusion, exponential, normalise
-from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
+from torchveil.handle import Deferred, Excluding, ExcludingAbove, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand, writes
 
 
@@ -41,7 +41,7 @@ def _rsub(x: Any, y: Any, alpha: float = 1) -> Handle:
 
 @lowers(aten.neg.default, deferrable=True)
 def _neg(x: Handle) -> Handle:
-    return ar.negate(x)
+    return exclusion.negated(x) if isinstance(x, (Excluding, ExcludingAbove)) else ar.negate(x)
 
 
 @lowers(aten.mul.Tensor, aten.mul.Scalar, deferrable=True)
@@ -175,11 +175,18 @@ def _whole_power(x: Handle, exponent: int) -> Handle:
 
 @lowers(aten.abs.default)
 def _abs(x: Handle) -> Handle:
+    if isinstance(x, ExcludingAbove):
+        return exclusion.absolute(x)
     return cmp.absolute(x)
 
 
 @lowers(aten.sgn.default, aten.sign.default)
 def _sign(x: Handle) -> Handle:
+    if isinstance(x, ExcludingAbove):
+        kept, one = (
+            Public(x.session, x.shape, tensor=t.to(torch.int64)) for t in (~x.below.excluded, x.below.excluded)
+        )
+        x = ar.add(one, ar.multiply(x.below.finite, kept), -1)
     wire = ar.secret(x)
     below, at_most = cmp.bits(wire, (0, 1), (((0,), False), ((1,), True)))
     # [x > 0] - [x < 0], whole numbers counted in the format's scale

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchveil.errors import InvalidArgument, UnsupportedOperation
 from torchveil.functions import structure
 from torchveil.functions.arithmetic import add_scalar, as_number, secret
-from torchveil.handle import Bit, Excluding, Handle, Secret, contiguous_strides
+from torchveil.handle import Bit, Excluding, ExcludingAbove, Handle, Secret, contiguous_strides
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering.table import TABLE, Kind, Rule, aten, lowers, views, writes
 
@@ -156,7 +156,7 @@ def _to_copy(
             f"a secret has no copy on {device}", op="to", remedy="shares live where their parties compute"
         )
     if dtype in (None, torch.float32):
-        return x if isinstance(x, Excluding) else as_number(x)
+        return x if isinstance(x, (Excluding, ExcludingAbove)) else as_number(x)
     if dtype is torch.bool and isinstance(x, Bit):
         return x
     if dtype in (torch.int64, torch.int32) and isinstance(x, Bit):
