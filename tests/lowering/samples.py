@@ -719,6 +719,14 @@ SAMPLES: dict[str, list[Call]] = {
     "_unsafe_masked_index_put_accumulate.default": [
         call(x(5, 2), Plain(bits(4, 2)), [Plain(indices(5, 4))], x(4, 2)),
     ],
+    "isin.Tensor_Tensor": [
+        call(torch.tensor([[1.0, 2.5], [3.0, 0.0]]).double(), torch.tensor([0.0, 2.5, 7.0]).double(), invert=invert)
+        for invert in (False, True)
+    ],
+    "isin.Tensor_Scalar": [call(torch.tensor([1.0, 2.5]).double(), 2.5)],
+    "fill.Scalar": [call(x(2, 3), 1.5, gradient=False)],
+    "isposinf.default": [call(x(3))],
+    "isneginf.default": [call(x(3))],
     "native_dropout_backward.default": [call(x(3, 4), Plain(bits(3, 4)), 1.25, gradient=False)],
     "narrow_copy.default": [call(x(5, 4), 0, 1, 3, gradient=False)],
     **{f"{name}_pad1d.default": [call(x(2, 5), [2, 1])] for name in ("reflection", "replication")},

@@ -255,6 +255,20 @@ def test_whole_numbers_stay_whole() -> None:
         assert torch.equal(found.reveal(), wanted)
 
 
+def test_numbers_become_whole_towards_zero() -> None:
+    clear = torch.tensor([-2.75, -2.0, -UNIT, 0.0, 0.5, 1.0, 300.25], dtype=torch.float64)
+    secret = SESSION.share(clear)
+    for dtype in (torch.int64, torch.int32, torch.int16):
+        found = secret.to(dtype)
+        assert not found.dtype.is_floating_point
+        assert torch.equal(found.reveal(), clear.long())
+    product = secret * SESSION.share(torch.full((7,), 0.5))  # its digits are still those of both
+    assert torch.equal(product.long().reveal(), (clear * 0.5).long())
+    assert torch.equal(secret.bool().reveal(), clear.bool())
+    with pytest.raises(torchveil.InvalidArgument):
+        secret.to(torch.uint8)
+
+
 def test_remainders_by_public_tensors() -> None:
     clear = x(9)
     secret = SESSION.share(clear)

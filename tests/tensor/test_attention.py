@@ -299,6 +299,8 @@ def test_exponentials_relations_and_minima_leave_masked_places_out() -> None:
     assert torch.allclose(found, clear.exp().float(), atol=1e-3) and bool((found[MASK] == 0).all())
     assert (secret > 0).reveal().equal(clear > 0) and (secret <= 0.5).reveal().equal(clear <= 0.5)
     assert (-secret > 0).reveal().equal(-clear > 0)
+    for function in (torch.isinf, torch.isposinf, torch.isneginf, torch.isnan, lambda t: t == -torch.inf):
+        assert function(secret).reveal().equal(function(clear)) and function(-secret).reveal().equal(function(-clear))
     for a, b in (
         (-secret, -clear),
         (TWO_PARTIES.share(x).masked_fill(MASK, torch.inf), x.masked_fill(MASK, torch.inf)),

@@ -104,6 +104,8 @@ def negated(x: Handle) -> Handle:
         return ExcludingAbove(x)
     if isinstance(x, ExcludingAbove):
         return x.below
+    if isinstance(x, Public) and x.fill is not None:
+        return Public(x.session, x.shape, fill=-x.fill)
     if isinstance(x, Public):
         return Public(x.session, x.shape, tensor=-x.dense())
     return ar.negate(x)

@@ -32,7 +32,11 @@ def _relation(name: str) -> Any:
         if isinstance(x, ExcludingAbove) or isinstance(y, ExcludingAbove):
             x, y = exclusion.negated(y), exclusion.negated(x)
         if isinstance(y, Excluding) and not isinstance(x, Excluding):
-            return cmp.compare_scalar(exclusion.difference(y, x), 0, cmp.MIRRORED[name])
+            return _relation(cmp.MIRRORED[name])(y, x)  # type: ignore[no-any-return]
+        if isinstance(x, Excluding) and isinstance(y, Public) and y.fill is not None and math.isinf(y.fill):
+            known = torch.zeros(x.shape, dtype=torch.float64).masked_fill(x.excluded, -math.inf)
+            verdicts = getattr(torch, name)(known, torch.tensor(y.fill).expand(y.shape))
+            return Public(x.session, tuple(verdicts.shape), tensor=verdicts)
         if isinstance(x, Excluding) and not isinstance(y, Excluding):
             return cmp.compare_scalar(exclusion.difference(x, y), 0, name)
         x = x.force() if isinstance(x, Deferred) else x
@@ -62,9 +66,28 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     lowers(_packet.Tensor, _packet.Scalar)(_relation(_name))
 
 
-@lowers(aten.isnan.default, aten.isinf.default)
-def _never(x: Handle) -> Handle:
-    return Public(x.session, x.shape, tensor=torch.zeros(x.shape, dtype=torch.bool))
+def _infinities(x: Handle, sign: int) -> Tensor:
+    """The public places of plus or minus infinity; a share holds none, and no nan."""
+    if isinstance(x, Excluding) and sign < 0:
+        return x.excluded
+    return _infinities(x.below, -1) if isinstance(x, ExcludingAbove) and sign > 0 else torch.zeros(x.shape).bool()
+
+
+def _is_infinite(*signs: int) -> Any:
+    def found(x: Handle) -> Handle:
+        places = torch.zeros(x.shape, dtype=torch.bool)
+        for sign in signs:
+            places = places | _infinities(x, sign)
+        return Public(x.session, x.shape, tensor=places)
+
+    return found
+
+
+for _op, _signs in (
+    (aten.isnan.default, ()), (aten.isinf.default, (1, -1)), (aten.isposinf.default, (1,)),
+    (aten.isneginf.default, (-1,)),
+):  # fmt: skip
+    lowers(_op)(_is_infinite(*_signs))
 
 
 def as_bit(x: Handle) -> Bit:

@@ -170,6 +170,13 @@ def _signbit(x: Tensor) -> Tensor:
     return x < 0
 
 
+@composes(aten.isin.Tensor_Tensor, aten.isin.Tensor_Scalar)
+def _isin(x: Tensor, found: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
+    """Whether any of the others equals it: all pairs."""
+    equal = (x.unsqueeze(-1) == found.reshape(-1)).any(-1) if isinstance(found, Tensor) else x == found
+    return ~equal if invert else equal
+
+
 @composes(aten.copysign.Tensor, aten.copysign.Scalar)
 def _copysign(x: Tensor, sign: Any) -> Tensor:
     size = x.abs()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from torchveil.errors import InvalidArgument, UnsupportedOperation
-from torchveil.functions import structure
-from torchveil.functions.arithmetic import add_scalar, as_number, secret
+from torchveil.functions import rounding, structure
+from torchveil.functions.arithmetic import add_scalar, as_number, narrow, number, secret
+from torchveil.functions.comparison import compare_scalar
 from torchveil.handle import Bit, Excluding, ExcludingAbove, Handle, Secret, contiguous_strides
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering.table import TABLE, Kind, Rule, aten, lowers, views, writes
@@ -139,6 +140,11 @@ def _stack(xs: list[Handle], dim: int = 0) -> Handle:
     return structure.concatenate([structure.apply(x, "unsqueeze", dim) for x in xs], dim)
 
 
+#: Types of whole numbers that hold what a share holds in practice. What torch makes of a number that a smaller one
+#: does not hold differs between machines.
+_WHOLE = frozenset({torch.int64, torch.int32, torch.int16})
+
+
 @lowers(aten._to_copy.default, deferrable=True)
 def _to_copy(
     x: Handle,
@@ -163,6 +169,10 @@ def _to_copy(
         return secret(x)
     if dtype is torch.int64 and isinstance(x, Secret) and x.scale == 1:
         return x
+    if dtype in _WHOLE:
+        return rounding.towards_zero(narrow(number(x)))
+    if dtype is torch.bool:
+        return compare_scalar(secret(x), 0, "ne")
     raise InvalidArgument(
         f"a secret cannot be converted to {dtype}: its digits are those of its number format",
         op="to",
