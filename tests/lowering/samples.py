@@ -182,7 +182,7 @@ SAMPLES: dict[str, list[Call]] = {
         call(positive(3), -2, gradient=False, units=20),
         call(x(3, low=1e5, high=3e5), -1),
         call(-positive(3), -3, gradient=False, units=60),
-        call(positive(3), 2.3, units=20, gradient_units=40),
+        call(positive(3), 2.3, units=40, gradient_units=40),
         call(positive(3), -0.3, units=6, gradient_units=20),
     ],
     "abs.default": unary(),
@@ -491,7 +491,7 @@ SAMPLES: dict[str, list[Call]] = {
     "erfc.default": [call(even(-6, 6, 25))],
     "erfinv.default": [call(even(-0.99, 0.99, 41), units=12, gradient=False), call(x(4, low=-0.8, high=0.8), units=12)],
     # --- exponentials and powers -----------------------------------------------------------------------------------
-    "exp2.default": [call(x(3, 4))],
+    "exp2.default": [call(x(3, 4), units=8)],
     "expm1.default": [call(x(3, 4))],
     "log2.default": [call(positive(3, 4), units=5)],
     "log10.default": [call(positive(3, 4))],
