@@ -289,6 +289,29 @@ class Excluding(Deferred):
         return f"<Excluding shape={self.shape}>"
 
 
+class ExcludingAbove(Deferred):
+    """The negative of ``below``: plus infinity in its excluded places, which a minimum leaves out."""
+
+    __slots__ = ("below",)
+
+    def __init__(self, below: Excluding) -> None:
+        super().__init__(below.session, below.shape, self._refuse)
+        self.below = below
+
+    def force(self) -> Secret | Bit | Public:
+        raise self._refuse()
+
+    def _refuse(self) -> Any:
+        return UnsupportedOperation(
+            "a secret with places of plus infinity: no share holds one",
+            op=self.session.operation,
+            remedy="pass it to min or amin, which leave these places out, or mask with a finite number",
+        )
+
+    def __repr__(self) -> str:
+        return f"<ExcludingAbove shape={self.shape}>"
+
+
 Handle = Secret | Bit | Public | Deferred
 
 

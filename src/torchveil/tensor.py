@@ -32,7 +32,17 @@ from torchveil.errors import (
 )
 from torchveil.fixedpoint import FixedPoint
 from torchveil.functions import structure
-from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret, facade_dtype, facade_strides
+from torchveil.handle import (
+    Bit,
+    Deferred,
+    Excluding,
+    ExcludingAbove,
+    Handle,
+    Public,
+    Secret,
+    facade_dtype,
+    facade_strides,
+)
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering import COMPOSED, TABLE, Kind, Rule, Updated
 from torchveil.public import PublicTensor
@@ -333,7 +343,7 @@ class _Unwrap:
                 self.session.operation = str(self.func)
             elif handle.session is not self.session:
                 self.session.own(handle)
-            if isinstance(handle, Deferred) and not isinstance(handle, Excluding):
+            if isinstance(handle, Deferred) and not isinstance(handle, (Excluding, ExcludingAbove)):
                 self.deferred = True
             return handle
         if isinstance(x, Tensor):

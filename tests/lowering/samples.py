@@ -549,15 +549,43 @@ SAMPLES: dict[str, list[Call]] = {
         call(torch.tensor([-1.0, 0, 0.5]).double(), torch.tensor([[-2.0, -1], [0.5, 3]]).double(), side="right"),
         call(x(2, 5).sort().values, x(2, 3)),
     ],
-    "histc.default": [call(x(3, 9), 4, -2, 2), call(torch.tensor([0.0, 1, 2, 4, 4, 5]).double(), 4, 0, 4)],
+    "searchsorted.Scalar": [
+        call(x(5).sort().values, 0.5),
+        call(torch.tensor([-1.0, 0, 0.5]).double(), 0.5, right=True),
+    ],
+    "histc.default": [
+        call(x(3, 9), 4, -2, 2),
+        call(torch.tensor([0.0, 1, 2, 4, 4, 5]).double(), 4, 0, 4),
+        call(x(3, 9), 4, gradient=False),
+        call(torch.full((3,), 0.75).double(), 4, gradient=False),
+    ],
+    "histogram.bin_ct": [
+        call(x(3, 9), 4, range=[-2.0, 2.0], gradient=False),
+        call(torch.tensor([-2.0, -1.5, -0.25, 0.5, 1.75, 2.5]).double(), 3, gradient=False),
+        call(torch.full((3,), 0.75).double(), 2, density=True, gradient=False),
+        call(x(0), 2, gradient=False),
+    ],
+    "histogram.bins_tensor": [
+        call(torch.tensor([-3.0, -1, 0, 1, 3, 4]).double(), torch.tensor([-1.0, 0, 3]).double(), gradient=False),
+        call(x(3, 9), even(-2, 2, 4), density=True, gradient=False),
+    ],
+    "_histogramdd_bin_edges.default": [call(x(7, 2), [2, 3], gradient=False)],
+    "_histogramdd_from_bin_cts.default": [
+        call(x(7, 2), [2, 3], gradient=False),
+        call(x(7, 2), [2, 3], range=[-2.0, 2.0, -1.0, 3.0], density=True, gradient=False),
+    ],
+    "_histogramdd_from_bin_tensors.default": [call(x(7, 2), [even(-2, 2, 3), even(-3, 2, 4)], gradient=False)],
     # --- distances -------------------------------------------------------------------------------------------------
     "_euclidean_dist.default": [
         call(x(3, 4), x(5, 4), gradient_units=30),
         call(x(2, 3, 4), x(2, 5, 4), gradient_units=30),
     ],
     "_cdist_forward.default": [
-        call(x(3, 4), x(5, 4), p, None, units=12, gradient=p in (1.0, 2.0, math.inf), gradient_units=30)
-        for p in (1.0, 2.0, math.inf, 3.0)
+        call(x(3, 4), x(5, 4), p, None, units=12, gradient_units=30) for p in (0.0, 1.0, 2.0, math.inf, 3.0, 1.5)
+    ]
+    + [
+        # halves: far apart, since slopes grow without a limit where numbers meet
+        call(x(3, 4, low=1), x(2, 4, high=-1), 0.5, None, units=40, gradient_units=80),
     ],
     "_cdist_backward.default": [call(x(3, 2), x(3, 4), x(2, 4), 1.0, positive(3, 2), gradient=False)],
     "_pdist_forward.default": [call(x(4, 3), p, gradient_units=40) for p in (1.0, 2.0)],
@@ -666,9 +694,47 @@ SAMPLES: dict[str, list[Call]] = {
     "scatter.value_reduce": [call(x(5, 4), 0, Plain(indices(5, 3, 4)), 1.5, reduce="add", gradient=False)],
     "scatter_reduce.two": [
         call(x(5, 4), 0, Plain(indices(5, 3, 4)), x(3, 4), reduce, include_self=own)
-        for reduce in ("sum", "mean")
+        for reduce in ("sum", "mean", "amax", "amin")
+        for own in (True, False)
+    ]
+    + [
+        call(positive(4, 4), 1, Plain(indices(4, 3, 2)), positive(3, 2), "prod", include_self=own, gradient_units=80)
         for own in (True, False)
     ],
+    "index_reduce.default": [
+        call(
+            positive(3, 4),
+            1,
+            Plain(torch.tensor([2, 0, 2])),
+            positive(3, 3),
+            reduce,
+            include_self=own,
+            units=8,
+            gradient_units=80,
+        )
+        for reduce in ("prod", "mean", "amax", "amin")
+        for own in (True, False)
+    ]
+    + [call(x(), 0, Plain(torch.tensor([0])), x(), "amax")],
+    "_chunk_cat.default": [
+        call([x(2, 3), x(4, 3)], 0, 2, gradient=False),
+        call([x(1, 2, 3), x(1, 2, 5)], -1, 2, gradient=False),
+    ],
+    "masked_scatter_backward.default": [call(x(3, 4), Plain(bits(3, 4)), [3, 5], gradient=False)],
+    "_unsafe_masked_index.default": [call(x(5, 2), Plain(bits(4, 2)), [Plain(indices(5, 4))], 0.5)],
+    "_unsafe_masked_index_put_accumulate.default": [
+        call(x(5, 2), Plain(bits(4, 2)), [Plain(indices(5, 4))], x(4, 2)),
+    ],
+    "isin.Tensor_Tensor": [
+        call(torch.tensor([[1.0, 2.5], [3.0, 0.0]]).double(), torch.tensor([0.0, 2.5, 7.0]).double(), invert=invert)
+        for invert in (False, True)
+    ],
+    "isin.Tensor_Scalar": [call(torch.tensor([1.0, 2.5]).double(), 2.5)],
+    "fill.Scalar": [call(x(2, 3), 1.5, gradient=False)],
+    "isposinf.default": [call(x(3))],
+    "isneginf.default": [call(x(3))],
+    "native_dropout_backward.default": [call(x(3, 4), Plain(bits(3, 4)), 1.25, gradient=False)],
+    "narrow_copy.default": [call(x(5, 4), 0, 1, 3, gradient=False)],
     **{f"{name}_pad1d.default": [call(x(2, 5), [2, 1])] for name in ("reflection", "replication")},
     **{f"{name}_pad2d.default": [call(x(2, 4, 5), [2, 1, 0, 3])] for name in ("reflection", "replication")},
     **{f"{name}_pad3d.default": [call(x(1, 2, 3, 4, 5), [2, 1, 0, 3, 1, 1])] for name in ("reflection", "replication")},
@@ -749,6 +815,13 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(4, 2, 3, 3), x(2), x(2), Fixed(x(2)), Fixed(positive(2)), False, 0.1, 1e-5, units=8, gradient_units=40),
         call(x(4, 2, 5), None, None, None, None, True, 0.1, 1e-5, units=8, gradient_units=40),
     ],
+    "_native_batch_norm_legit.default": [
+        call(x(6, 3), x(3), x(3), Fixed(x(3)), Fixed(positive(3)), True, 0.1, 1e-5, units=8, gradient_units=40),
+    ],
+    "_native_batch_norm_legit.no_stats": [call(x(6, 3), x(3), x(3), True, 0.1, 1e-5, units=8, gradient_units=40)],
+    "_batch_norm_with_update.default": [
+        call(x(6, 3), x(3), x(3), Fixed(x(3)), Fixed(positive(3)), 0.1, 1e-5, units=8, gradient_units=40),
+    ],
     "_native_batch_norm_legit_no_training.default": [
         call(x(4, 2, 3, 3), x(2), x(2), Fixed(x(2)), Fixed(positive(2)), 0.1, 1e-5, units=8, gradient=False),
     ],
@@ -803,6 +876,7 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(3, 4), 2, [0], True),
         *[call(x(3, 4), order, [1], units=12, gradient_units=40) for order in (0, 1, 3, 4, math.inf, -math.inf)],
         call(x(3, 4), 6, [1], units=12, gradient_units=400),
+        *[call(positive(3, 4), order, [1], units=40, gradient_units=200) for order in (0.5, -1, -2)],
         call(x(2, 3, 2), 4, [0, 2], True, units=12, gradient_units=40),
         call(x(3, 2), 1),
     ],
@@ -901,6 +975,7 @@ BY_GRADIENT: dict[str, str] = {
     ),
     "log_sigmoid_backward.default": "log_sigmoid_forward.default",
     "native_batch_norm_backward.default": "native_batch_norm.default",
+    "batch_norm_backward.default": "_batch_norm_with_update.default",
     "max_pool2d_with_indices_backward.default": "max_pool2d_with_indices.default",
     "_log_softmax_backward_data.default": "_log_softmax.default",
     "nll_loss_backward.default": "nll_loss_forward.default",

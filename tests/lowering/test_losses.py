@@ -67,10 +67,10 @@ def weight(*values: float) -> Callable[[], dict[str, Tensor]]:
 
 
 class Gaussian(nn.GaussianNLLLoss):
-    """The variance is a square: torch asks whether one is negative, and of a square that is public."""
+    """The variances second, as an operand with a gradient; whether one is negative is not looked at."""
 
-    def forward(self, x: Tensor, deviation: Tensor, target: Tensor) -> Tensor:
-        return super().forward(x, target, deviation * deviation)
+    def forward(self, x: Tensor, variance: Tensor, target: Tensor) -> Tensor:
+        return super().forward(x, target, variance)
 
 
 W4 = weight(0.5, 2.0, 1.0, 0.25)
@@ -268,6 +268,27 @@ def test_the_gradient_of_cross_entropy_needs_no_loss() -> None:
         logits = session.share(x(6, 4)).requires_grad_()
         F.cross_entropy(logits, classes(4, 6), weight).backward()
         assert session.cost().total.rounds <= 12
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch 2.13")
+def test_chunks_of_a_linear_cross_entropy_are_not_taken() -> None:
+    options = nn.modules.linear_cross_entropy_options.LinearCrossEntropyOptions(batch_chunk_size=2)
+    data, weights, targets = x(5, 3), x(4, 3), classes(4, 5)
+    wanted = F.cross_entropy(data @ weights.t(), targets)
+    secret = SESSION.share(weights).requires_grad_()
+    found = F.linear_cross_entropy(SESSION.share(data), secret, targets, options=options)
+    found.backward()
+    assert float((clear_of(found) - wanted).abs()) <= 16 * UNIT
+    assert secret.grad is not None
+
+
+def test_a_negative_variance_counts_as_the_least() -> None:
+    data, targets = x(3), x(3)
+    found = F.gaussian_nll_loss(SESSION.share(data), SESSION.share(targets), SESSION.share(-torch.ones(3)), eps=0.25)
+    wanted = F.gaussian_nll_loss(data, targets, torch.full((3,), 0.25, dtype=torch.float64))
+    assert float((clear_of(found) - wanted).abs()) <= 16 * UNIT
+    with pytest.raises(InvalidArgument):
+        F.gaussian_nll_loss(SESSION.share(data), SESSION.share(targets), SESSION.share(torch.ones(2)))
 
 
 def test_adaptive_softmax_of_public_classes() -> None:

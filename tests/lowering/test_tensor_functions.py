@@ -150,6 +150,29 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "quantile of one": (lambda a: torch.quantile(a, 0.5, dim=0, keepdim=True), (x(),)),
     "index_copy into one": (lambda a: torch.index_copy(a, 0, torch.tensor([0]), 2 * a), (x(),)),
     "index_fill of one": (lambda a: torch.index_fill(a, 0, torch.tensor([0]), 2.0) + a, (x(),)),
+    **{
+        f"segments, {reduce}": (
+            lambda a, reduce=reduce: torch.segment_reduce(a, reduce, lengths=torch.tensor([2, 0, 3, 0]), initial=0.5),
+            (x(5, 2),),
+        )
+        for reduce in ("sum", "mean", "max", "min", "prod")
+    },
+    "segments of rows": (
+        lambda a: torch.segment_reduce(a, "max", offsets=torch.tensor([[0, 1, 4], [0, 2, 4]]), axis=1),
+        (x(2, 4, 2),),
+    ),
+    "largest that a mask leaves": (lambda a: torch.masked.amax(a, (0, 1), mask=MASK), (x(3, 4),)),
+    "logsumexp of what a mask leaves": (lambda a: torch.masked.logsumexp(a, 1, mask=MASK), (x(3, 4),)),
+    **{
+        f"quantiles at secret ranks, {name}": (
+            lambda a, q, name=name: torch.quantile(a, q, dim=1, keepdim=True, interpolation=name),
+            (x(3, 6), torch.tensor([0.0, 0.3125, 0.75, 1.0], dtype=torch.float64)),
+        )
+        for name in ("linear", "lower", "higher", "midpoint", "nearest")
+    },
+    "normalised under a mask": (lambda a: torch.masked.normalize(a, 2.0, 1, mask=MASK), (x(3, 4),)),
+    "maximum with less than a unit": (lambda a: torch.maximum(a, a.new_full([], 1e-12)), (x(3, 4),)),
+    "minimum with a number": (lambda a: torch.minimum(a, a.new_full([], 0.5)), (x(3, 4),)),
     "vmap": (lambda a: torch.vmap(lambda row: (row * row).sum())(a), (x(3, 4),)),
 }
 
@@ -314,6 +337,20 @@ def test_whole_numbers_stay_whole() -> None:
         assert torch.equal(found.reveal(), wanted)
 
 
+def test_numbers_become_whole_towards_zero() -> None:
+    clear = torch.tensor([-2.75, -2.0, -UNIT, 0.0, 0.5, 1.0, 300.25], dtype=torch.float64)
+    secret = SESSION.share(clear)
+    for dtype in (torch.int64, torch.int32, torch.int16):
+        found = secret.to(dtype)
+        assert not found.dtype.is_floating_point
+        assert torch.equal(found.reveal(), clear.long())
+    product = secret * SESSION.share(torch.full((7,), 0.5))  # its digits are still those of both
+    assert torch.equal(product.long().reveal(), (clear * 0.5).long())
+    assert torch.equal(secret.bool().reveal(), clear.bool())
+    with pytest.raises(torchveil.InvalidArgument):
+        secret.to(torch.uint8)
+
+
 def test_remainders_by_public_tensors() -> None:
     clear = x(9)
     secret = SESSION.share(clear)
@@ -344,6 +381,27 @@ def test_a_threshold_below_a_unit_is_as_strict_as_zero() -> None:
     for threshold in (1e-12, -1e-12):
         for compare in (torch.lt, torch.le, torch.gt, torch.ge):
             assert torch.equal(compare(secret, threshold).reveal(), compare(clear, threshold))
+
+
+def test_places_among_boundaries_out_of_order() -> None:
+    boundaries, points = x(2, 5), x(2, 3)
+    order = boundaries.argsort(1)
+    secret, others = SESSION.share(boundaries), SESSION.share(points)
+    for sorter in (order, SESSION.share(order)):
+        found = torch.searchsorted(secret, others, sorter=sorter)
+        assert torch.equal(found.reveal(), torch.searchsorted(boundaries, points, sorter=order))
+
+
+def test_weighted_histograms() -> None:
+    values, weights = x(9, 2), x(9, low=0, high=1)
+    secret, factors = SESSION.share(values), SESSION.share(weights)
+    wanted, edges = torch.histogram(values[:, 0], 3, weight=weights)
+    found, ends = torch.histogram(secret[:, 0], 3, weight=factors)
+    check(found, wanted)
+    check(ends, edges, 2)
+    check(
+        torch.histogramdd(secret, [2, 3], weight=factors).hist, torch.histogramdd(values, [2, 3], weight=weights).hist
+    )
 
 
 def test_one_hot_and_counts_of_secret_labels() -> None:
@@ -415,17 +473,17 @@ def test_systems_of_nothing() -> None:
         lambda a: torch.linspace(a[0, 0], 1.0, 5, dtype=torch.int64),
         lambda a: torch.mode(a, 1),
         lambda a: torch.bincount(a.argmax(1)),
-        lambda a: torch.histc(a, 4),
         lambda a: a[a > 0],
         lambda a: a.masked_select(a > 0),
         lambda a: a.masked_scatter(a > 0, a),
         lambda a: torch.pow(-2.0, a),
-        lambda a: a.scatter_reduce(1, PLACES, a, "amax"),
+        lambda a: a.scatter_reduce(1, a.argsort(1), a, "amax"),
+        lambda a: a.index_reduce(1, a[0].argsort(), a, "amax"),
+        lambda a: torch.segment_reduce(a[0], "sum", lengths=a[0].argsort()),
+        lambda a: torch.segment_reduce(a[0], "max", lengths=torch.tensor([4, 0])),
         lambda a: torch.linalg.lu_factor(a[:, :3]),
-        lambda a: torch.quantile(a, a[0, 0]),
         lambda a: torch.linalg.eig(a[:, :3]),
         lambda a: torch.linalg.lu_solve(a[:, :3], a.argmax(1), a),
-        lambda a: torch.searchsorted(a, a, sorter=a.argsort(1)),
     ],
 )
 def test_what_the_shape_or_the_method_would_tell_is_refused(call: Callable[[Tensor], Any]) -> None:

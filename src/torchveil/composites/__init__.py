@@ -7,11 +7,13 @@ from torchveil.composites import (
     attention,
     determinants,
     factored,
+    likelihoods,
     logarithms,
     packed,
     quantiles,
     ranks,
     recurrent,
+    segments,
 )
 from torchveil.composites.table import COMPOSITES
 
@@ -21,9 +23,11 @@ __all__ = [
     "attention",
     "determinants",
     "factored",
+    "likelihoods",
     "logarithms",
     "packed",
     "quantiles",
     "ranks",
     "recurrent",
+    "segments",
 ]

@@ -82,10 +82,12 @@ def compare(x: Handle, y: Handle, relation: str) -> Bit:
         bit = compare_scalar(wire, y.fill, relation)
         return expand_bit(bit, broadcast(x.shape, y.shape))
     if isinstance(x, Public) and x.fill is not None and not isinstance(y, Public):
-        mirrored = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
-        return compare(y, x, mirrored[relation])
+        return compare(y, x, MIRRORED[relation])
     return compare_scalar(_difference(x, y), 0, relation)
 
+
+#: The relation of y to x that says what one of x to y does.
+MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 
 #: What a comparison with a number just above 0, or just below it, is on whole units: the same with 0.
 _BESIDE_ZERO = {"lt": ("le", "lt"), "le": ("le", "lt"), "gt": ("gt", "ge"), "ge": ("gt", "ge")}

@@ -4,7 +4,8 @@ Theory of operation. A public mask meets a secret (``scores + mask``, ``masked_f
 an ``Excluding`` handle keeps both apart. Structure, sums and positive factors go through to the finite part. A softmax
 or a maximum takes ``lowered``: 2^60 units are subtracted in the excluded places, so that any other entry of the row is
 larger, and the exponential's own comparison gives exactly 0 there. Nothing overflows while the finite part stays below
-2^59 units, 2^27 for an untruncated product of two numbers with 16 digits. 0 rounds, 0 bytes.
+2^59 units, 2^27 for an untruncated product of two numbers with 16 digits. 0 rounds, 0 bytes. Plus infinity, which a
+minimum leaves out, is minus infinity in the negative (``ExcludingAbove``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
-from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
+from torchveil.functions import comparison as cmp
+from torchveil.handle import Deferred, Excluding, ExcludingAbove, Handle, Public, Secret
 from torchveil.program import instructions as ins
 
 #: What is subtracted from an excluded entry, in units of the value's own scale.
@@ -38,6 +40,9 @@ def exclude(x: Handle, places: Tensor) -> Handle:
     """x with minus infinity in the places (broadcast to it, or it to them); a public x stays a constant."""
     if isinstance(x, Deferred) and not isinstance(x, Excluding):
         x = x.force()
+    if not bool(places.any()):
+        shape = ar.broadcast(x.shape, tuple(places.shape))
+        return x if x.shape == shape or isinstance(x, Excluding) else ar.expand_to(x, shape)
     if isinstance(x, Public):
         dense = x.dense().to(torch.float64).masked_fill(places, -torch.inf)
         return Public(x.session, tuple(dense.shape), tensor=dense)
@@ -78,6 +83,47 @@ def scale(x: Excluding, factor: float) -> Excluding:
     return Excluding(ar.multiply(x.finite, Public(x.session, (), fill=factor)), x.excluded)
 
 
+def sink(wire: Secret, places: Tensor) -> Secret:
+    """The wire less 2^60 units in the places: below any number there. Nothing may be scaled up afterwards."""
+    out = wire.session.new_id()
+    wire.session.submit(ins.AddPublic(out, wire.id, places.to(torch.int64) * -_FAR))
+    return wire.session.wire(out, wire.scale, wire.format, wide=wire.wide, opened=wire.is_opened(), zeros=wire.zeros)
+
+
+def has_plus(x: Handle) -> bool:
+    """Whether there are public places of plus infinity."""
+    if isinstance(x, Public):
+        dense = x.dense()
+        return dense.dtype.is_floating_point and bool((dense == torch.inf).any())
+    return isinstance(x, ExcludingAbove)
+
+
+def negated(x: Handle) -> Handle:
+    """-x, with infinities of the other sign."""
+    if isinstance(x, Excluding):
+        return ExcludingAbove(x)
+    if isinstance(x, ExcludingAbove):
+        return x.below
+    if isinstance(x, Public) and x.fill is not None:
+        return Public(x.session, x.shape, fill=-x.fill)
+    if isinstance(x, Public):
+        return Public(x.session, x.shape, tensor=-x.dense())
+    return ar.negate(x)
+
+
+def absolute(x: ExcludingAbove) -> ExcludingAbove:
+    """|x|: plus infinity stays where it is."""
+    size = cmp.absolute(x.below.finite)
+    return ExcludingAbove(Excluding(ar.negate(size), x.below.excluded))
+
+
+def difference(x: Excluding, y: Handle) -> Secret:
+    """x - y for comparisons of it with 0: far below 0 where x is minus infinity."""
+    wire = ar.secret(ar.add(x.finite, y, -1))
+    shape = ar.broadcast(wire.shape, tuple(x.excluded.shape))
+    return sink(ar.secret(ar.expand_to(wire, shape)), x.excluded.expand(shape))
+
+
 def lowered(x: Handle, dim: int, *, empty_rows: bool = False) -> tuple[Secret, Tensor | None]:
     """(a wire whose excluded entries are below every other of their row along ``dim``; the rows that keep none).
 
@@ -94,9 +140,4 @@ def lowered(x: Handle, dim: int, *, empty_rows: bool = False) -> tuple[Secret, T
             op=x.session.operation,
             remedy="leave at least one place of every row, or drop the row",
         )
-    wire = ar.number(x.finite)
-    raw = (x.excluded & ~empty).to(torch.int64) * -_FAR
-    out = wire.session.new_id()
-    wire.session.submit(ins.AddPublic(out, wire.id, raw))
-    result = wire.session.wire(out, wire.scale, wire.format, wide=wire.wide, opened=wire.is_opened(), zeros=wire.zeros)
-    return result, empty if found else None
+    return sink(ar.number(x.finite), x.excluded & ~empty), empty if found else None

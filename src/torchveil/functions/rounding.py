@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from torchveil.fixedpoint import rational
-from torchveil.functions.arithmetic import combine, rescale, secret, weigh
-from torchveil.functions.comparison import BELOW, bits
+from torchveil.fixedpoint import FixedPoint, rational
+from torchveil.functions.arithmetic import combine, rescale, secret, select, weigh
+from torchveil.functions.comparison import BELOW, absolute, bits, negative
 from torchveil.handle import Bit, Secret
 
 
@@ -74,3 +74,11 @@ def nearest(x: Secret, divisor: Fraction) -> Secret:
     below: list[Bit] = bits(rest, thresholds, [((k,), False) for k in range(4)])
     off = weigh(below, [-1] * 4, 2, 1, x.format)
     return _whole([(quotient, 2), (off, 1)], 0, x)
+
+
+def towards_zero(x: Secret) -> Secret:
+    """x without its fraction, as whole numbers that torch sees as integers; one batch of comparisons for each half."""
+    size = floor_divide(absolute(x), Fraction(1))
+    out = combine([(size, 1), (select(negative(x), size), -2)], scale=1)
+    out.format = FixedPoint(2, 0)
+    return out

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchveil.functions.arithmetic import align, constant, expand_to, map_bit, secret
-from torchveil.handle import Bit, Deferred, Excluding, Handle, Public, Secret
+from torchveil.handle import Bit, Deferred, Excluding, ExcludingAbove, Handle, Public, Secret
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
 
@@ -51,6 +51,9 @@ def apply_map(x: Handle, linear_map: LinearMap) -> Handle:
         if not linear_map.picks:
             return x.force()
         return Excluding(apply_map(x.finite, linear_map), linear_map(x.excluded))
+    if isinstance(x, ExcludingAbove):
+        below = apply_map(x.below, linear_map)
+        return ExcludingAbove(below) if isinstance(below, Excluding) else x.force()
     if isinstance(x, Deferred):
         shape = deferred_shape(x.shape, linear_map)
         # torch unsqueezes a winner's index to scatter a gradient to it; the scatter checks what it is given

@@ -16,6 +16,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     factories,
     foreach,
     fused_optimizers,
+    histograms,
     hyperbolic,
     indexing,
     linear_algebra,

@@ -12,7 +12,7 @@ from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exclusion
 from torchveil.functions.structure import apply
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret
+from torchveil.handle import Bit, Deferred, Excluding, ExcludingAbove, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand
 
 
@@ -20,10 +20,25 @@ def _infinite(x: Handle) -> bool:
     return isinstance(x, Public) and x.fill is not None and math.isinf(x.fill)
 
 
+def _between(x: Handle, y: Handle) -> bool:
+    """Whether y is a public number between 0 and a unit of x, which no x equals."""
+    return isinstance(x, Secret) and isinstance(y, Public) and y.fill is not None and 0 < abs(y.fill) * x.scale < 0.5
+
+
 def _relation(name: str) -> Any:
     def compare(x: Any, y: Any) -> Handle:
         like = x if isinstance(x, Handle) else y
         x, y = operand(x, like), operand(y, like)
+        if isinstance(x, ExcludingAbove) or isinstance(y, ExcludingAbove):
+            x, y = exclusion.negated(y), exclusion.negated(x)
+        if isinstance(y, Excluding) and not isinstance(x, Excluding):
+            return _relation(cmp.MIRRORED[name])(y, x)  # type: ignore[no-any-return]
+        if isinstance(x, Excluding) and isinstance(y, Public) and y.fill is not None and math.isinf(y.fill):
+            known = torch.zeros(x.shape, dtype=torch.float64).masked_fill(x.excluded, -math.inf)
+            verdicts = getattr(torch, name)(known, torch.tensor(y.fill).expand(y.shape))
+            return Public(x.session, tuple(verdicts.shape), tensor=verdicts)
+        if isinstance(x, Excluding) and not isinstance(y, Excluding):
+            return cmp.compare_scalar(exclusion.difference(x, y), 0, name)
         x = x.force() if isinstance(x, Deferred) else x
         y = y.force() if isinstance(y, Deferred) else y
         if name == "lt" and isinstance(x, Secret) and x.nonnegative and isinstance(y, Public) and y.fill == 0:
@@ -38,6 +53,9 @@ def _relation(name: str) -> Any:
             verdict = bool(getattr(torch, name)(torch.tensor(a), torch.tensor(b)))
             shape = ar.broadcast(x.shape, y.shape)
             return Public(x.session, shape, tensor=torch.full(shape, verdict))
+        if name in ("eq", "ne") and (_between(x, y) or _between(y, x)):
+            shape = ar.broadcast(x.shape, y.shape)
+            return Public(x.session, shape, tensor=torch.full(shape, name == "ne"))
         return cmp.compare(x, y, name)
 
     return compare
@@ -48,9 +66,28 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     lowers(_packet.Tensor, _packet.Scalar)(_relation(_name))
 
 
-@lowers(aten.isnan.default, aten.isinf.default)
-def _never(x: Handle) -> Handle:
-    return Public(x.session, x.shape, tensor=torch.zeros(x.shape, dtype=torch.bool))
+def _infinities(x: Handle, sign: int) -> Tensor:
+    """The public places of plus or minus infinity; a share holds none, and no nan."""
+    if isinstance(x, Excluding) and sign < 0:
+        return x.excluded
+    return _infinities(x.below, -1) if isinstance(x, ExcludingAbove) and sign > 0 else torch.zeros(x.shape).bool()
+
+
+def _is_infinite(*signs: int) -> Any:
+    def found(x: Handle) -> Handle:
+        places = torch.zeros(x.shape, dtype=torch.bool)
+        for sign in signs:
+            places = places | _infinities(x, sign)
+        return Public(x.session, x.shape, tensor=places)
+
+    return found
+
+
+for _op, _signs in (
+    (aten.isnan.default, ()), (aten.isinf.default, (1, -1)), (aten.isposinf.default, (1,)),
+    (aten.isneginf.default, (-1,)),
+):  # fmt: skip
+    lowers(_op)(_is_infinite(*_signs))
 
 
 def as_bit(x: Handle) -> Bit:
@@ -105,6 +142,8 @@ def _where(condition: Any, x: Any, y: Any) -> Handle:
 
 def _public_where(mask: Tensor, x: Handle, y: Handle) -> Handle:
     mask = mask.to(torch.bool)
+    if exclusion.has_plus(x) or exclusion.has_plus(y):
+        return exclusion.negated(_public_where(mask, exclusion.negated(x), exclusion.negated(y)))
     if exclusion.split(x)[1] is not None or exclusion.split(y)[1] is not None:
         return _excluding_where(mask, x, y)
     keep = Public(x.session, tuple(mask.shape), tensor=mask.to(torch.int64))

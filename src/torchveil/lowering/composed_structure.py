@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp.decompositions import _chunk_cat as _torch_chunk_cat
 
 from torchveil.errors import UnsupportedOperation
+from torchveil.functions.groups import groups
 from torchveil.lowering.table import aten, composes
 
 
@@ -52,7 +54,7 @@ def _copied(view: Any) -> Callable[..., Any]:
 
 #: Views that torch also has as copies, with their overloads.
 _VIEWS = (
-    "alias", "detach", "diagonal", "expand", "permute", "select.int", "slice.Tensor", "split.Tensor",
+    "alias", "detach", "diagonal", "expand", "narrow", "permute", "select.int", "slice.Tensor", "split.Tensor",
     "split_with_sizes", "squeeze", "squeeze.dim", "squeeze.dims", "t", "transpose.int", "unbind.int", "unfold",
     "unsqueeze", "view",
 )  # fmt: skip
@@ -155,11 +157,13 @@ def _scatter_with(x: Tensor, dim: int, index: Tensor, source: Any, *, reduce: st
 def _scatter_reduce(
     x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
-    """Sums and means at public places."""
-    if reduce not in ("sum", "mean") or type(index) is not Tensor:
+    """At public places. Sums are local, products a tree, the largest and smallest a maximum over what meets."""
+    if type(index) is not Tensor:
         raise UnsupportedOperation(
-            f"scatter_reduce with {reduce}", op="scatter_reduce", remedy="use sum or mean at public places"
+            f"scatter_reduce with {reduce} at secret places", op="scatter_reduce", remedy="use public places"
         )
+    if reduce not in ("sum", "mean"):
+        return _scatter_groups(x, dim, index, source, reduce, include_self)
     hits = torch.zeros(x.shape).scatter_add(dim, index, torch.ones(index.shape))
     base = x if include_self else x.masked_fill(hits > 0, 0.0)
     total = base.scatter_add(dim, index, source)
@@ -170,3 +174,77 @@ def _scatter_reduce(
     for count in range(2, math.floor(float(counts.max())) + 1 if counts.numel() else 2):
         out = torch.where(counts == count, total / count, out)
     return out
+
+
+def _scatter_groups(x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, include_self: bool) -> Tensor:
+    """Every entry of x with the entries of the source that are scattered to it, as rows of a table."""
+    count, used = x.numel(), tuple(slice(0, n) for n in index.shape)
+    if not index.numel():
+        return x.clone()
+    every = torch.arange(count)
+    # where each entry of the source goes: the place of x with the index in place of its own number
+    targets = every.reshape(x.shape)[_others(used, dim)].gather(dim, index).reshape(-1)
+    sources = torch.arange(source.numel()).reshape(source.shape)[used].reshape(-1) + count
+    alone = every if include_self else every[torch.bincount(targets, minlength=count) == 0]
+    found = groups(torch.cat([alone, targets]), torch.cat([alone, sources]), count)
+    rows = torch.cat([x.reshape(-1), source.reshape(-1)])[found.members]
+    if reduce == "prod":
+        return rows.masked_fill(~found.mask, 1.0).prod(1).reshape(x.shape)
+    sign = 1 if reduce == "amax" else -1
+    return (sign * (sign * rows).masked_fill(~found.mask, -math.inf).amax(1)).reshape(x.shape)
+
+
+def _others(used: tuple[slice, ...], dim: int) -> tuple[slice, ...]:
+    """The same but all of ``dim``."""
+    return tuple(slice(None) if d == dim % len(used) else part for d, part in enumerate(used))
+
+
+@composes(aten.index_reduce.default)
+def _index_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """A scatter whose places are the same in all rows."""
+    if type(index) is not Tensor:
+        raise UnsupportedOperation(
+            f"index_reduce with {reduce} at secret places", op="index_reduce", remedy="use public places"
+        )
+    if not x.dim():
+        return _index_reduce(x.reshape(1), 0, index, source.reshape(1), reduce, include_self=include_self).reshape(())
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    places = index.reshape(shape).expand(source.shape)
+    return _scatter_reduce(x, dim, places, source, reduce, include_self=include_self)
+
+
+@composes(aten._chunk_cat.default)
+def _chunk_cat(tensors: list[Tensor], dim: int, num_chunks: int) -> Tensor:
+    return _torch_chunk_cat(tensors, dim, num_chunks)
+
+
+@composes(aten.masked_scatter_backward.default)
+def _masked_scatter_backward(grad: Tensor, mask: Tensor, sizes: list[int]) -> Tensor:
+    """What was written under a public mask, in its order; zeros for what was not used."""
+    grad, mask = torch.broadcast_tensors(grad, mask)
+    taken = grad[mask]
+    return torch.nn.functional.pad(taken, (0, math.prod(sizes) - taken.numel())).reshape(sizes)
+
+
+@composes(aten._unsafe_masked_index.default)
+def _masked_index(x: Tensor, mask: Tensor, indices: list[Tensor | None], fill: float) -> Tensor:
+    """x at places of which only those under the mask are looked at."""
+    return aten.index.Tensor(x, _inside(x, indices)).masked_fill(~mask, fill)  # type: ignore[no-any-return]
+
+
+@composes(aten._unsafe_masked_index_put_accumulate.default)
+def _masked_index_put(x: Tensor, mask: Tensor, indices: list[Tensor | None], values: Tensor) -> Tensor:
+    values = values.masked_fill(~mask, 0)
+    return aten.index_put.default(x, _inside(x, indices), values, True)  # type: ignore[no-any-return]
+
+
+def _inside(x: Tensor, indices: list[Tensor | None]) -> list[Tensor | None]:
+    return [None if i is None else i.clamp(-size, size - 1) for i, size in zip(indices, x.shape, strict=False)]
+
+
+@composes(aten.native_dropout_backward.default)
+def _dropout_backward(grad: Tensor, mask: Tensor, scale: float) -> Tensor:
+    return grad.masked_fill(~mask, 0.0) * scale

@@ -170,6 +170,13 @@ def _signbit(x: Tensor) -> Tensor:
     return x < 0
 
 
+@composes(aten.isin.Tensor_Tensor, aten.isin.Tensor_Scalar)
+def _isin(x: Tensor, found: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
+    """Whether any of the others equals it: all pairs."""
+    equal = (x.unsqueeze(-1) == found.reshape(-1)).any(-1) if isinstance(found, Tensor) else x == found
+    return ~equal if invert else equal
+
+
 @composes(aten.copysign.Tensor, aten.copysign.Scalar)
 def _copysign(x: Tensor, sign: Any) -> Tensor:
     size = x.abs()
@@ -292,39 +299,3 @@ def _renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     size = torch.linalg.vector_norm(x, p, rest, True)
     # torch adds 1e-7 to the norm, which is less than a unit
     return x * torch.where(size > maxnorm, maxnorm * torch.reciprocal(size), torch.ones_like(size))
-
-
-@composes(aten.bucketize.Tensor)
-def _bucketize(x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
-    """How many of the ascending boundaries, public or secret, lie below x."""
-    point = x.unsqueeze(-1)
-    return (point >= boundaries if right else point > boundaries).sum(-1)
-
-
-@composes(aten.searchsorted.Tensor)
-def _searchsorted(
-    boundaries: Tensor,
-    x: Tensor,
-    *,
-    out_int32: bool = False,
-    right: bool = False,
-    side: str | None = None,
-    sorter: Tensor | None = None,
-) -> Tensor:
-    if sorter is not None:
-        raise UnsupportedOperation("searchsorted with a sorter", op="searchsorted", remedy="sort the boundaries first")
-    rows = boundaries if boundaries.dim() == 1 else boundaries.unsqueeze(-2)
-    return _bucketize(x, rows, right=right or side == "right")
-
-
-@composes(aten.histc.default)
-def _histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
-    """Counts per bin of equal width; what lies outside is not counted, the last bin has both its ends."""
-    if min == max:
-        raise UnsupportedOperation(
-            "a histogram between the smallest and the largest secret", op="histc", remedy="give min and max"
-        )
-    edges = [min + (max - min) * k / bins for k in range(bins)]
-    flat = x.reshape(-1)
-    above = torch.stack([*((flat >= edge).sum() for edge in edges), (flat > max).sum()])
-    return (above[:-1] - above[1:]).to(torch.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchveil.errors import UnsupportedOperation
 from torchveil.lowering.table import aten, composes
 
 
@@ -36,9 +35,14 @@ def _cdist_backward(grad: Tensor, a: Tensor, b: Tensor, p: float, distance: Tens
     if p == float("inf"):
         largest = difference.abs() == distance.unsqueeze(-1)
         return (grad.unsqueeze(-1) * (difference.sgn() * largest)).sum(-2)
-    raise UnsupportedOperation(
-        f"the gradient of distances of order {p}", op="cdist", remedy="use p = 1, 2 or infinity, or vector_norm"
+    if p == 0:
+        return a * 0
+    # |difference| / distance to the power p - 1, of whichever quotient has the digits; sgn is 0 where both are
+    apart, size = distance.unsqueeze(-1), difference.abs()
+    slope = (
+        (apart / size) ** (1 - p) if p < 1 else torch.where(apart == 0, torch.zeros_like(size), size / apart) ** (p - 1)
     )
+    return (grad.unsqueeze(-1) * (difference.sgn() * slope)).sum(-2)
 
 
 @composes(aten._pdist_forward.default)

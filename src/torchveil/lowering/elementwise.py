@@ -14,7 +14,7 @@ from torchveil.fixedpoint import encode_scalar
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exclusion, exponential, normalise
-from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
+from torchveil.handle import Deferred, Excluding, ExcludingAbove, Handle, Public, Secret
 from torchveil.lowering.table import aten, lowers, operand, writes
 
 
@@ -41,7 +41,7 @@ def _rsub(x: Any, y: Any, alpha: float = 1) -> Handle:
 
 @lowers(aten.neg.default, deferrable=True)
 def _neg(x: Handle) -> Handle:
-    return ar.negate(x)
+    return exclusion.negated(x) if isinstance(x, (Excluding, ExcludingAbove)) else ar.negate(x)
 
 
 @lowers(aten.mul.Tensor, aten.mul.Scalar, deferrable=True)
@@ -108,6 +108,9 @@ def _rsqrt(x: Handle) -> Handle:
 
 @lowers(aten.exp.default)
 def _exp(x: Handle) -> Handle:
+    if isinstance(x, Excluding):
+        # what lies that far below the window is 0
+        x = exclusion.sink(ar.narrow(ar.number(x.finite)), x.excluded)
     return exponential.exp(x)
 
 
@@ -172,11 +175,18 @@ def _whole_power(x: Handle, exponent: int) -> Handle:
 
 @lowers(aten.abs.default)
 def _abs(x: Handle) -> Handle:
+    if isinstance(x, ExcludingAbove):
+        return exclusion.absolute(x)
     return cmp.absolute(x)
 
 
 @lowers(aten.sgn.default, aten.sign.default)
 def _sign(x: Handle) -> Handle:
+    if isinstance(x, ExcludingAbove):
+        kept, one = (
+            Public(x.session, x.shape, tensor=t.to(torch.int64)) for t in (~x.below.excluded, x.below.excluded)
+        )
+        x = ar.add(one, ar.multiply(x.below.finite, kept), -1)
     wire = ar.secret(x)
     below, at_most = cmp.bits(wire, (0, 1), (((0,), False), ((1,), True)))
     # [x > 0] - [x < 0], whole numbers counted in the format's scale
@@ -234,11 +244,22 @@ def _clamp_max(x: Handle, max: float) -> Handle:
     return cmp.clamp(x, None, max)
 
 
+def _limits(y: Handle, x: Handle) -> TypeGuard[Public]:
+    """Whether y is one public number for all of a secret x."""
+    if not isinstance(y, Public) or y.fill is None or not math.isfinite(y.fill) or isinstance(x, Public):
+        return False
+    return ar.broadcast(x.shape, y.shape) == x.shape
+
+
 @lowers(aten.maximum.default, aten.maximum.out)
 def _maximum(x: Handle, y: Handle) -> Handle:
+    if _limits(y, x):
+        return cmp.clamp(x, y.fill, None)
     return ar.add(y, cmp.relu(ar.add(x, y, -1)))
 
 
 @lowers(aten.minimum.default)
 def _minimum(x: Handle, y: Handle) -> Handle:
+    if _limits(y, x):
+        return cmp.clamp(x, None, y.fill)
     return ar.add(x, cmp.relu(ar.add(x, y, -1)), -1)

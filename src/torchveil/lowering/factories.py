@@ -57,6 +57,7 @@ def _zero(x: Handle) -> Handle:
     return Public(x.session, x.shape, fill=0.0)
 
 
+@lowers(aten.fill.Scalar)
 @writes(aten.fill_.Scalar)
 def _fill(x: Handle, value: float) -> Handle:
     return Public(x.session, x.shape, fill=float(value))

@@ -122,6 +122,8 @@ def _scatter_add(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
 def _index_add(x: Handle, dim: int, index: Any, source: Handle, *, alpha: float = 1) -> Handle:
     if _is_secret(index):
         return ar.add(x, look_up.add_rows(x.shape, dim % max(1, len(x.shape)), index, operand(source, x)), alpha)
+    if not x.shape:
+        return ar.add(x, apply(apply(operand(source, x), "reshape", (-1,)), "sum", (0,), False), alpha)
     # torch takes one place without dimensions, for one row
     rows = (place if place is None else place.reshape(-1) for place in _public_indices([index], "index_add"))
     places = (*[None] * (dim % max(1, len(x.shape))), *rows)

@@ -140,7 +140,7 @@ def _normalised(x: Handle, centre: Handle, inverse: Handle, weight: Handle | Non
     return out if bias is None else ar.add(out, _channels(bias, x))
 
 
-@lowers(aten.native_batch_norm.default)
+@lowers(aten.native_batch_norm.default, aten._native_batch_norm_legit.default)
 def _batch_norm(
     x: Handle, weight: Handle | None, bias: Handle | None, running_mean: Handle | None, running_var: Handle | None,
     training: bool, momentum: float, eps: float,
@@ -163,6 +163,34 @@ def _batch_norm(
         writes[3] = ar.add(running_mean, ar.add(_flat(centre), running_mean, -1), momentum)
         writes[4] = ar.add(running_var, ar.add(ar.narrow(unbiased), running_var, -1), momentum)
     return Updated(result, writes)
+
+
+@lowers(aten._native_batch_norm_legit.no_stats)
+def _batch_norm_of_batch(
+    x: Handle, weight: Handle | None, bias: Handle | None, training: bool, momentum: float, eps: float
+) -> Any:
+    return _batch_norm(x, weight, bias, None, None, True, momentum, eps).result
+
+
+@lowers(aten._batch_norm_with_update.default)
+def _batch_norm_with_update(
+    x: Handle, weight: Handle | None, bias: Handle | None, running_mean: Handle, running_var: Handle, momentum: float,
+    eps: float,
+) -> Any:  # fmt: skip
+    """The same, with room for what other backends keep for the gradient."""
+    done = _batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+    return Updated((*done.result, torch.empty(0, dtype=torch.uint8)), done.writes)
+
+
+@lowers(aten.batch_norm_backward.default)
+def _batch_norm_with_update_backward(
+    grad: Handle, x: Handle, weight: Handle | None, running_mean: Handle | None, running_var: Handle | None,
+    saved_mean: Handle | None, saved_inverse: Handle | None, update: bool, eps: float, output_mask: list[bool],
+    reserve: Handle,
+) -> tuple[Handle | None, Handle | None, Handle | None]:  # fmt: skip
+    return _batch_norm_backward(
+        grad, x, weight, running_mean, running_var, saved_mean, saved_inverse, update, eps, output_mask
+    )
 
 
 @lowers(aten._native_batch_norm_legit_no_training.default)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exclusion, normalise
 from torchveil.functions.maximum import maximum
 from torchveil.functions.structure import apply
-from torchveil.handle import Bit, Deferred, Excluding, Handle, Public
+from torchveil.handle import Bit, Deferred, Excluding, ExcludingAbove, Handle, Public
 from torchveil.lowering import elementwise
 from torchveil.lowering.table import aten, lowers
 
@@ -110,19 +113,20 @@ def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, 
         return normalise.sqrt(total(ar.multiply(x, x), dim, keepdim))
     if ord == 0:
         return ar.as_number(total(cmp.compare_scalar(ar.secret(x), 0, "ne"), dim, keepdim))
-    size = cmp.absolute(x)
+    size = exclusion.absolute(x) if isinstance(x, ExcludingAbove) else cmp.absolute(x)
     if ord == 1:
         return total(size, dim, keepdim)
     if abs(ord) == math.inf:
         return _over(size, dims, keepdim, 1 if ord > 0 else -1)
-    if ord < 1:
+    if 0 < ord < 1 and ord != 0.5:
         raise UnsupportedOperation(
-            f"a vector norm of order {ord}", op="norm", remedy="use an order of at least 1, 0 or an infinite one"
+            f"a vector norm of order {ord}", op="norm", remedy="use an order of at least 1, 1/2, or one not above 0"
         )
-    # as fractions of the largest, whose powers do not leave the range
-    most = _over(size, dims, True, 1)
-    shares = normalise.divide(size, ar.expand_to(most, size.shape))
-    root = elementwise.power(total(elementwise.power(shares, ord), dim, True), 1 / ord)
+    # as fractions, of the largest or of the smallest by each, whose powers do not leave the range
+    most = _over(size, dims, True, 1 if ord > 0 else -1)
+    all_most = ar.expand_to(most, size.shape)
+    shares = normalise.divide(size, all_most) if ord > 0 else normalise.divide(all_most, size)
+    root = elementwise.power(total(elementwise.power(shares, abs(ord)), dim, True), 1 / ord)
     out = ar.multiply(most, root)
     return out if keepdim or not dims else apply(out, "squeeze_dims", tuple(dims))
 
@@ -130,12 +134,22 @@ def _norm(x: Handle, ord: float = 2, dim: Any = None, keepdim: bool = False, *, 
 # --- maxima ----------------------------------------------------------------------------------------------------------
 
 
-def _selection(x: Handle, dim: int, keepdim: bool, sign: int) -> tuple[Handle, Handle]:
-    """(extremum, index) along dim; the index is evaluated only if somebody reads it."""
+def _selection(x: Handle, dim: int, keepdim: bool, sign: int, *, empty_rows: bool = False) -> tuple[Handle, Handle]:
+    """(extremum, index) along dim; the index is evaluated only if somebody reads it.
+
+    ``empty_rows``: of a row of which a mask leaves nothing only the index will be read, which is 0 as in torch.
+    """
     if not x.shape:
-        return _selection(_flat(x), 0, False, sign)
+        return _selection(_flat(x), 0, False, sign, empty_rows=empty_rows)
+    if isinstance(x, ExcludingAbove) and sign < 0:
+        most, places = _selection(x.below, dim, keepdim, 1, empty_rows=empty_rows)
+        return ar.negate(most), places
     dim = dim % len(x.shape)
-    wire = exclusion.lowered(x, dim)[0] if isinstance(x, Excluding) and sign > 0 else ar.secret(x)
+    empty: Tensor | None = None
+    if isinstance(x, Excluding) and sign > 0:
+        wire, empty = exclusion.lowered(x, dim, empty_rows=empty_rows)
+    else:
+        wire = ar.secret(x)
     if 0 in wire.shape[dim : dim + 1]:
         raise UnsupportedOperation("the largest of nothing", op=wire.session.operation, remedy="check the shape")
     signed = wire if sign > 0 else ar.combine([(wire, -1)], scale=wire.scale)
@@ -146,6 +160,8 @@ def _selection(x: Handle, dim: int, keepdim: bool, sign: int) -> tuple[Handle, H
 
     def index() -> Handle:
         found: Handle = winners.index(value)
+        if empty is not None:
+            found = ar.multiply(found, Public(found.session, tuple(empty.shape), tensor=(~empty).to(torch.int64)))
         return found if keepdim else apply(found, "squeeze_dim", dim)
 
     places = Deferred(wire.session, shape, index, {"winners": winners, "keepdim": keepdim})
@@ -178,9 +194,22 @@ def _min(x: Handle) -> Handle:
 
 
 def _over(x: Handle, dim: Any, keepdim: bool, sign: int) -> Handle:
+    if isinstance(x, (Excluding, ExcludingAbove)) and len(_dims(x, dim)) > 1:
+        return _over_excluding(x, _dims(x, dim), keepdim, sign)
     for d in sorted(() if not x.shape else _dims(x, dim), reverse=True):
         x = _selection(x, d, keepdim, sign)[0]
     return x
+
+
+def _over_excluding(x: Handle, dims: tuple[int, ...], keepdim: bool, sign: int) -> Handle:
+    """All dimensions as one: a row of which nothing is left may lie in a matrix of which something is."""
+    rest = [d for d in range(len(x.shape)) if d not in dims]
+    kept = [x.shape[d] for d in rest]
+    rows = apply(apply(x, "permute", (*rest, *dims)), "reshape", (*kept, math.prod(x.shape[d] for d in dims)))
+    out = _selection(rows, len(kept), False, sign)[0]
+    if not keepdim:
+        return out
+    return apply(out, "reshape", tuple(1 if d in dims else size for d, size in enumerate(x.shape)))
 
 
 @lowers(aten.amax.default)
@@ -193,14 +222,20 @@ def _amin(x: Handle, dim: Any = (), keepdim: bool = False) -> Handle:
     return _over(x, list(dim), keepdim, -1)
 
 
+def _place(x: Handle, dim: int | None, keepdim: bool, sign: int) -> Handle:
+    if dim is None:
+        return _selection(_flat(x), 0, False, sign, empty_rows=True)[1]
+    return _selection(x, dim, keepdim, sign, empty_rows=True)[1]
+
+
 @lowers(aten.argmax.default)
 def _argmax(x: Handle, dim: int | None = None, keepdim: bool = False) -> Handle:
-    return _selection(_flat(x), 0, False, 1)[1] if dim is None else _selection(x, dim, keepdim, 1)[1]
+    return _place(x, dim, keepdim, 1)
 
 
 @lowers(aten.argmin.default)
 def _argmin(x: Handle, dim: int | None = None, keepdim: bool = False) -> Handle:
-    return _selection(_flat(x), 0, False, -1)[1] if dim is None else _selection(x, dim, keepdim, -1)[1]
+    return _place(x, dim, keepdim, -1)
 
 
 __all__ = ["fine_mean", "mean", "total", "variance"]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from torchveil.errors import InvalidArgument, UnsupportedOperation
-from torchveil.functions import structure
-from torchveil.functions.arithmetic import add_scalar, as_number, secret
-from torchveil.handle import Bit, Excluding, Handle, Secret, contiguous_strides
+from torchveil.functions import rounding, structure
+from torchveil.functions.arithmetic import add_scalar, as_number, narrow, number, secret
+from torchveil.functions.comparison import compare_scalar
+from torchveil.handle import Bit, Excluding, ExcludingAbove, Handle, Secret, contiguous_strides
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering.table import TABLE, Kind, Rule, aten, lowers, views, writes
 
@@ -139,6 +140,11 @@ def _stack(xs: list[Handle], dim: int = 0) -> Handle:
     return structure.concatenate([structure.apply(x, "unsqueeze", dim) for x in xs], dim)
 
 
+#: Types of whole numbers that hold what a share holds in practice. What torch makes of a number that a smaller one
+#: does not hold differs between machines.
+_WHOLE = frozenset({torch.int64, torch.int32, torch.int16})
+
+
 @lowers(aten._to_copy.default, deferrable=True)
 def _to_copy(
     x: Handle,
@@ -156,13 +162,17 @@ def _to_copy(
             f"a secret has no copy on {device}", op="to", remedy="shares live where their parties compute"
         )
     if dtype in (None, torch.float32):
-        return x if isinstance(x, Excluding) else as_number(x)
+        return x if isinstance(x, (Excluding, ExcludingAbove)) else as_number(x)
     if dtype is torch.bool and isinstance(x, Bit):
         return x
     if dtype in (torch.int64, torch.int32) and isinstance(x, Bit):
         return secret(x)
     if dtype is torch.int64 and isinstance(x, Secret) and x.scale == 1:
         return x
+    if dtype in _WHOLE:
+        return rounding.towards_zero(narrow(number(x)))
+    if dtype is torch.bool:
+        return compare_scalar(secret(x), 0, "ne")
     raise InvalidArgument(
         f"a secret cannot be converted to {dtype}: its digits are those of its number format",
         op="to",
