@@ -383,7 +383,7 @@ def test_a_threshold_below_a_unit_is_as_strict_as_zero() -> None:
     secret = SESSION.share(torch.tensor([-UNIT, 0.0, UNIT]))
     clear = torch.tensor([-UNIT, 0.0, UNIT])
     for threshold in (1e-12, -1e-12):
-        for compare in (torch.lt, torch.le, torch.gt, torch.ge):
+        for compare in (torch.lt, torch.le, torch.gt, torch.ge, torch.eq, torch.ne):
             assert torch.equal(compare(secret, threshold).reveal(), compare(clear, threshold))
 
 
