@@ -45,7 +45,7 @@ from torchveil.handle import (
 )
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering import COMPOSED, TABLE, Kind, Rule, Updated
-from torchveil.public import PublicTensor
+from torchveil.public import TAKE_NUMBERS, PublicTensor, counts_up
 from torchveil.recording import ACTIVE
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -372,15 +372,6 @@ class _Unwrap:
 
 
 _aten = torch.ops.aten
-#: Ops to which torch gives a Python number as a plain tensor without dimensions: t[0] = 5.0, torch.where(b, x, 0.0).
-_TAKE_NUMBERS = (
-    _aten.fill_.Tensor,
-    _aten.index_put_.default,
-    _aten.index_put.default,
-    _aten.where.self,
-    _aten.clamp_min_.Tensor,
-)
-
 #: Ops whose plain floats are public random numbers, as the mask of a dropout is: torch draws them from the shapes.
 _TAKE_SAMPLES = (_aten.fractional_max_pool2d.default, _aten.fractional_max_pool3d.default)
 #: Derivatives in which torch makes plain tensors from shapes alone: the points of a grid.
@@ -395,7 +386,7 @@ def _from_torch(func: Any, x: Tensor) -> bool:
         # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero;
         # optimizers keep step counts and rates in tensors, which only their operations on lists take as they are
         return (
-            func in _TAKE_NUMBERS
+            func in TAKE_NUMBERS
             or func._schema.name.startswith("aten::_foreach_")
             or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
             or (func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
@@ -403,8 +394,7 @@ def _from_torch(func: Any, x: Tensor) -> bool:
     if func in _TAKE_SAMPLES:
         return True
     if func is _aten.eq.Tensor:
-        # one_hot compares with 0, 1, 2, ...
-        return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
+        return counts_up(func, x)
     if x.dtype in _FLOATS and bool((x == -torch.inf).any()):
         # not torch's, but a mask: it says which places are excluded, as a tensor of bools would
         return attention.excludes(x)
