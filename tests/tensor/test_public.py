@@ -80,3 +80,20 @@ def test_results_of_public_operands_stay_public(name: str) -> None:
     found = STILL_PUBLIC[name](public(torch.tensor([1.0, 2.0])))
     assert isinstance(found, PublicTensor)
     SESSION.share(torch.zeros(2)) + found
+
+
+def test_a_gradient_hook_may_not_add_plain_zeros() -> None:
+    """Zeros in a backward are torch's own only where a derivative is known to make them."""
+    x = SESSION.share(torch.tensor([1.0, 2.0]), requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda grad: grad + torch.zeros(2))
+    with pytest.raises(WouldBePublished):
+        y.sum().backward()
+
+
+def test_zeros_and_ones_of_torch_pass_in_derivatives() -> None:
+    x = SESSION.share(torch.tensor([1.0, 2.0, 3.0]), requires_grad=True)
+    x.clone().index_put((torch.tensor([0]),), SESSION.share(torch.tensor([5.0]))).sum().backward()
+    x.cummax(0).values.sum().backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad.reveal(), torch.tensor([1.0, 2.0, 2.0]), atol=1e-3)
