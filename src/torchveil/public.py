@@ -33,7 +33,7 @@ _PLACES = ("index", "indices", "mask", "condition")
 
 
 class PublicTensor(torch.Tensor):
-    """A plain tensor (``plain``) that may meet secrets: every party learns it, the provider does not."""
+    """A plain tensor (``plain``) that may meet secrets: every party learns it; of the provider see ``public``."""
 
     plain: Tensor
 
@@ -111,7 +111,15 @@ def _declared(x: Any) -> Any:
 
 
 def public(x: Tensor) -> PublicTensor:
-    """Declare that every party may know ``x``. Raises ``InvalidArgument`` for something that is not a plain tensor."""
+    """Declare that every party may know ``x``.
+
+    The provider does not, with two exceptions. What says where is an index, which every role sees: a mask, the grid of
+    ``grid_sample`` with its weights, the samples of a fractional pooling. A public tensor that is used as one number
+    counts as a public number, which every role sees: an operand without dimensions of an operation on lists, a bound of
+    ``clamp``, the sum of class weights that divides a loss, the scale of public target probabilities. See SECURITY.md.
+
+    Raises ``InvalidArgument`` for something that is not a plain tensor.
+    """
     if isinstance(x, PublicTensor):
         return x
     if not isinstance(x, Tensor) or type(x) not in (torch.Tensor, torch.nn.Parameter):
