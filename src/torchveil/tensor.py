@@ -45,7 +45,7 @@ from torchveil.handle import (
 )
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.lowering import COMPOSED, TABLE, Kind, Rule, Updated
-from torchveil.public import PublicTensor
+from torchveil.public import TAKE_NUMBERS, PublicTensor, counts_up
 from torchveil.recording import ACTIVE
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -359,9 +359,9 @@ class _Unwrap:
         if self.indices and x.dtype not in _FLOATS:
             # a copy: what is evaluated later must not see the program reuse its buffer
             return x.clone()
-        if declared or _from_torch(self.func, x):
-            return Public(like.session, tuple(x.shape), tensor=x.clone())
         surface = like.session.surface
+        if declared or _from_torch(self.func, x, surface is not None):
+            return Public(like.session, tuple(x.shape), tensor=x.clone())
         if surface is not None:
             return self.one(surface.adopt(x, like))
         raise WouldBePublished(
@@ -372,46 +372,59 @@ class _Unwrap:
 
 
 _aten = torch.ops.aten
-#: Ops to which torch gives a Python number as a plain tensor without dimensions: t[0] = 5.0, torch.where(b, x, 0.0).
-_TAKE_NUMBERS = (
-    _aten.fill_.Tensor,
-    _aten.index_put_.default,
-    _aten.index_put.default,
-    _aten.where.self,
-    _aten.clamp_min_.Tensor,
-)
-
 #: Ops whose plain floats are public random numbers, as the mask of a dropout is: torch draws them from the shapes.
 _TAKE_SAMPLES = (_aten.fractional_max_pool2d.default, _aten.fractional_max_pool3d.default)
 #: Derivatives in which torch makes plain tensors from shapes alone: the points of a grid.
 _DERIVED = ("AffineGridGeneratorBackward0",)
+#: Derivatives in which torch makes plain zeros, and the operation that takes them: grad.index_put(places, zeros).
+_ZEROS = {
+    "BatchNormWithUpdateBackward0": _aten.batch_norm_backward.default,
+    "CummaxBackward0": _aten.scatter_add.default,
+    "CumminBackward0": _aten.scatter_add.default,
+    "CumprodBackward0": _aten.where.self,
+    "DiagonalScatterBackward0": _aten.copy_.default,
+    "IndexPutBackward0": _aten.index_put.default,
+    "PutBackward0": _aten.index_put.default,
+    "SelectScatterBackward0": _aten.copy_.default,
+    "SliceScatterBackward0": _aten.copy_.default,
+    "TraceBackward0": _aten.masked_fill.Tensor,
+}
+#: Derivatives in which torch makes plain ones, before a running product.
+_ONES = {"ProdBackward0": _aten.cat.default, "ProdBackward1": _aten.cat.default}
 
 
-def _from_torch(func: Any, x: Tensor) -> bool:
-    """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say."""
+def _from_torch(func: Any, x: Tensor, shared: bool) -> bool:
+    """Whether torch made this plain tensor, not the user, or it is a mask: it says what the program and indices say.
+
+    ``shared``: a front end shares what is refused otherwise. Then no zero and no one is looked for, as what runs would
+    depend on numbers that are meant to stay secret; torch's own are shared like the user's.
+    """
     if type(x) not in (Tensor, torch.nn.Parameter):
         return False  # numbers elsewhere (a pointer of the syft surface), which nobody may look at
     if x.dim() == 0:
         # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero;
         # optimizers keep step counts and rates in tensors, which only their operations on lists take as they are
         return (
-            func in _TAKE_NUMBERS
+            func in TAKE_NUMBERS
             or func._schema.name.startswith("aten::_foreach_")
             or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
-            or (func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
+            or (not shared and func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
         )
     if func in _TAKE_SAMPLES:
         return True
     if func is _aten.eq.Tensor:
-        # one_hot compares with 0, 1, 2, ...
-        return x.dtype is torch.int64 and x.equal(torch.arange(x.numel()))
+        return counts_up(func, x)
     if x.dtype in _FLOATS and bool((x == -torch.inf).any()):
         # not torch's, but a mask: it says which places are excluded, as a tensor of bools would
         return attention.excludes(x)
-    # the zeros of a derivative: grad.index_put(places, zeros); the ones before a running product
     node = torch._C._current_autograd_node()
-    ones = func is _aten.cat.default and bool((x == 1).all())
-    return node is not None and (ones or node.name() in _DERIVED or not bool(x.any()))
+    if node is None:
+        return False
+    name = node.name()
+    zeros, ones = _ZEROS.get(name) is func, _ONES.get(name) is func
+    if shared:
+        return name in _DERIVED or (zeros and x.numel() == 0)
+    return name in _DERIVED or (zeros and not bool(x.any())) or (ones and bool((x == 1).all()))
 
 
 def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
