@@ -1,4 +1,4 @@
-"""Several values for one place: the last one stays at public places, the sum at secret ones, nothing of what was there."""
+"""Several values for one place: at public places the last one stays, at secret ones the sum, nothing of the old."""
 
 from __future__ import annotations
 
