@@ -149,12 +149,9 @@ class _Plan:
 
     def run(self, call: Arguments) -> Any:
         """Run the plan and hand out its results."""
-        inputs: dict[int, Any] = {}
-        for handle in [call.leaves[place].handle for place in self.places] + [
-            c.handle for c, _, used in self.cells if used
-        ]:
-            inputs[id(handle)] = handle
-        identifiers = self.session.run_plan(self.plan, list(inputs.values()), self.costs)
+        inputs = [call.leaves[place].handle for place in self.places]
+        inputs += [cell.handle for cell, _, used in self.cells if used]
+        identifiers = self.session.run_plan(self.plan, inputs, self.costs)
         self.witness.repeat_effects()
         leaves = [call.leaves[x.place] if isinstance(x, _Again) else x for x in self.given]
         fresh = iter(identifiers)
@@ -208,7 +205,7 @@ def _record(function: Callable[..., Any], call: Arguments) -> tuple[Any, _Plan |
     """Run the function once: (its result, the plan). No plan if it leaves nothing secret behind."""
     outside = {place: x.handle for place, x in enumerate(call.leaves) if _is_value(x)}
     with recording() as recorder:
-        witness = Witness(recorder, call.plain)
+        witness = Witness(recorder, call.plain, function)
         own = _own_arguments(recorder, call, outside)
         args, kwargs = tree_unflatten([own.get(place, x) for place, x in enumerate(call.leaves)], call.spec)
         before = {place: x.handle for place, x in own.items()}
@@ -217,6 +214,7 @@ def _record(function: Callable[..., Any], call: Arguments) -> tuple[Any, _Plan |
         leaves, spec = tree_flatten(result)
         slots: list[_Slot] = []
         given = [_given_back(x, place, own, slots) for place, x in enumerate(leaves)]
+        _refuse_shared_writes(recorder, call, own, before)
         _written_arguments(call, own, before, slots)
         _written_cells(recorder, slots)
         _left_gradients(recorder, slots)
@@ -240,6 +238,7 @@ def _own_arguments(recorder: Recorder, call: Arguments, outside: dict[int, Handl
     """For every secret value among the arguments a tensor of the function's own, under a second name."""
     own: dict[int, EncryptedTensor] = {}
     first: dict[Any, EncryptedTensor] = {}
+    recorder.arguments = {id(call.leaves[place]._cell) for place in outside}
     for place, handle in outside.items():
         x = call.leaves[place]
         key = ("view", place) if x._path else id(x._cell)
@@ -265,6 +264,30 @@ def _given_back(x: Any, place: int, own: dict[int, EncryptedTensor], slots: list
         f"a compiled function returns {type(x).__name__}",
         remedy="return encrypted tensors, numbers, words, None, or tuples, lists and dicts of them",
     )
+
+
+def _refuse_shared_writes(
+    recorder: Recorder, call: Arguments, own: dict[int, EncryptedTensor], before: dict[int, Handle]
+) -> None:
+    """A write must be seen under every name of the storage; the function's names for one storage are separate here."""
+    names: dict[int, set[int]] = {}
+    written: set[int] = set()
+    for place, x in own.items():
+        cell = id(call.leaves[place]._cell)
+        names.setdefault(cell, set()).add(id(x))
+        if x.handle is not before[place]:
+            written.add(cell)
+    for captured in recorder.captured.values():
+        if id(captured.cell) in recorder.arguments:
+            names[id(captured.cell)].add(id(captured))
+            if captured.cell.handle is not captured.handle:
+                written.add(id(captured.cell))
+    if any(len(names[cell]) > 1 for cell in written):
+        raise PlanError(
+            "a compiled function writes into a tensor that it knows under two names (views, or an argument that it "
+            "also closes over)",
+            remedy="pass the whole tensor once and take its parts inside, or pass clones",
+        )
 
 
 def _written_arguments(
@@ -333,13 +356,18 @@ def _planned(
     if session is None:
         raise PlanError("a compiled function uses no session", remedy="pass it encrypted tensors")
     nature = Nature(len(session.parties))
-    places = tuple(place for place, handle in before.items() if isinstance(handle, (Secret, Bit)))
+    # an argument that is given twice is one input
+    first: dict[int, int] = {}
+    for place, handle in before.items():
+        if isinstance(handle, (Secret, Bit)):
+            first.setdefault(handle.id, place)
+    places = tuple(first.values())
     captured = list(recorder.captured.values())
     inputs = [_wire(before[place]) for place in places]
     inputs += [_wire(c.handle) for c in captured if isinstance(c.handle, (Secret, Bit))]
     plan = make_plan(
         [entry.instruction for entry in recorder.stream],
-        list(dict.fromkeys(inputs)),
+        inputs,
         [_wire(slot.like) for slot in slots if not isinstance(slot.like, Public)],
         nature,
         lambda: -session.new_id(),

@@ -218,10 +218,10 @@ class Engine:
                 self.observer.record(operation, module, gate, cost, self._clock.select(i))
         return outputs
 
-    def alias(self, x: Secret | Bit) -> Secret | Bit:
-        """A second name for a wire, without memo and ancestors. An opening that one gets, both have."""
+    def alias(self, x: Secret | Bit, *, apart: bool = False) -> Secret | Bit:
+        """A second name for a wire, without memo and ancestors; openings are shared unless ``apart``."""
         identifier = self.new_id()
-        self._driver.alias(identifier, x.id)
+        self._driver.alias(identifier, x.id, apart=apart)
         if isinstance(x, Bit):
             return Bit(self, identifier, x.shape)
         return x.renamed(identifier)

@@ -8,6 +8,7 @@ nothing can repeat: random numbers, and plain tensors that are changed and then 
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,25 +22,78 @@ from torch.utils._pytree import tree_iter
 
 from torchveil.errors import PlanError
 from torchveil.public import PublicTensor
-from torchveil.recording import Recorder
+from torchveil.recording import Recorder, is_gradient
 from torchveil.tensor import EncryptedTensor
 
 _SIMPLE = (bool, int, float, str, type(None))
 
 
-def _settings(values: Iterator[tuple[str, Any]]) -> tuple[Any, ...]:
-    """The entries that are numbers, words, or tuples of them."""
-    return tuple(
-        (name, value)
-        for name, value in values
-        if isinstance(value, _SIMPLE) or (isinstance(value, tuple) and all(isinstance(x, _SIMPLE) for x in value))
+#: Containers are compared by what is in them down to this depth and up to this length, below and beyond as objects.
+_DEPTH, _LENGTH = 3, 64
+
+#: What torch keeps in a module and a forward pass does not read.
+_UNREAD = frozenset(
+    f"_{name}"
+    for name in (
+        "state_dict_hooks",
+        "state_dict_pre_hooks",
+        "load_state_dict_pre_hooks",
+        "load_state_dict_post_hooks",
+        "non_persistent_buffers_set",
     )
+)
 
 
-def _module_facts(module: nn.Module) -> tuple[Any, ...]:
-    tables = (module._parameters, module._buffers, module._modules)
-    wanted = tuple(x.requires_grad for x in module._parameters.values() if x is not None)
-    return _settings(iter(module.__dict__.items())), tuple(id(x) for table in tables for x in table.values()), wanted
+class _Same:
+    """An object that is equal to itself alone; it is kept, so that its identity is not given to another one."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._value is self._value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _fact(value: Any, depth: int = _DEPTH) -> Any:
+    """What of a value a recording can depend on: two facts are equal if it cannot tell the values apart."""
+    if isinstance(value, _SIMPLE):
+        return type(value), value
+    if isinstance(value, EncryptedTensor):
+        return "secret", _Same(value._cell), value.requires_grad
+    if isinstance(value, Tensor):
+        return "tensor", _Same(value)  # what is read of plain tensors is guarded on its own
+    if depth and isinstance(value, (list, tuple)) and len(value) <= _LENGTH:
+        return type(value), [_fact(x, depth - 1) for x in value]
+    if depth and isinstance(value, dict) and len(value) <= _LENGTH:
+        return type(value), [(_fact(k, 0), _fact(x, depth - 1)) for k, x in value.items()]
+    return _Same(value)
+
+
+def _settings(values: Iterator[tuple[str, Any]]) -> list[Any]:
+    return [(name, _fact(value)) for name, value in values if name not in _UNREAD]
+
+
+def _module_facts(module: nn.Module) -> list[Any]:
+    """Settings, hooks, tables of parameters, buffers and modules, and attributes of any other kind."""
+    return _settings(iter(module.__dict__.items()))
+
+
+def function_facts(function: Any) -> list[Any]:
+    """What a function finds outside its arguments, by name: what it closes over, its globals, its own settings."""
+    inner = getattr(function, "__func__", function)
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        return [_fact(function)]
+    found = [(name, inner.__globals__[name]) for name in code.co_names if name in inner.__globals__]
+    for name, cell in zip(code.co_freevars, inner.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # nothing in it yet
+            found.append((name, cell.cell_contents))
+    found += [("defaults", inner.__defaults__), ("keywords", inner.__kwdefaults__)]
+    return [(name, _fact(value)) for name, value in found]
 
 
 def _state_fact(value: Any) -> Any:
@@ -94,9 +148,9 @@ class _Watch(TorchDispatchMode):
 class Witness:
     """The public facts of one recording; a context manager around it. ``misfit`` compares them with the present."""
 
-    def __init__(self, recorder: Recorder, arguments: Sequence[Tensor]) -> None:
+    def __init__(self, recorder: Recorder, arguments: Sequence[Tensor], function: Any = None) -> None:
         self._recorder: Recorder | None = recorder
-        self._modules: dict[int, tuple[nn.Module, tuple[Any, ...]]] = {}
+        self._modules: dict[int, tuple[nn.Module, list[Any]]] = {}
         self._optimizers: dict[int, tuple[Optimizer, tuple[Any, ...]]] = {}
         self._read: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._effects: list[Callable[[], Any]] = []
@@ -104,9 +158,11 @@ class Witness:
         self._own: dict[int, Tensor] = {}
         self._arguments = {id(x): x for x in arguments}
         self._outside: set[int] = {_storage(x) for x in arguments}
-        self._gradients: list[tuple[Any, bool | None]] = []
+        self._gradients: list[tuple[Any, Any]] = []
         self._handles: list[Any] = []
         self._watch = _Watch(self)
+        self._function = function
+        self._outside_function = function_facts(function)
 
     def __enter__(self) -> Witness:
         self._handles = [
@@ -132,17 +188,19 @@ class Witness:
 
     def misfit(self) -> str:
         """Which fact is different now; empty if none is."""
+        if function_facts(self._function) != self._outside_function:
+            return "something that the function closes over, or a global that it uses, is another object or number"
         for module, facts in self._modules.values():
             if _module_facts(module) != facts:
                 return f"a setting or parameter of {type(module).__name__} changed"
-        for optimizer, facts in self._optimizers.values():
-            if _optimizer_facts(optimizer) != facts:
+        for optimizer, state in self._optimizers.values():
+            if _optimizer_facts(optimizer) != state:
                 return f"a hyperparameter or the state of {type(optimizer).__name__} changed"
         for leaf, had in self._gradients:
             if not leaf.requires_grad:
                 return "a tensor does not require a gradient any more"
-            if had is not None and (leaf.grad is not None) != had:
-                return "a parameter had a gradient once and once it had none"
+            if had is not None and not is_gradient(leaf, had):
+                return "a parameter has another gradient tensor, or had one once and once none"
         for ref, version in self._read.values():
             tensor = ref()
             if tensor is None or tensor._version != version:

@@ -56,6 +56,22 @@ def kind_of(handle: Handle) -> Any:
     return handle.shape if isinstance(handle, Bit) else id(handle)
 
 
+#: In place of a storage: there is no gradient; there is one that the function does not read.
+NO_GRADIENT, SOME_GRADIENT = "none", "some"
+
+
+def _place_of(grad: Any) -> Any:
+    """The storage of a gradient: a plan that reads it reads this one and no other."""
+    return NO_GRADIENT if grad is None else getattr(grad, "_cell", grad)
+
+
+def is_gradient(leaf: Any, place: Any) -> bool:
+    """Whether the gradient of ``leaf`` lies where it was (``place``), or is missing as it was."""
+    if place is SOME_GRADIENT:
+        return leaf.grad is not None
+    return _place_of(leaf.grad) is place
+
+
 def _is_leaf(tensor: Any) -> bool:
     try:
         return bool(tensor.is_leaf)
@@ -72,8 +88,11 @@ class Recorder:
         self.stream: list[Entry] = []
         self.captured: dict[int, Captured] = {}
         self.born: dict[int, Any] = {}
-        #: leaf tensors and whether each had a gradient when it was first met (None: the function had set it before)
-        self.gradients: dict[int, tuple[Any, bool | None]] = {}
+        #: leaf tensors and the storage of their gradient when first met (None: the function had set it)
+        self.gradients: dict[int, tuple[Any, Any]] = {}
+        #: storages of the function's arguments, and wires that have a second name already
+        self.arguments: set[int] = set()
+        self._named: set[int] = set()
         self._paused = False
 
     @property
@@ -104,7 +123,7 @@ class Recorder:
         if not self.listening:
             return
         if tensor.requires_grad and tensor.is_leaf and id(tensor) not in self.gradients:
-            self.gradients[id(tensor)] = tensor, tensor.grad is not None
+            self.gradients[id(tensor)] = tensor, _place_of(tensor.grad)
         cell = tensor._cell
         if id(cell) in self.born or id(cell) in self.captured:
             return
@@ -119,12 +138,14 @@ class Recorder:
         if self.listening and id(tensor) not in self.gradients:
             self.gradients[id(tensor)] = tensor, None
 
-    def leaves(self) -> list[tuple[Any, bool | None]]:
-        """The leaf tensors met, and whether each had a gradient (None: the function had set it before).
+    def leaves(self) -> list[tuple[Any, Any]]:
+        """The leaf tensors met, and the storage of the gradient that each had (None: the function had set it before).
 
         Asked for at the end: below autograd a result has no graph yet and looks like a leaf.
         """
-        return [(tensor, had) for tensor, had in self.gradients.values() if _is_leaf(tensor)]
+        found = [(tensor, place) for tensor, place in self.gradients.values() if _is_leaf(tensor)]
+        unread = [place not in (None, NO_GRADIENT) and id(place) not in self.captured for _, place in found]
+        return [(tensor, SOME_GRADIENT if no else place) for (tensor, place), no in zip(found, unread, strict=True)]
 
     def settled(self, cell: Any) -> Handle:
         """The storage's value, evaluated outside the recording if nobody had asked for it yet."""
@@ -138,7 +159,9 @@ class Recorder:
         """A second name for a wire that existed before; constants stay what they are."""
         if not isinstance(handle, (Secret, Bit)):
             return handle
-        return handle.session.alias(handle)
+        apart = handle.id in self._named
+        self._named.add(handle.id)
+        return handle.session.alias(handle, apart=apart)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

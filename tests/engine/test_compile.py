@@ -13,6 +13,7 @@ from torch.nn import functional
 
 import torchveil
 from torchveil import CompiledFunction, Session, public
+from torchveil.errors import PlanError
 from torchveil.gates.base import Cost
 
 pytestmark = pytest.mark.smoke
@@ -454,3 +455,115 @@ def test_names_and_repr() -> None:
     assert compiled.__doc__ == "Doubles."
     assert repr(compiled) == "<compiled step, 0 plans>"
     assert compiled.rounds == 0
+
+
+# --- names and facts -------------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_from_outside_is_the_one_that_is_used() -> None:
+    session = Session()
+    weight = session.share(torch.tensor([1.0])).requires_grad_()
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    step = torchveil.compile(optimizer.step)
+    for k in range(1, 5):
+        optimizer.zero_grad()
+        (weight * k).sum().backward()
+        step()
+    assert float(weight.detach().reveal()) == pytest.approx(1 - 0.5 * (1 + 2 + 3 + 4), abs=1e-3)
+
+
+def test_a_gradient_that_is_set_is_added_to() -> None:
+    session = Session()
+    weight, x = session.share(torch.ones(2)).requires_grad_(), session.share(torch.tensor([1.0, 2.0]))
+
+    @torchveil.compile
+    def back(v: Tensor) -> None:
+        (weight * v).sum().backward()
+
+    for k in (10.0, 20.0, 30.0):
+        weight.grad = session.share(torch.full((2,), k))
+        back(x)
+        assert weight.grad.reveal().tolist() == pytest.approx([k + 1, k + 2], abs=1e-3)
+
+
+class Scaled(torch.nn.Module):
+    """A module with settings of other kinds than numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = [2.0]
+        self.function = torch.relu
+        self.secret: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.function(x) * self.factors[0]
+        return x if self.secret is None else x + self.secret
+
+
+def test_settings_of_any_kind_record_again() -> None:
+    session = Session()
+    module, x = Scaled(), session.share(torch.tensor([-1.0, 3.0]))
+    apply = torchveil.compile(lambda v: module(v))
+    assert apply(x).reveal().tolist() == [0, 6]
+    module.factors[0] = 5.0
+    assert apply(x).reveal().tolist() == [0, 15]
+    module.function = torch.neg
+    assert apply(x).reveal().tolist() == [5, -15]
+    module.secret = session.share(torch.ones(2))
+    assert apply(x).reveal().tolist() == [6, -14]
+    module.secret = session.share(torch.zeros(2))
+    assert apply(x).reveal().tolist() == [5, -15]
+    module.register_forward_hook(lambda _module, _args, out: out * 2)
+    assert apply(x).reveal().tolist() == [10, -30]
+
+
+def test_what_a_function_closes_over_records_again() -> None:
+    session = Session()
+    x = session.share(torch.tensor([1.0, 2.0]))
+    factor, other = 2.0, session.share(torch.ones(2))
+    apply = torchveil.compile(lambda v: v * factor + other)
+    assert apply(x).reveal().tolist() == [3, 5]
+    factor = 3.0
+    assert apply(x).reveal().tolist() == [4, 7]
+    other = session.share(torch.zeros(2))
+    assert apply(x).reveal().tolist() == [3, 6]
+    recordings = apply.recordings
+    assert apply(x).reveal().tolist() == [3, 6]
+    assert apply.recordings == recordings
+
+
+@pytest.mark.parametrize(
+    "arguments", [lambda b: (b, b[:2]), lambda b: (b[:2], b[1:])], ids=["whole and view", "two views"]
+)
+def test_writes_under_two_names_are_refused(arguments: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    b = Session().share(torch.tensor([1.0, 2.0, 3.0]))
+
+    @torchveil.compile
+    def write(p: Tensor, q: Tensor) -> Tensor:
+        p.add_(1)
+        return q * 2
+
+    with pytest.raises(PlanError, match="two names"):
+        write(*arguments(b))
+
+    @torchveil.compile
+    def read(p: Tensor, q: Tensor) -> Tensor:
+        return p.sum() + q.sum()
+
+    for _ in range(2):
+        assert float(read(*arguments(b)).reveal()) == float(sum(x.reveal().sum() for x in arguments(b)))
+
+
+def test_a_value_given_twice_and_given_back_twice() -> None:
+    session = Session()
+    x = session.share(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+
+    @torchveil.compile
+    def twice(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = a * b
+        return y, y.clone(), y.t().t()
+
+    for other in (x.clone(), x.clone(), x):
+        outs = twice(x, other)
+        for out in outs:
+            assert (out * out).reveal().tolist() == [[1, 16], [81, 256]]

@@ -618,6 +618,16 @@ SAMPLES: dict[str, list[Call]] = {
             x(3, 3).tril(-1) + 2 * torch.eye(3).double(), x(2, 3), upper=False, left=False, units=12, gradient_units=80
         ),
     ],
+    "linalg_lu.default": [
+        call(matrix(3).flip(0), units=12, gradient_units=120),
+        call(torch.cat([x(2, 3, low=-0.5, high=0.5), matrix(3)]), units=12, gradient_units=120),
+        call(torch.cat([matrix(2).flip(0), x(2, 1)], 1), units=12, gradient_units=120),
+    ],
+    "linalg_lu_factor_ex.default": [call(matrix(3, 2).flip(-2), units=12, gradient_units=120)],
+    "lu_unpack.default": [
+        call(x(4, 3), Plain(torch.tensor([3, 3, 4], dtype=torch.int32))),
+        call(x(3, 4), Label(torch.tensor([3, 3, 3], dtype=torch.int32)), gradient=False),
+    ],
     "geqrf.default": [call(x(4, 3), units=12, gradient=False), call(x(2, 2, 4), units=12, gradient=False)],
     "linalg_qr.default": [
         call(matrix(3), units=12, gradient_units=120),

@@ -1,10 +1,10 @@
-"""Matrices given by factors: LU with pivots, Householder reflectors. Pivots are public, as indices are; factors secret.
+"""Matrices given by factors: LU with pivots, Householder reflectors; pivots are public, as indices are, or secret.
 
 ``lu_solve`` is a permutation and two triangular systems, ``householder_product`` and ``ormqr`` one reflection after the
 other, applied to what stands right of them: 2 products per reflector, no inverse of any. All are above autograd, so
 that gradients are those of these few operations. A reflection rounds twice: errors of about a unit for each.
 
-Shapes are torch's. Secret pivots raise ``UnsupportedOperation``: rows would have to be found by comparisons.
+Shapes are torch's. Secret pivots, as ``lu_factor`` of a secret gives them, are looked up: see ``lowering/pivoted.py``.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ import torch
 from torch import Tensor
 
 from torchveil.composites.table import replaces
-from torchveil.errors import UnsupportedOperation
 from torchveil.public import public
 
 
-def _permutations(pivots: Any, batch: tuple[int, ...], rows: int) -> Tensor:
-    """P (..., rows, rows) as a plain tensor, from torch's pivots (plain, or declared public)."""
+def _known(pivots: Any) -> Tensor | None:
+    """Pivots that are plain or declared public; none where they are secret."""
     plain = getattr(pivots, "plain", pivots)
-    if type(plain) is not Tensor:
-        raise UnsupportedOperation(
-            "secret pivots", op="lu_solve", remedy="give them as plain integers, or use torch.linalg.solve"
-        )
-    matrix = torch.zeros(*plain.shape[:-1], rows, plain.shape[-1])
-    out: Tensor = torch.lu_unpack(matrix, plain, unpack_data=False)[0]
+    return plain if type(plain) is Tensor else None
+
+
+def _permutations(pivots: Tensor, batch: tuple[int, ...], rows: int) -> Tensor:
+    """P (..., rows, rows) as a plain tensor, from torch's pivots."""
+    matrix = torch.zeros(*pivots.shape[:-1], rows, pivots.shape[-1])
+    out: Tensor = torch.lu_unpack(matrix, pivots, unpack_data=False)[0]
     return out.expand(*batch, rows, rows)
 
 
 def _permuted(x: Tensor, ones: Tensor, dim: int) -> Tensor:
     """x (..., n, k) with its rows where the ``ones`` (..., n, n) of a permutation stand along ``dim``."""
+    if type(ones) is not Tensor:
+        return (ones if dim == -1 else ones.mT) @ x
     return x.gather(-2, ones.argmax(dim).unsqueeze(-1).expand(x.shape)) if x.numel() else x
 
 
@@ -43,7 +45,11 @@ def lu_solve(factors: Tensor, pivots: Tensor, b: Tensor, *, left: bool = True, a
         return lu_solve(factors, pivots, b.mT, adjoint=not adjoint).mT
     batch = torch.broadcast_shapes(factors.shape[:-2], b.shape[:-2])
     b = b.expand(*batch, *b.shape[-2:])
-    swaps = _permutations(pivots, batch, factors.shape[-1])
+    known = _known(pivots)
+    if known is None:
+        swaps = torch.ops.aten.lu_unpack.default(factors.detach(), pivots, False, True)[0]
+    else:
+        swaps = _permutations(known, batch, factors.shape[-1])
     if adjoint:
         middle = torch.linalg.solve_triangular(factors.mT, b, upper=False)
         last = torch.linalg.solve_triangular(factors.mT, middle, upper=True, unitriangular=True)
@@ -68,8 +74,13 @@ def lu_unpack(
     """P (public), L and U of packed factors (..., m, n); what is not asked for is empty."""
     rows, columns = LU_data.shape[-2:]
     size = min(rows, columns)
-    nothing = torch.empty(0)
-    permutation = _permutations(LU_pivots, tuple(LU_data.shape[:-2]), rows) if unpack_pivots else nothing
+    nothing, known = torch.empty(0), _known(LU_pivots)
+    if known is None:
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.lu_unpack.default(
+            LU_data, LU_pivots, unpack_data, unpack_pivots
+        )
+        return found
+    permutation = _permutations(known, tuple(LU_data.shape[:-2]), rows) if unpack_pivots else nothing
     if not unpack_data:
         return public(permutation), nothing, nothing
     lower = LU_data[..., :size].tril(-1) + public(torch.eye(rows, size))

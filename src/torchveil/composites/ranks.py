@@ -1,8 +1,9 @@
 """What depends on the rank of a matrix: the rank itself and the pseudoinverse, by singular values on shares.
 
-A singular value counts as zero when it is at most ``max(atol, rtol * largest)``, and always when it is at most
-2^-11 (1 + largest): below that it is noise of fixed point, where torch's own default would be an epsilon of floats.
-Nobody learns the rank. Thresholds that are plain tensors have to be declared public. Gradients are torch's.
+A singular value counts as zero when it is at most ``max(atol, rtol * largest)``, and always when it is at most 2^-11 (1
++ largest): below that it is noise of fixed point (at 16 bits; use no coarser format), where torch's own default would
+be an epsilon of floats. Nobody learns the rank. Thresholds that are plain tensors have to be declared public. Gradients
+are torch's.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Driver(Protocol):
         """Run a recorded plan on the wires ``inputs``; its results get the identifiers ``outputs``."""
         ...
 
-    def alias(self, new: int, old: int) -> None:
+    def alias(self, new: int, old: int, *, apart: bool = False) -> None:
         """A second name for a wire; local, and no instruction."""
         ...
 

@@ -193,9 +193,9 @@ class Lockstep:
         """Everybody with tables: parties, provider, and the clear run of debug mode."""
         return [*self.parties, self.provider, *([] if self.plain is None else [self.plain])]
 
-    def alias(self, new: int, old: int) -> None:
+    def alias(self, new: int, old: int, *, apart: bool = False) -> None:
         for role in self._roles():
-            role.alias(new, old)
+            role.alias(new, old, apart=apart)
 
     def _split_input(self, number: int, clear: Tensor) -> dict[tuple[str, int], Any]:
         receiver, shape = number % self.n_parties, tuple(clear.shape)

@@ -56,7 +56,7 @@ class PlainDriver:
     def clear(self) -> None:
         self.plain.forget()
 
-    def alias(self, new: int, old: int) -> None:
+    def alias(self, new: int, old: int, *, apart: bool = False) -> None:
         self.plain.alias(new, old)
 
     def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:

@@ -40,8 +40,11 @@ def replay(driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outp
     last = first + plan.n_labels - 1
     failed = True
     try:
+        # the same value given twice, or given back twice, is one wire each time: opening one must not open the other
+        given: set[int] = set()
         for slot, wire in zip(plan.inputs, inputs, strict=True):
-            driver.alias(slot, wire)
+            driver.alias(slot, wire, apart=wire in given)
+            given.add(wire)
         for role in roles:
             role.ledger.claim(first, plan.n_labels)
         dealing = _dealing(driver.provider, plan, first, driver.gates)
@@ -53,8 +56,10 @@ def replay(driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outp
                     cost = _Run(driver, plan, first, iter(ahead)).stages()
             else:
                 cost = _Run(driver, plan, first, dealing).stages()
+        taken = set(plan.inputs)
         for slot, wire in zip(plan.outputs, outputs, strict=True):
-            driver.alias(wire, slot)
+            driver.alias(wire, slot, apart=slot in taken)
+            taken.add(slot)
         failed = False
         return cost
     finally:

@@ -180,7 +180,7 @@ class ShapesDriver:
             self._tables.free(plan.slots)
         self.measured = Cost(plan.rounds, total.sent, total.dealt)
 
-    def alias(self, new: int, old: int) -> None:
+    def alias(self, new: int, old: int, *, apart: bool = False) -> None:
         self._tables.alias(new, old)
 
     def watch(self, clock: RoleClock | None) -> None:

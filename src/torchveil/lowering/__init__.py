@@ -25,6 +25,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     orthogonal,
     padding,
     piecewise,
+    pivoted,
     pooling,
     products,
     rearranging,

@@ -78,7 +78,10 @@ def _edges(x: Tensor, bins: int, limits: Sequence[float] | None, margin: float) 
 def _members(x: Tensor, edges: Tensor) -> Tensor:
     """[n, bins]: 1 where number n lies in the bin. Each has its lower edge, the last also its upper."""
     points = x.unsqueeze(1)
-    above = torch.cat([points >= edges[:-1], points > edges[-1:]], 1).to(torch.float32)
+    # one batch: not above the last edge is not below it with the signs changed
+    beside = torch.cat([points - edges[:-1], edges[-1:] - points], 1)
+    inside = (beside >= 0).to(torch.float32)
+    above = torch.cat([inside[:, :-1], 1 - inside[:, -1:]], 1)
     return above[:, :-1] - above[:, 1:]
 
 

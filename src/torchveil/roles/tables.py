@@ -15,10 +15,10 @@ class Tables:
         self.wires: dict[int, Wire] = {}
         self.bits: dict[int, BitWire] = {}
 
-    def alias(self, new: int, old: int) -> None:
-        """``new`` names the same wire as ``old``: an opening that one gets, the other has."""
+    def alias(self, new: int, old: int, *, apart: bool = False) -> None:
+        """``new`` names the same wire as ``old``: an opening that one gets, the other has, unless ``apart``."""
         if old in self.wires:
-            self.wires[new] = self.wires[old]
+            self.wires[new] = self.wires[old].copy() if apart else self.wires[old]
         elif old in self.bits:
             self.bits[new] = self.bits[old]
         else:

@@ -89,6 +89,12 @@ class Wire:
     def mask(self, mask: Tensor | None) -> None:
         self._mask = mask
 
+    def copy(self) -> Wire:
+        """The same value as a wire of its own: what is opened of one later is not open of the other."""
+        out = Wire(self.share, self.opening, self._mask, self.parent, self.via, self.width)
+        out.follow, out.half, out.short = self.follow, self.half, self.short
+        return out
+
     def open(self, opening: Tensor | None, mask: Tensor, bits: int = 0) -> None:
         """Take an opening under ``mask``, or a short one under 2^bits times ``mask``."""
         self.opening = opening
