@@ -221,7 +221,9 @@ class Public:
         """The constant as a plain tensor."""
         if self.tensor is not None:
             return self.tensor
-        return torch.tensor(float(self.fill or 0.0), dtype=torch.float64).expand(self.shape)
+        if self.fill is None:
+            raise ValueError("a constant without a value")
+        return torch.tensor(float(self.fill), dtype=torch.float64).expand(self.shape)
 
     def __repr__(self) -> str:
         return f"<Public shape={self.shape}>"

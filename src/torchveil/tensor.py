@@ -323,12 +323,12 @@ def _wrap_result(out: Any) -> Any:
 class _Unwrap:
     """Tensors to handles, noting the session and whether something is deferred; plain tensors by the op's policy."""
 
-    __slots__ = ("args", "deferred", "func", "indices", "session")
+    __slots__ = ("args", "deferred", "func", "rule", "session")
 
-    def __init__(self, func: Any, indices: bool, args: Any) -> None:
+    def __init__(self, func: Any, rule: Rule, args: Any) -> None:
         self.args = args
         self.func = func
-        self.indices = indices
+        self.rule = rule
         self.session: Engine | None = None
         self.deferred = False
 
@@ -356,7 +356,7 @@ class _Unwrap:
         like = next(y for y in tree_leaves(self.args) if isinstance(y, EncryptedTensor))
         declared = isinstance(x, PublicTensor)
         x = x.plain if isinstance(x, PublicTensor) else x
-        if self.indices and x.dtype not in _FLOATS:
+        if (self.rule.indices and x.dtype not in _FLOATS) or (self.rule.masks and x.dtype is torch.bool):
             # a copy: what is evaluated later must not see the program reuse its buffer
             return x.clone()
         surface = like.session.surface
@@ -436,7 +436,7 @@ def _run(func: Any, rule: Rule, args: Any, kwargs: dict[str, Any]) -> Any:
         target = kwargs.pop("out")
     if target is not None:
         target = _require_secret(target, func)
-    unwrap = _Unwrap(func, rule.indices, (args, kwargs))
+    unwrap = _Unwrap(func, rule, (args, kwargs))
     values = unwrap.all(args)
     named = {key: unwrap.one(value) for key, value in kwargs.items()} if kwargs else kwargs
     session = unwrap.session

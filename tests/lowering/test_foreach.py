@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchveil import EncryptedTensor, Session
+from torchveil import EncryptedTensor, Session, public
+from torchveil.handle import Public
 from torchveil.lowering import TABLE
 
 aten = torch.ops.aten
@@ -98,3 +99,21 @@ def test_optimizers_on_lists_do_what_they_do_one_by_one(optimizer: str) -> None:
     for one, other in zip(*ends, strict=True):
         assert torch.allclose(one, other, atol=1e-2)
     assert rounds[1] < (0.8 if optimizer == "SGD" else 0.6) * rounds[0]
+
+
+def test_one_tensor_for_all() -> None:
+    xs = [torch.tensor([1.0, -2.0, 3.0]), torch.tensor([4.0, 5.0, -6.0])]
+    session = Session(["alice", "bob"], "james")
+    for factor in (torch.tensor([3.0, 0.5, -1.0]), torch.tensor([2, 0, 3])):
+        found = torch._foreach_mul([session.share(x) for x in xs], public(factor))
+        for one, x in zip(found, xs, strict=True):
+            assert torch.allclose(one.reveal(), x * factor, atol=1e-3)
+    mask = torch.tensor([1.0, -1.0, 1.0])
+    found = torch._foreach_mul([session.share(x) for x in xs], session.share(mask) > 0)
+    for one, x in zip(found, xs, strict=True):
+        assert torch.equal(one.reveal(), x * (mask > 0))
+
+
+def test_a_constant_has_a_value() -> None:
+    with pytest.raises(ValueError, match="without a value"):
+        Public(Session(["alice", "bob"], "james"), (2,)).dense()

@@ -528,3 +528,18 @@ def test_a_plan_repeats_sorting_look_ups_and_systems() -> None:
         found = compiled(session.share(a), session.share(b))
         for one, other in zip(found, wanted, strict=True):
             check(one, other, 400)
+
+
+def test_a_clamp_with_crossed_limits_gives_the_upper_one() -> None:
+    clear = torch.tensor([-10.0, 4.0, 10.0], dtype=torch.float64)
+    for low, high in ((5, 3), (0.5, -0.25), (torch.tensor(5.0), torch.tensor(3.0))):
+        shared, wanted = SESSION.share(clear).requires_grad_(), clear.clone().requires_grad_()
+        limits = [public(v) if isinstance(v, Tensor) else v for v in (low, high)]
+        found, exact = shared.clamp(*limits), wanted.clamp(low, high)
+        (found * 2).sum().backward()
+        (exact * 2).sum().backward()
+        assert shared.grad is not None
+        assert wanted.grad is not None
+        assert torch.equal(found.reveal(dtype=torch.float64), exact)
+        assert torch.equal(shared.grad.reveal(dtype=torch.float64), wanted.grad)
+    assert torch.equal(F.relu6(SESSION.share(clear)).reveal(dtype=torch.float64), F.relu6(clear))

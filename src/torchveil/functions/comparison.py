@@ -185,7 +185,9 @@ def absolute(x: Handle) -> Secret:
 
 
 def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
-    """x limited to [low, high]; both limits in one batch of comparisons."""
+    """x limited to [low, high]; both limits in one batch of comparisons. As in torch, high everywhere if low > high."""
+    if low is not None and high is not None and low > high:
+        return number(Public(x.session, x.shape, fill=float(high)))
     wire = narrow(number(x))
     op = wire.session.operation
     raw_low = None if low is None else _limit(low, wire.scale, op)
@@ -194,7 +196,6 @@ def clamp(x: Handle, low: float | None, high: float | None) -> Secret:
         below, inside, above = inside_bits(wire, raw_low, max(raw_low, raw_high + 1))
         kept = select(inside, wire)
         out = combine([(kept, 1), (secret(below), raw_low), (secret(above), raw_high)], scale=wire.scale)
-        # torch: where low > high, everything becomes high
         out.memo["inside"] = inside
         out.nonnegative = raw_low >= 0 and raw_high >= 0
         return out

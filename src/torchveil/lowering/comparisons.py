@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchveil.errors import UnsupportedOperation
 from torchveil.functions import arithmetic as ar
 from torchveil.functions import comparison as cmp
 from torchveil.functions import exclusion
@@ -96,9 +97,36 @@ def as_bit(x: Handle) -> Bit:
     return x if isinstance(x, Bit) else cmp.compare(x, Public(x.session, (), fill=0.0), "ne")
 
 
-@lowers(aten.logical_not.default, aten.bitwise_not.default)
+@lowers(aten.logical_not.default)
 def _not(x: Handle) -> Handle:
     return ar.map_bit(as_bit(x), flip=True)
+
+
+@lowers(aten.bitwise_not.default)
+def _bitwise_not(x: Handle) -> Handle:
+    _require_truth(x)
+    return _not(x)
+
+
+def _is_truth(x: Any) -> bool:
+    """Whether torch sees truth values, or a constant that is one."""
+    if isinstance(x, Deferred) and not x.whole:
+        x = x.force()
+    if isinstance(x, Public) and x.tensor is None:
+        return x.fill in (0, 1)
+    plain = x.tensor if isinstance(x, Public) else x
+    return isinstance(x, Bit) or (isinstance(plain, Tensor) and plain.dtype is torch.bool)
+
+
+def _require_truth(*values: Any) -> None:
+    """Bits of whole numbers are not at hand: refused before anything is computed."""
+    if not all(_is_truth(x) for x in values):
+        like = next(x for x in values if isinstance(x, Handle))
+        raise UnsupportedOperation(
+            "the bits of secret whole numbers",
+            op=like.session.operation,
+            remedy="for truth values use torch.logical_and, logical_or, logical_xor, logical_not, or x.bool() first",
+        )
 
 
 def _truth(x: Any, like: Handle) -> Handle:
@@ -110,8 +138,10 @@ def _truth(x: Any, like: Handle) -> Handle:
     return ar.secret(as_bit(x))
 
 
-def _logic(combine_numbers: Any) -> Any:
+def _logic(combine_numbers: Any, *, bitwise: bool) -> Any:
     def logic(x: Any, y: Any) -> Handle:
+        if bitwise:
+            _require_truth(x, y)
         like = x if isinstance(x, Handle) else y
         a, b = _truth(x, like), _truth(y, like)
         both = combine_numbers(a, b, ar.multiply(a, b))
@@ -122,22 +152,31 @@ def _logic(combine_numbers: Any) -> Any:
     return logic
 
 
-lowers(aten.logical_and.default, aten.bitwise_and.Tensor, indices=True)(_logic(lambda a, b, ab: ab))
-lowers(aten.logical_or.default, aten.bitwise_or.Tensor, indices=True)(_logic(lambda a, b, ab: ar.add(a, b)))
-lowers(aten.logical_xor.default, aten.bitwise_xor.Tensor, indices=True)(
-    _logic(lambda a, b, ab: ar.add(ar.add(a, b), ab, -2))
-)
+for _name, _combined in {
+    "and": lambda a, b, ab: ab,
+    "or": lambda a, b, ab: ar.add(a, b),
+    "xor": lambda a, b, ab: ar.add(ar.add(a, b), ab, -2),
+}.items():
+    lowers(getattr(aten, f"logical_{_name}").default, masks=True)(_logic(_combined, bitwise=False))
+    lowers(getattr(aten, f"bitwise_{_name}").Tensor, masks=True)(_logic(_combined, bitwise=True))
 
 
-@lowers(aten.where.self, indices=True)
+@lowers(aten.where.self, masks=True)
 def _where(condition: Any, x: Any, y: Any) -> Handle:
     like = next(v for v in (condition, x, y) if isinstance(v, Handle))
-    x, y = operand(x, like), operand(y, like)
+    x, y = _whole(operand(x, like)), _whole(operand(y, like))
     if isinstance(condition, Tensor):
         return _public_where(condition, x, y)
     if isinstance(condition, Public):
         return _public_where(condition.dense(), x, y)
     return cmp.where(condition, x, y)
+
+
+def _whole(x: Handle) -> Handle:
+    """A whole number that torch made a tensor of, as a number."""
+    if isinstance(x, Public) and not x.shape and x.tensor is not None and not x.tensor.dtype.is_floating_point:
+        return Public(x.session, (), fill=float(x.tensor))
+    return x
 
 
 def _public_where(mask: Tensor, x: Handle, y: Handle) -> Handle:
@@ -165,7 +204,7 @@ def _excluding_where(mask: Tensor, x: Handle, y: Handle) -> Handle:
     return exclusion.exclude(_public_where(mask, finite_x, finite_y) if whole is None else whole, places)
 
 
-@lowers(aten.masked_fill.Scalar, aten.masked_fill.Tensor, indices=True)
+@lowers(aten.masked_fill.Scalar, aten.masked_fill.Tensor, masks=True)
 def _masked_fill(x: Handle, mask: Any, value: Any) -> Handle:
     fill = operand(value if isinstance(value, Handle) else float(value), x)
     shape = ar.broadcast(x.shape, tuple(mask.shape))

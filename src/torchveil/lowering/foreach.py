@@ -58,21 +58,23 @@ def _filled(x: Any, like: Handle) -> Any:
     return x
 
 
-def _kind(x: Any) -> Hashable:
-    """Operands of one kind may be laid end to end."""
+def _kind(x: Any, place: int) -> Hashable:
+    """Operands of one kind may be laid end to end; those that cannot be have a kind of their own."""
     if isinstance(x, Secret):
         return "secret", x.scale, x.format, x.wide, x.stretched, x.zeros
-    if isinstance(x, Public) and x.fill is not None:
-        return "public", x.fill
+    if isinstance(x, Public):
+        return ("public", x.fill) if x.tensor is None else ("tensor", x.tensor.dtype)
     if isinstance(x, (int, float)):
         return "number", x
-    return id(x)
+    return "alone", place
 
 
 def _joined(xs: Sequence[Any], sizes: Sequence[int]) -> Any:
     first = xs[0]
     if isinstance(first, Secret):
         return concatenate([apply(x, "reshape", (-1,)) for x in xs], 0)
+    if isinstance(first, Public) and first.tensor is not None:
+        return Public(first.session, (sum(sizes),), tensor=torch.cat([x.dense().reshape(-1) for x in xs]))
     return Public(first.session, (sum(sizes),), fill=first.fill) if isinstance(first, Public) else first
 
 
@@ -90,7 +92,7 @@ def _groups(columns: Sequence[Sequence[Any]]) -> Iterator[list[int]]:
     for place, operands in enumerate(zip(*columns, strict=True)):
         shapes = {x.shape for x in operands if isinstance(x, (Secret, Public))}
         same = len(shapes) == 1 and 0 not in next(iter(shapes))
-        key: Hashable = tuple(_kind(x) for x in operands) if same else place
+        key: Hashable = tuple(_kind(x, place) for x in operands) if same else place
         found.setdefault(key, []).append(place)
     yield from found.values()
 

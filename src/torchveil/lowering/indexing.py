@@ -87,13 +87,32 @@ def _index_put(x: Handle, indices: Any, values: Handle, accumulate: bool = False
         chosen = apply(indices[0], "reshape", shape)
         return cmp.where(chosen, ar.expand_to(operand(values, x), x.shape), x)
     places = _public_indices(indices, "index_put")
-    probe = torch.empty((), dtype=torch.int8).expand(x.shape)[tuple(slice(None) if p is None else p for p in places)]
-    values = ar.expand_to(operand(values, x), tuple(probe.shape))
+    flat = _numbered(x.shape)[tuple(slice(None) if p is None else p for p in places)]
+    values = ar.expand_to(operand(values, x), tuple(flat.shape))
     if not accumulate:
-        mask = torch.zeros(x.shape, dtype=torch.int64)
-        mask[tuple(slice(None) if p is None else p for p in places)] = 1
-        x = ar.multiply(x, Public(x.session, x.shape, tensor=1 - mask))
+        return _overwritten(x, flat, values)
     return ar.add(x, apply(values, "scatter_index", x.shape, places))
+
+
+def _numbered(shape: tuple[int, ...]) -> Tensor:
+    """Every place of a shape by its number in memory order."""
+    return torch.arange(math.prod(shape)).reshape(shape)
+
+
+def _overwritten(x: Handle, flat: Tensor, values: Handle) -> Handle:
+    """x with ``values`` at the public places whose numbers are in ``flat``, of the same shape; local.
+
+    Of several values for one place the last one stays. torch promises none; without threads it keeps the last, too.
+    """
+    flat = flat.reshape(-1)
+    order = torch.arange(flat.numel())
+    last = torch.full((math.prod(x.shape),), -1).scatter_reduce_(0, flat, order, "amax")
+    kept = ar.multiply(x, Public(x.session, x.shape, tensor=(last < 0).to(torch.int64).reshape(x.shape)))
+    values = apply(values, "reshape", (-1,))
+    winners = last[flat] == order
+    if not bool(winners.all()):
+        values, flat = apply(values, "index_select", 0, order[winners]), flat[winners]
+    return ar.add(kept, apply(apply(values, "scatter_index", (last.numel(),), (flat,)), "reshape", x.shape))
 
 
 def _put_rows(x: Handle, dim: int, index: Handle, values: Handle, accumulate: bool) -> Handle:
@@ -104,8 +123,18 @@ def _put_rows(x: Handle, dim: int, index: Handle, values: Handle, accumulate: bo
         row = [1] * len(x.shape)
         row[dim] = -1
         hit = apply(look_up.hits(index, x.shape[dim]), "reshape", tuple(row))
-        x = ar.add(x, ar.multiply(x, hit), -1)
+        x = _cleared(x, hit, look_up.index_count(index))
     return ar.add(x, placed)
+
+
+def _cleared(x: Handle, hit: Handle, most: int) -> Handle:
+    """x with zeros at the secret places that are written ``hit`` times, at most ``most``.
+
+    Counts that may exceed one are compared with 0: 3 or 4 rounds more.
+    """
+    if most <= 1:
+        return ar.add(x, ar.multiply(x, hit), -1)
+    return cmp.where(cmp.compare_scalar(ar.secret(hit), 0, "gt"), Public(x.session, x.shape, fill=0.0), x)
 
 
 @lowers(aten.scatter_add.default, indices=True)
@@ -151,18 +180,22 @@ def _scatter(x: Handle, dim: int, index: Any, src: Handle) -> Handle:
     if _is_secret(index) and x.shape:
         return _scatter_secret(x, dim % len(x.shape), index, src)
     places = _public_indices([index], "scatter")[0]
-    mask = torch.ones(x.shape, dtype=torch.int64)
-    if places is not None:
-        mask.scatter_(dim, places, 0)
-    kept = ar.multiply(x, Public(x.session, x.shape, tensor=mask))
-    return ar.add(kept, apply(operand(src, x), "scatter_gather", x.shape, dim, places))
+    if places is None:
+        raise UnsupportedOperation("a scatter without places", op="scatter")
+    values = operand(src, x)
+    if not x.shape:
+        # torch takes one place and one value with or without a dimension
+        return apply(apply(values, "reshape", (-1,)), "sum", (0,), False)
+    for d, size in enumerate(places.shape):
+        values = values if values.shape[d] == size else apply(values, "slice", d, 0, size, 1)
+    return _overwritten(x, _numbered(x.shape).gather(dim, places), values)
 
 
 def _scatter_secret(x: Handle, dim: int, index: Handle, src: Handle) -> Handle:
     """Values written at secret places; places that are meant twice get the sum, where torch promises nothing."""
     ones = Public(x.session, index.shape, fill=1.0)
     hit = look_up.scatter_add(x.shape, dim, index, ones)
-    return ar.add(ar.add(x, ar.multiply(x, hit), -1), look_up.scatter_add(x.shape, dim, index, src))
+    return ar.add(_cleared(x, hit, index.shape[dim]), look_up.scatter_add(x.shape, dim, index, src))
 
 
 @lowers(aten.scatter.value, indices=True)

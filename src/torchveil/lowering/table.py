@@ -27,12 +27,17 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A row: the function on handles; whether plain integer tensors are indices; whether an unread operand may wait."""
+    """A row: the function on handles, and what it takes.
+
+    ``indices``: plain whole numbers and truth values are public places. ``masks``: plain truth values are public masks.
+    ``deferrable``: an unread operand may wait.
+    """
 
     kind: Kind
     function: Callable[..., Any]
     indices: bool = False
     deferrable: bool = False
+    masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +54,15 @@ TABLE: dict[Any, Rule] = {}
 COMPOSED: dict[Any, Callable[..., Any]] = {}
 
 
-def lowers(*ops: Any, indices: bool = False, deferrable: bool = False) -> Callable[[F], F]:
+def lowers(*ops: Any, indices: bool = False, deferrable: bool = False, masks: bool = False) -> Callable[[F], F]:
     """Register a function for functional ops; for each, its in-place form follows when torch has one."""
 
     def register(function: F) -> F:
         for op in ops:
-            TABLE[op] = Rule(Kind.VALUE, function, indices, deferrable)
+            TABLE[op] = Rule(Kind.VALUE, function, indices, deferrable, masks)
             inplace = _inplace_form(op)
             if inplace is not None and inplace not in TABLE:
-                TABLE[inplace] = Rule(Kind.INPLACE, function, indices)
+                TABLE[inplace] = Rule(Kind.INPLACE, function, indices, masks=masks)
         return function
 
     return register
