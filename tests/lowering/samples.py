@@ -437,7 +437,7 @@ SAMPLES: dict[str, list[Call]] = {
     # --- scans ---------------------------------------------------------------------------------------------------
     "cumprod.default": [
         call(x(3, 6, low=0.5, high=1.5), 1, gradient_units=40),
-        call(x(5, 2, low=-1, high=1), 0, gradient_units=40),
+        call(x(5, 2, low=-1, high=1), 0, gradient_units=150),
         call(x(), 0),
     ],
     "cummax.default": [call(x(), 0, gradient=False), call(x(3, 7), 1), call(permuted(8, 2), -1), call(x(5, 2), 0)],
@@ -517,7 +517,7 @@ SAMPLES: dict[str, list[Call]] = {
     "copysign.Tensor": [call(x(3, 4), x(3, 4))],
     "copysign.Scalar": [call(x(3, 4), -1.0), call(x(3), 2)],
     "heaviside.default": [call(torch.tensor([-1.0, 0, 0.5, 0]).double(), x(4), gradient=False)],
-    "ldexp.Tensor": [call(x(3, 4), x(4, low=-2, high=2), gradient=False)],
+    "ldexp.Tensor": [call(x(3, 4), x(4, low=-2, high=2), units=12, gradient=False)],
     "clamp.Tensor": [call(x(3, 4), unit(3, 4) - 1, unit(4) + 1), call(x(3), x(3), None), call(x(3), None, x(3))],
     "clamp_min.Tensor": [call(x(3, 4), x(4))],
     "clamp_max.Tensor": [call(x(3, 4), x(4))],
