@@ -15,10 +15,25 @@
     ├── UnsupportedOperation     TV201   an operation without a lowering
     ├── ConfigurationError       TV301   parties, provider, precision do not make a session
     ├── SessionStateError        TV302   a forked, copied, pickled or closed session
-    └── ProtocolError            TV401   a role broke the rules: never expected, never ignored
-        ├── LabelReused          TV402   one label for a second message or a second deal
-        ├── Desynchronised       TV403   two roles do not execute the same stream
-        └── PlainDiverged        TV404   debug mode: shares and clear values differ
+    ├── ProtocolError            TV401   a role broke the rules: never expected, never ignored
+    │   ├── LabelReused          TV402   one label for a second message or a second deal
+    │   ├── Desynchronised       TV403   two roles do not execute the same stream
+    │   └── PlainDiverged        TV404   debug mode: shares and clear values differ
+    ├── NetworkError             TV500   something between machines
+    │   ├── PeerLost             TV501   a connection ended while its other end was needed
+    │   ├── DeadlineExceeded     TV502   a role did not answer in time
+    │   ├── PeerRejected         TV503   another role, cluster or version than expected, or no valid certificate
+    │   ├── MalformedMessage     TV504   bytes from outside that are no message of ours
+    │   ├── LimitExceeded        TV505   more or larger messages, values or sessions than allowed
+    │   ├── SessionAborted       TV506   a role ended the session; names it, the operation and the line
+    │   └── CertificateError     TV507   a certificate or key that cannot be used
+    ├── ConsentError             TV600   about who may see what
+    │   ├── ConsentRequired      TV601   an owner whose data went into a value has not granted its release
+    │   ├── GrantInvalid         TV602   a grant that is forged, expired, used up or about something else
+    │   └── AuditBroken          TV603   a log of releases that was changed, cut or does not fit the others
+    └── StorageError             TV700   shares on disk
+        ├── CheckpointInvalid    TV701   a checkpoint that is damaged, of another session or party, or incomplete
+        └── DataNotFound         TV702   no owner shared data under this name
 
 Every message says what happened, at which operation and line of the user's program, and what to do instead.
 No message ever contains a value, a share, a mask or a key. What an operation raises is never a TypeError: Python would
@@ -153,3 +168,93 @@ class PlainDiverged(ProtocolError):
     """Debug mode: the shares and the clear run parted at this operation."""
 
     code = "TV404"
+
+
+class NetworkError(TorchveilError, ConnectionError):
+    """Something between machines went wrong."""
+
+    code = "TV500"
+
+
+class PeerLost(NetworkError):
+    """A connection ended while its other end was needed."""
+
+    code = "TV501"
+
+
+class DeadlineExceeded(NetworkError, TimeoutError):
+    """A role did not answer in time."""
+
+    code = "TV502"
+
+
+class PeerRejected(NetworkError):
+    """The other end is another role, cluster or version than expected, or has no valid certificate."""
+
+    code = "TV503"
+
+
+class MalformedMessage(NetworkError):
+    """Bytes from outside are no message of ours. Nothing of them was used."""
+
+    code = "TV504"
+
+
+class LimitExceeded(NetworkError):
+    """More or larger messages, values or sessions than this role allows."""
+
+    code = "TV505"
+
+
+class SessionAborted(NetworkError):
+    """A role ended the session."""
+
+    code = "TV506"
+
+
+class CertificateError(NetworkError):
+    """A certificate or key cannot be used."""
+
+    code = "TV507"
+
+
+class ConsentError(TorchveilError, PermissionError):
+    """Who may see what."""
+
+    code = "TV600"
+
+
+class ConsentRequired(ConsentError):
+    """An owner whose data went into a value has not granted its release to this receiver."""
+
+    code = "TV601"
+
+
+class GrantInvalid(ConsentError):
+    """A grant is forged, expired, used up or about something else."""
+
+    code = "TV602"
+
+
+class AuditBroken(ConsentError):
+    """A log of releases was changed or cut, or does not fit the logs of the other parties."""
+
+    code = "TV603"
+
+
+class StorageError(TorchveilError, RuntimeError):
+    """Shares on disk."""
+
+    code = "TV700"
+
+
+class CheckpointInvalid(StorageError):
+    """A checkpoint is damaged, incomplete, or of another session or party."""
+
+    code = "TV701"
+
+
+class DataNotFound(StorageError):
+    """No owner shared data under this name."""
+
+    code = "TV702"

@@ -1,8 +1,8 @@
-"""The command ``torchveil``.
+"""What of a model runs encrypted, and what it will cost.
 
     torchveil check model.py:Net --input 1x3x224x224 [--target 1:int64 --loss cross_entropy --optimizer Adam]
 
-Exit status of ``check``: 0 if the program runs as it is, 1 if something of it does not, 2 for wrong arguments.
+Exit status: 0 if the program runs as it is, 1 if something of it does not, 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from torchveil.checking import check
-from torchveil.errors import TorchveilError
+from torchveil.cli.usage import UsageError
 from torchveil.fixedpoint import FixedPoint
 
 _LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -28,43 +28,26 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
-    parser = argparse.ArgumentParser(prog="torchveil", description="PyTorch on secret-shared tensors")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    _add_check(commands.add_parser("check", help="what of a model runs encrypted, and what it will cost"))
-    options = parser.parse_args(arguments)
-    try:
-        status: int = options.run(options)
-    except (TorchveilError, _Usage) as error:
-        print(f"torchveil: {error}", file=sys.stderr)
-        return 2
-    return status
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    argument = parser.add_argument
+    argument("model", help="file.py:Name, Name a module, a class or a function without arguments that makes one")
+    argument("--input", action="append", default=[], metavar="SHAPE", help="1x3x224x224, or 8x16:int64; once per input")
+    argument("--target", action="append", default=[], metavar="SHAPE", help="as --input, for the loss")
+    argument("--loss", help=f"one of {', '.join(_LOSSES)}, or the name of a function in the file")
+    argument("--optimizer", help="a class of torch.optim, or the name of a function of parameters in the file")
+    argument("--lr", type=float, help="its learning rate")
+    argument("--train", action="store_true", help="check the forward pass in training mode too (default: eval mode)")
+    argument("--steps", type=int, default=2, help="training steps to predict")
+    argument("--plan", action="store_true", help="also predict a step as torchveil.compile runs it")
+    argument("--parties", type=int, default=2, help="number of parties")
+    argument("--digits", type=int, default=FixedPoint().digits, help="binary digits behind the point")
+    argument("--by", choices=("modules", "operations", "gates", "lines"), help="also the cost of the last phase by these")
+    argument("--json", action="store_true", help="print JSON")
 
 
-class _Usage(Exception):
-    """Arguments that make no sense together."""
-
-
-def _add_check(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("model", help="file.py:Name, Name a module, a class or a function without arguments that makes one")
-    add("--input", action="append", default=[], metavar="SHAPE", help="1x3x224x224, or 8x16:int64; once per input")
-    add("--target", action="append", default=[], metavar="SHAPE", help="as --input, for the loss")
-    add("--loss", help=f"one of {', '.join(_LOSSES)}, or the name of a function in the file")
-    add("--optimizer", help="a class of torch.optim, or the name of a function of parameters in the file")
-    add("--lr", type=float, help="its learning rate")
-    add("--train", action="store_true", help="check the forward pass in training mode too (default: eval mode)")
-    add("--steps", type=int, default=2, help="training steps to predict")
-    add("--plan", action="store_true", help="also predict a step as torchveil.compile runs it")
-    add("--parties", type=int, default=2, help="number of parties")
-    add("--digits", type=int, default=FixedPoint().digits, help="binary digits behind the point")
-    add("--by", choices=("modules", "operations", "gates", "lines"), help="also the cost of the last phase by these")
-    add("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_check)
-
-
-def _check(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Check, and print the report."""
     from rich.console import Console
 
     file, _, name = options.model.partition(":")
@@ -74,7 +57,7 @@ def _check(options: argparse.Namespace) -> int:
         if not isinstance(model, nn.Module) and callable(model):
             model = model()
     if not isinstance(model, nn.Module):
-        raise _Usage(f"{name} of {file} is no nn.Module and makes none")
+        raise UsageError(f"{name} of {file} is no nn.Module and makes none")
     loss = _loss(names, options.loss)
     training = loss is not None or options.train
     report = check(
@@ -121,7 +104,7 @@ def _load(file: Path) -> dict[str, Any]:
     """The names of a program, which is run as a module would be imported."""
     spec = importlib.util.spec_from_file_location(file.stem, file) if file.is_file() else None
     if spec is None or spec.loader is None:
-        raise _Usage(f"there is no Python file {file}")
+        raise UsageError(f"there is no Python file {file}")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(file.resolve().parent))
     sys.modules[file.stem] = module
@@ -134,7 +117,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _named(names: dict[str, Any], name: str) -> Any:
     if name not in names:
-        raise _Usage(f"the file has no {name!r}")
+        raise UsageError(f"the file has no {name!r}")
     return names[name]
 
 
@@ -145,11 +128,8 @@ def _tensor(text: str) -> Tensor:
     try:
         sizes = [] if shape == "scalar" else [int(size) for size in shape.split("x")]
     except ValueError:
-        raise _Usage(f"{text!r} is no shape: write 1x3x224x224 or 8:int64") from None
+        raise UsageError(f"{text!r} is no shape: write 1x3x224x224 or 8:int64") from None
     if not isinstance(kind, torch.dtype):
-        raise _Usage(f"{dtype!r} is no dtype of torch")
+        raise UsageError(f"{dtype!r} is no dtype of torch")
     return torch.empty(sizes, dtype=kind, device="meta")
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The command ``torchveil``: a table of commands, one module each.
+
+A command's module has ``add(parser)``, its arguments, and ``run(options)``, which returns the exit status. It is
+imported when the command is called. Exit status 2: wrong arguments, or an error of ours, which is printed in full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from torchveil.cli.usage import UsageError
+from torchveil.errors import TorchveilError
+
+#: command -> (its module in this package, what it does)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "check": ("check", "what of a model runs encrypted, and what it will cost"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="torchveil", description="PyTorch on secret-shared tensors")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, (module_name, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name in given[:1]:
+            module = import_module(f"torchveil.cli.{module_name}")
+            module.add(command)
+            command.set_defaults(run=module.run)
+    options = parser.parse_args(given)
+    try:
+        status: int = options.run(options)
+    except (TorchveilError, UsageError) as error:
+        print(f"torchveil: {error}", file=sys.stderr)
+        return 2
+    return status

@@ -1,0 +1,5 @@
+import sys
+
+from torchveil.cli import main
+
+sys.exit(main())
