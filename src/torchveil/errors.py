@@ -46,11 +46,12 @@ from torchveil.where import user_line
 
 
 class TorchveilError(Exception):
-    """Base of all errors. ``code`` is stable; ``remedy`` says what to do."""
+    """Base of all errors. ``code`` is stable; ``message`` says what happened, ``remedy`` what to do."""
 
     code = "TV000"
 
     def __init__(self, message: str, *, remedy: str = "", op: str = "") -> None:
+        self.message = message
         self.op = op
         self.remedy = remedy
         self.line = user_line()
