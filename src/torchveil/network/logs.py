@@ -9,7 +9,7 @@ is logged by code, operation and the first line of its message, which by the rul
 other exception only the type and the place are logged, since its message could quote what it failed on. What other
 libraries log below our logger shows as "foreign record" with its place.
 
-``log`` raises nothing: a log line is no reason to lose a session. A line takes about 20 us: log what happens once per
+``log`` raises nothing: a log line is no reason to lose a session. A line takes about 10 us: log what happens once per
 session or failure, and count the rest in ``metrics``.
 """
 
