@@ -1,8 +1,8 @@
 """A session at a role: reads the controller's stream and carries it out, item by item, in order.
 
 What parties and provider have in common is here; ``party`` and ``provider`` say what an instruction and a plan are to
-them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream; parties
-keep one of everything too. Both begin with the session id, so that a controller that told roles different things
+them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream;
+parties keep one of everything too. Both begin with the session id, so that a controller that told roles different things
 is found out at the first message between them.
 """
 
@@ -90,7 +90,7 @@ class RoleSession:
                 raise Desynchronised(f"the controller is at instruction {frame.number}, this role at {self._number}")
             if monotonic() > self._ends:
                 raise LimitExceeded("the session is older than this role allows", remedy="save, and open a new one")
-            buffers = cut(memoryview(frame.body), [n for item in stream.items for n in getattr(item, "buffers", ())])
+            buffers = cut(frame.received, [n for item in stream.items for n in getattr(item, "buffers", ())])
             at = 0
             with Kernels(self._threads):
                 for item in stream.items:
