@@ -109,6 +109,7 @@ def test_what_should_not_have_been_issued(cluster: Path) -> None:
     crafted(cluster / "ca.pem", cluster / "ca.key", cluster, usages=[])
     assert problem(cluster, "forged.pem") == "it is not meant for both ends of a TLS connection"
     crafted(cluster / "ca.pem", cluster / "ca.key", cluster, uris=[])
+    (cluster / "forged.key").unlink()
     assert problem(cluster, "forged.pem") == "a certificate must name one role, and this one names 0"
 
 
