@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 from rich.table import Table
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from torchveil.errors import TorchveilError
 from torchveil.network.commands.reach import Reach
-from torchveil.network.health import StatusReply, ask_status, one_line
+from torchveil.network.health import Status, ask_status, one_line
 from torchveil.profiling.units import duration, size
 
 _COLUMNS = (
@@ -43,14 +42,14 @@ class Row:
     role: str
     address: str
     asked_at_s: float
-    reply: StatusReply | None = None
+    reply: Status | None = None
     code: str = ""
     message: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether the role that should be there answered."""
-        return self.reply is not None and self.reply.role == self.role
+        """Whether the role answered."""
+        return self.reply is not None
 
 
 def gather(reach: Reach) -> list[Row]:
@@ -63,12 +62,9 @@ def ask(reach: Reach, role: str) -> Row:
     """Ask one role."""
     address, now = reach.addresses[role], time.monotonic()
     try:
-        reply = ask_status(reach.call, address, reach.credentials)
+        return Row(role, address, now, ask_status(reach.ask, role))
     except TorchveilError as error:
         return Row(role, address, now, code=error.code, message=one_line(error))
-    if reply.role != role:
-        return Row(role, address, now, reply, message=f"{reply.role} answers there")
-    return Row(role, address, now, reply)
 
 
 def table(rows: Sequence[Row], before: Sequence[Row] = ()) -> Table:
@@ -108,7 +104,7 @@ def _cells(row: Row, before: Row | None) -> list[str]:
         size(reply.sent_bytes),
         size(reply.memory_bytes),
         expiry(reply.certificate_expires_at_s, reply.time_s),
-        row.message or reply.last_code,
+        reply.last_code,
     ]
 
 
@@ -139,8 +135,3 @@ def span(seconds: float) -> str:
         if whole >= length:
             return f"{whole // length} {unit} {whole % length // part} {small}"
     return ""
-
-
-def as_addresses(addresses: Mapping[Any, str]) -> dict[str, str]:
-    """Addresses by the role's text."""
-    return {str(role): address for role, address in addresses.items()}
