@@ -17,8 +17,10 @@ from torchveil.errors import TorchveilError
 #: command -> (its module in this package, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "what of a model runs encrypted, and what it will cost"),
+    "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
     "explain": ("explain", "what an error's number means, and what to do"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
+    "status": ("status", "how the roles of a cluster are, as a live table"),
 }
 
 

@@ -34,10 +34,14 @@ from torchveil.version import VERSION
 Word = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_.:/+\[\]-]*\Z")]
 Line = Annotated[str, Meta(max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 Count = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+Difference = Annotated[float, Meta(ge=-1e12, le=1e12)]
+Speed = Annotated[float, Meta(ge=0, le=1e15)]
 
 LARGE_BYTES, SMALL_BYTES = 4 << 20, 1 << 20
 _ECHOES = 5
+#: A daemon that is well says so within this; a bandwidth may take as long as any other message.
+_STATUS_S = 5.0
 _TRANSFERS = 2
 
 S = TypeVar("S", bound=Struct)
@@ -98,8 +102,8 @@ class Link(Struct, frozen=True, forbid_unknown_fields=True):
 
     peer: Word
     round_trip_s: Seconds = 0.0
-    sent_bytes_per_s: Seconds = 0.0
-    clock_ahead_s: float = 0.0
+    sent_bytes_per_s: Speed = 0.0
+    clock_ahead_s: Difference = 0.0
     code: Word = ""
     message: Line = ""
 
@@ -122,7 +126,10 @@ def asking(caller: Caller) -> Ask:
     """Questions over connections of the network."""
 
     def ask(role: str, service: str, arguments: Struct, body: bytes = b"") -> tuple[bytes, float]:
-        result, _, seconds = caller.timed(Role.parse(role), service, arguments, [body] if body else ())
+        timeout_s = _STATUS_S if service == "status" else 0
+        result, _, seconds = caller.timed(
+            Role.parse(role), service, arguments, [body] if body else (), timeout_s=timeout_s
+        )
         return result, seconds
 
     return ask
@@ -151,8 +158,8 @@ def ask_measure(ask: Ask, role: str, peer: str) -> Link:
     """What ``role`` sees of its way to ``peer``. An error of ours becomes its code."""
     try:
         link = read(Link, ask(role, "measure", MeasureRequest(peer))[0])
-        if link.peer != peer:
-            raise MalformedMessage(f"{role} measured another peer than {peer}")
+        if link.peer != peer or not (link.code or link.sent_bytes_per_s):
+            raise MalformedMessage(f"{role} did not measure its way to {peer}")
     except TorchveilError as error:
         return Link(peer, code=error.code, message=one_line(error))
     return link

@@ -13,10 +13,11 @@ from __future__ import annotations
 import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from types import MappingProxyType
+from typing import Protocol
 
 from torchveil.errors import (
     CertificateError,
@@ -73,10 +74,10 @@ class Diagnosis:
 _MEANING: Mapping[type[TorchveilError], tuple[str, str]] = MappingProxyType(
     {
         PeerRejected: (
-            "certificate",
+            "identity",
             "compare the certificates of both ends (torchveil certs show): one authority, one cluster, the right role",
         ),
-        CertificateError: ("certificate", "look for what is wrong with torchveil certs check, and issue it anew"),
+        CertificateError: ("identity", "look for what is wrong with torchveil certs check, and issue it anew"),
         PeerLost: (
             "service",
             "something listens there and hangs up: see whether it is this role's daemon, and read its log",
@@ -154,7 +155,7 @@ def _reached(reach: Reach, role: str, resolve: Resolve, connect: Connect) -> tup
     except TorchveilError as error:
         name, remedy = _meaning(error)
         return [*checks, Check(name, role, FAILED, f"{error.code}: {one_line(error)}", remedy)], None
-    return [*checks, Check("certificate", role, OK, "of this cluster's authority, for this role")], reply
+    return [*checks, Check("identity", role, OK, "of this cluster's authority, for this role")], reply
 
 
 def _meaning(error: TorchveilError) -> tuple[str, str]:
@@ -245,7 +246,36 @@ def _slowest(diagnosis: Diagnosis, ends: Sequence[tuple[str, str]], name: str) -
     return Network(max(link.one_way_s for link in links), min(link.sent_bytes_per_s for link in links), name)
 
 
-def predict(measured: Speed, cost: Cost, compute_s: float = 0.0, provider_s: float = 0.0) -> Estimate:
-    """Seconds of something that costs ``cost``; of the network alone unless the machines' work is given."""
-    parties = estimate(measured.parties, cost, compute_s, provider_s)
-    return replace(parties, dealing_s=estimate(measured.dealing, cost, compute_s, provider_s).dealing_s)
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one phase of a program costs, and the seconds it would take on the measured links."""
+
+    phase: str
+    cost: Cost
+    estimate: Estimate
+
+
+class Phase(Protocol):
+    """A part of a program with its exact cost, as ``torchveil.check`` finds them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cost(self) -> Cost: ...
+
+
+def predictions(
+    diagnosis: Diagnosis, roles: Sequence[str], phases: Iterable[Phase], compute_s: float = 0.0
+) -> tuple[Prediction, ...]:
+    """One for each phase; none if not all links were measured. ``compute_s``: a party's own work in a phase."""
+    measured = speed(diagnosis, roles)
+    if measured is None:
+        return ()
+    return tuple(Prediction(phase.name, phase.cost, predict(measured, phase.cost, compute_s)) for phase in phases)
+
+
+def predict(measured: Speed, cost: Cost, compute_s: float = 0.0) -> Estimate:
+    """Seconds of something that costs ``cost``; of the network alone unless the parties' work is given."""
+    parties = estimate(measured.parties, cost, compute_s, 0.0)
+    return replace(parties, dealing_s=estimate(measured.dealing, cost, 0.0, 0.0).dealing_s)

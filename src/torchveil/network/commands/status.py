@@ -17,21 +17,8 @@ from torchveil.network.commands.reach import Reach
 from torchveil.network.health import Status, ask_status, one_line
 from torchveil.profiling.units import duration, size
 
-_COLUMNS = (
-    "role",
-    "address",
-    "version",
-    "up",
-    "sessions",
-    "wires",
-    "rounds",
-    "rounds/s",
-    "sent",
-    "memory",
-    "expires",
-    "last error",
-)
-_RIGHT = frozenset({"up", "sessions", "wires", "rounds", "rounds/s", "sent", "memory", "expires"})
+#: Two facts a column, one above the other, so that a row fits 80 characters.
+_COLUMNS = ("role\naddress", "version\nup", "sessions\nwires", "rounds\nper s", "sent\nmemory", "expires\nlast error")
 WARN_DAYS = 30
 
 
@@ -69,9 +56,10 @@ def ask(reach: Reach, role: str) -> Row:
 
 def table(rows: Sequence[Row], before: Sequence[Row] = ()) -> Table:
     """The rows as a table; ``before``, the rows of an earlier moment, gives rounds per second."""
-    out = Table(title="roles")
+    silent = "\n".join(f"{row.role} does not answer: {row.code} {row.message}" for row in rows if not row.ok)
+    out = Table(title="roles", show_lines=True, caption=Text(silent), caption_justify="left")
     for column in _COLUMNS:
-        out.add_column(column, justify="right" if column in _RIGHT else "left", no_wrap=column != "last error")
+        out.add_column(column, justify="left" if column == _COLUMNS[0] else "right", no_wrap=True)
     earlier = {row.role: row for row in before}
     for row in rows:
         cells = _cells(row, earlier.get(row.role))
@@ -89,22 +77,16 @@ def to_json(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row, before: Row | None) -> list[str]:
-    reply = row.reply
+    reply, who = row.reply, f"{row.role}\n{row.address}"
     if reply is None:
-        return [row.role, row.address, *[""] * (len(_COLUMNS) - 3), f"{row.code} {row.message}"]
+        return [who, *[""] * (len(_COLUMNS) - 2), f"\n{row.code}"]
     return [
-        row.role,
-        row.address,
-        reply.version,
-        span(reply.time_s - reply.started_at_s),
-        str(reply.sessions),
-        str(reply.wires),
-        str(reply.rounds),
-        _rate(row, before),
-        size(reply.sent_bytes),
-        size(reply.memory_bytes),
-        expiry(reply.certificate_expires_at_s, reply.time_s),
-        reply.last_code,
+        who,
+        f"{reply.version}\n{span(reply.time_s - reply.started_at_s)}",
+        f"{reply.sessions}\n{reply.wires}",
+        f"{reply.rounds}\n{_rate(row, before)}",
+        f"{size(reply.sent_bytes)}\n{size(reply.memory_bytes)}",
+        f"{expiry(reply.certificate_expires_at_s, reply.time_s)}\n{reply.last_code}",
     ]
 
 
@@ -118,12 +100,12 @@ def _rate(row: Row, before: Row | None) -> str:
 
 
 def expiry(at_s: float, now_s: float) -> str:
-    """``2027-05-02``, or what is left if that is little."""
+    """``2027-05-02``, or ``in 9 d`` if that is soon."""
     days = (at_s - now_s) / 86400
     if days < 0:
         return "expired"
     day = datetime.fromtimestamp(min(at_s, 253402300799.0), UTC).date().isoformat()
-    return f"{day} (in {days:.0f} d)" if days < WARN_DAYS else day
+    return f"in {days:.0f} d" if days < WARN_DAYS else day
 
 
 def span(seconds: float) -> str:
