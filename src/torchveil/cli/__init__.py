@@ -20,7 +20,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("serve", "run a party"),
     "provider": ("serve", "run the provider"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
+    "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
     "explain": ("explain", "what an error's number means, and what to do"),
+    "status": ("status", "how the roles of a cluster are, as a live table"),
 }
 
 
