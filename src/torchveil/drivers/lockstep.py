@@ -30,6 +30,7 @@ from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
 from torchveil.roles.tables import Tables
 
+
 def make_roles(
     party_names: Sequence[str], provider_name: str, owner_name: str = "owner"
 ) -> tuple[list[Party], Provider, list[RandomSource], bytes]:
