@@ -16,7 +16,6 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from torchveil.errors import InvalidArgument
@@ -239,16 +238,18 @@ def read_npy(path: Path, choice: Choice) -> dict[str, Array]:
             remedy="write it with numpy.save; arrays of objects are pickled and never read",
         )
     if found.dtype.kind == "f":
-        values = torch.from_numpy(np.ascontiguousarray(found, dtype=np.float64))
+        values = torch.from_numpy(found.astype(np.float64, order="C"))
     else:
         if found.dtype == np.uint64:
-            found = np.minimum(found, np.uint64(2**62))  # too large a number stays too large, and is refused as such
-        values = torch.from_numpy(np.ascontiguousarray(found, dtype=np.int64))
+            found = np.asarray(np.minimum(found, np.uint64(2**62)))  # too large a number stays too large, and is refused as such
+        values = torch.from_numpy(found.astype(np.int64, order="C"))
     return {"": Array(_as_whole(values) if choice.whole_columns else values)}
 
 
 def read_safetensors(path: Path, choice: Choice) -> dict[str, Array]:
     """Tensors by name: a single one becomes the array itself, several keep their names; the target is ``target``."""
+    from safetensors import SafetensorError, safe_open
+
     if choice.one_hot:
         raise InvalidArgument("only columns of CSV files are made one-hot", op="share", remedy="leave out --one-hot")
     out: dict[str, Array] = {}
