@@ -10,9 +10,10 @@ import msgspec
 import torch
 from torch import Tensor
 
-from torchveil.errors import StorageError
+from torchveil.errors import LimitExceeded, PeerRejected, StorageError
 from torchveil.network.dataset_store import DatasetLimits, DatasetStore
-from torchveil.network.datasets_service import HANDLERS
+from torchveil.network.datasets_service import DATASET_SERVICES
+from torchveil.network.names import Role
 
 
 class MemoryShares:
@@ -40,16 +41,17 @@ class MemoryShares:
 
 
 @dataclass(frozen=True)
-class Member:
-    name: str
-    address: str
-
-
-@dataclass(frozen=True)
 class Who:
     """Credentials and identity alike: a role."""
 
-    role: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Names and addresses, as a cluster's file says them."""
+
+    addresses: dict[Role, str]
 
 
 @dataclass
@@ -59,49 +61,60 @@ class Daemon:
 
 @dataclass
 class Network:
-    """Parties by address; ``call`` has the form of the real one. ``fail`` may raise in place of an answer."""
+    """The parties of a cluster. ``fail`` may raise in place of an answer; ``log`` is what crossed."""
 
-    daemons: dict[str, Daemon]
-    roles: dict[str, str]
-    fail: Callable[[str, str], None] = lambda party, name: None
+    daemons: dict[Role, Daemon]
+    fail: Callable[[str, str], None] = lambda party, service: None
     log: list[tuple[str, str, bytes]] = field(default_factory=list)
 
     @property
-    def parties(self) -> Sequence[Member]:
-        return [Member(role.partition("/")[2], address) for address, role in self.roles.items()]
-
-    def call(
-        self,
-        address: str,
-        credentials: Who,
-        name: str,
-        request: msgspec.Struct | None,
-        body: Sequence[bytes | memoryview] = (),
-        *,
-        expect: str,
-    ) -> tuple[bytes, memoryview]:
-        assert self.roles[address] == expect
-        self.fail(expect, name)
-        sent = b"".join(bytes(piece) for piece in body)
-        self.log.append((expect, name, sent))
-        reply, answer = HANDLERS[name](
-            self.daemons[address], credentials, msgspec.msgpack.encode(request), memoryview(sent)
-        )
-        return msgspec.msgpack.encode(reply), memoryview(b"".join(bytes(piece) for piece in answer))
+    def cluster(self) -> Cluster:
+        return Cluster({**{role: f"{role.name}:1" for role in self.daemons}, Role("provider", "james"): "james:1"})
 
     def store(self, party: str) -> DatasetStore:
-        return next(self.daemons[address].datasets for address, role in self.roles.items() if role == f"party/{party}")
+        return self.daemons[Role("party", party)].datasets
 
     def total(self, name: str) -> Tensor:
         """The sum of all parties' shares of an array."""
         shares = [daemon.datasets.open(name)[0] for daemon in self.daemons.values()]
         return torch.stack(shares).sum(0)
 
+    def by(self, who: Who) -> Caller:
+        return Caller(self, who)
+
+
+@dataclass
+class Caller:
+    """In the form of ``services.Caller``, and with the checks that a daemon makes before it calls a handler."""
+
+    network: Network
+    credentials: Who
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.network.cluster
+
+    def call(
+        self, role: Role, service: str, arguments: msgspec.Struct, body: Sequence[bytes | memoryview] = ()
+    ) -> tuple[bytes, memoryview]:
+        self.network.fail(str(role), service)
+        sent = b"".join(bytes(piece) for piece in body)
+        self.network.log.append((str(role), service, sent))
+        row = DATASET_SERVICES[service]
+        if self.credentials.role.kind not in row.who:
+            raise PeerRejected("not for this role")
+        if len(sent) > row.body:
+            raise LimitExceeded("the body is too large")
+        encoded = msgspec.msgpack.encode(arguments)
+        reply, answer = row.handler(self.network.daemons[role], self.credentials, encoded, memoryview(sent))
+        return msgspec.msgpack.encode(reply), memoryview(b"".join(bytes(piece) for piece in answer))
+
 
 def network(*names: str, limits: DatasetLimits | None = None) -> Network:
-    roles = {f"{name}:1": f"party/{name}" for name in names or ("alice", "bob")}
-    return Network({address: Daemon(DatasetStore(MemoryShares(), limits)) for address in roles}, roles)
+    roles = [Role("party", name) for name in names or ("alice", "bob")]
+    return Network({role: Daemon(DatasetStore(MemoryShares(), limits)) for role in roles})
 
 
-HOSPITAL_A, HOSPITAL_B = Who("owner/hospital-a"), Who("owner/hospital-b")
-SCIENTIST, JAMES, ALICE = Who("controller/ann"), Who("provider/james"), Who("party/alice")
+HOSPITAL_A, HOSPITAL_B = Who(Role("owner", "hospital-a")), Who(Role("owner", "hospital-b"))
+SCIENTIST, JAMES = Who(Role("controller", "ann")), Who(Role("provider", "james"))
+ALICE = Who(Role("party", "alice"))

@@ -1,10 +1,11 @@
 """What a party holds of owners' data: shares by name, staged until their owner commits, listed, opened, removed.
 
-Theory of operation. A sharing goes through two steps. *Staged*: its shares lie on disk and nobody is told of them.
-*Committed*: its names are listed and can be opened, and an earlier sharing of the same base name is gone, all of it at
-once. Which sharings there are, and in which step, is one entry of the share store, the index, which is replaced in one
-step; an array's share is another entry, written before the index names it and deleted after the index has forgotten
-it. So a crash leaves entries that no index names at worst, and those are deleted at the next start.
+Theory of operation. An array's share arrives in pieces, in order. Once it is there, it is *staged*: it lies on disk and
+nobody is told of it. A sharing whose arrays are all staged can be *committed*: its names are listed and can be opened,
+and an earlier sharing of the same base name is gone, all of it at once. Which sharings there are, and in which step, is
+one entry of the share store, the index, which is replaced in one step; every piece is another entry, written before the
+index names it and deleted after the index has forgotten it. So a crash leaves entries that no index names at worst, and
+those are deleted at the next start.
 
 Who may. The first part of a name is the name of an owner, and only a peer with that owner's certificate may stage,
 commit or remove below it. Callers pass the role that the peer's certificate names.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -23,7 +24,8 @@ import torch
 from torch import Tensor
 
 from torchveil.errors import DataNotFound, InvalidArgument, LimitExceeded, PeerRejected, StorageError
-from torchveil.network.datasets import Entry, Id, Name, Schema, owner_of
+from torchveil.network.datasets import PIECE, Entry, Schema, owner_of
+from torchveil.network.messages import Bytes16, Name
 from torchveil.randomness import os_bytes
 
 #: The entry of the share store that says which sharings there are.
@@ -53,16 +55,27 @@ class DatasetLimits:
 
 
 class _Array(msgspec.Struct, frozen=True):
-    """One array of a sharing and the entry of the share store that its share is."""
+    """One array of a sharing and the entries of the share store that its share consists of, in order."""
 
     schema: Schema
-    entry: str
+    entries: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """An array whose share arrives; ``busy`` while a piece of it is being written."""
+
+    meta: Entry
+    since_s: float
+    entries: list[str] = field(default_factory=list)
+    n_elements: int = 0
+    busy: bool = False
 
 
 class _Sharing(msgspec.Struct, frozen=True):
     """What an owner shared under one base name in one go; ``since_s`` is of the wall clock, to survive a restart."""
 
-    id: Id
+    id: Bytes16
     owner: Name
     base: Name
     arrays: dict[Name, _Array]
@@ -84,7 +97,7 @@ class DatasetStore:
         self._shares = shares
         self._limits = limits or DatasetLimits()
         self._lock = threading.RLock()
-        self._arriving: dict[tuple[bytes, str], Entry] = {}
+        self._arriving: dict[tuple[bytes, str], _Arriving] = {}
         self._sharings = self._read_index()
         self._sweep()
 
@@ -109,7 +122,7 @@ class DatasetStore:
                 raise InvalidArgument(f"{schema.name!r} of this sharing is arriving already", op="share")
             held = [
                 *(array.schema for s in self._sharings if s.owner == owner for array in s.arrays.values()),
-                *(entry.schema for entry in self._arriving.values() if entry.owner == owner),
+                *(arriving.meta.schema for arriving in self._arriving.values() if arriving.meta.owner == owner),
             ]
             limits = self._limits
             if len(held) >= limits.n_arrays_per_owner:
@@ -125,29 +138,53 @@ class DatasetStore:
                     remedy="remove data with torchveil unshare, or share fewer rows (what is replaced counts)",
                 )
 
-    def stage(self, meta: Entry, share: Tensor) -> None:
-        """Keep one array's share, int64 of the schema's shape, until its owner commits the sharing ``meta.id``.
+    def stage(self, meta: Entry, start: int, piece: Tensor) -> None:
+        """Keep a piece of an array's share: its elements in row-major order from ``start`` on, at most ``PIECE``.
 
-        A sharing of the same base name that was staged and never committed is dropped. Raises what ``admit`` raises.
+        What was staged under the base name and never committed is dropped by the first piece. Raises what ``admit``
+        raises; ``InvalidArgument`` for a piece that is not the next one, after which the array is staged from its
+        beginning; ``StorageError`` when it cannot be written.
         """
         schema = meta.schema
-        if share.dtype != torch.int64 or tuple(share.shape) != schema.shape:
-            raise InvalidArgument("a share is no int64 tensor of the shape that its schema says", op="share")
-        key = meta.id, schema.name
+        key, end = (meta.id, schema.name), start + piece.numel()
+        if piece.dtype != torch.int64 or piece.dim() != 1 or not start < end <= min(schema.n_elements, start + PIECE):
+            raise InvalidArgument("a piece of a share of another size or type", op="share")
+        name = _ENTRY + os_bytes(16).hex()
         with self._lock:
-            self.admit(meta)
-            self._arriving[key] = meta
+            if start == 0:
+                self.admit(meta)
+                self._arriving[key] = _Arriving(meta, time.time())
+            arriving = self._arriving.get(key)
+            if arriving is None or arriving.busy or arriving.meta != meta or arriving.n_elements != start:
+                raise InvalidArgument("a piece of a share that is not the next one", op="share", remedy="share again")
+            arriving.busy = True
+            arriving.entries.append(name)
+            arriving.n_elements = end
         try:
-            array = _Array(schema, _ENTRY + os_bytes(16).hex())
-            self._shares.write(array.entry, {"share": share}, {})
+            self._shares.write(name, {"share": piece}, {})
             with self._lock:
-                fresh = _Sharing(meta.id, meta.owner, schema.sharing, {}, False, time.time())
-                before = next((s for s in self._sharings if s.id == meta.id), fresh)
-                after = msgspec.structs.replace(before, arrays={**before.arrays, schema.name: array})
-                self._save([*(s for s in self._sharings if s is not before), after])
-        finally:
+                self._written(key, arriving)
+        except BaseException:
             with self._lock:
-                del self._arriving[key]
+                if self._arriving.get(key) is arriving:
+                    self._abandon([key])
+            self._shares.remove(name)
+            raise
+
+    def _written(self, key: tuple[bytes, str], arriving: _Arriving) -> None:
+        """A piece lies on disk; with the last one the array is staged."""
+        if self._arriving.get(key) is not arriving:
+            raise DataNotFound("the sharing was dropped while it arrived", op="share", remedy="share it again")
+        arriving.busy = False
+        meta = arriving.meta
+        if arriving.n_elements < meta.schema.n_elements:
+            return
+        fresh = _Sharing(meta.id, meta.owner, meta.schema.sharing, {}, False, time.time())
+        before = next((s for s in self._sharings if s.id == meta.id), fresh)
+        array = _Array(meta.schema, tuple(arriving.entries))
+        after = msgspec.structs.replace(before, arrays={**before.arrays, meta.schema.name: array})
+        self._save([*(s for s in self._sharings if s is not before), after])
+        del self._arriving[key]
 
     def commit(self, sharing_id: bytes, owner: str, names: Sequence[str]) -> None:
         """Show the sharing, which consists of the arrays ``names``, in place of an earlier one of its base name.
@@ -167,6 +204,7 @@ class DatasetStore:
     def discard(self, sharing_id: bytes, owner: str) -> None:
         """Drop a sharing that was not committed; nothing if there is none."""
         with self._lock:
+            self._abandon([k for k, a in self._arriving.items() if (a.meta.id, a.meta.owner) == (sharing_id, owner)])
             self._save([s for s in self._sharings if s.id != sharing_id or s.owner != owner or s.committed])
 
     def list(self) -> _Entries:
@@ -190,13 +228,20 @@ class DatasetStore:
         Raises ``DataNotFound`` if there is none, ``StorageError`` if what lies on disk is not what was stored.
         """
         entry, array = self._find(name, sharing_id)
-        try:
-            tensors, _ = self._shares.read(array.entry)
-        except StorageError:
-            self._find(name, entry.id)  # it was removed or replaced meanwhile, or else the error stands
-            raise
-        share = tensors.get("share")
-        if share is None or share.dtype != torch.int64 or tuple(share.shape) != entry.schema.shape:
+        share = torch.empty(entry.schema.shape, dtype=torch.int64)
+        rest = share.view(-1)
+        for part in array.entries:
+            try:
+                tensors, _ = self._shares.read(part)
+            except StorageError:
+                self._find(name, entry.id)  # it was removed or replaced meanwhile, or else the error stands
+                raise
+            piece = tensors.get("share", share[:0])
+            if piece.dtype != torch.int64 or piece.dim() != 1 or not 0 < len(piece) <= len(rest):
+                break
+            rest[: len(piece)] = piece
+            rest = rest[len(piece) :]
+        if len(rest):
             raise StorageError(
                 f"the share of {name!r} is damaged", op="dataset", remedy=f"let {entry.owner} share it again"
             )
@@ -228,13 +273,21 @@ class DatasetStore:
     def _expire(self, base: str, owner: str, keep: bytes) -> None:
         """Drop what was staged under this base name before, and what nobody committed for too long."""
         before_s = time.time() - self._limits.staged_life_s
-        stale = [
-            s
-            for s in self._sharings
-            if not s.committed and s.id != keep and (s.since_s < before_s or (s.owner, s.base) == (owner, base))
-        ]
-        if stale:
-            self._save([s for s in self._sharings if s not in stale])
+
+        def stale(identifier: bytes, whose: tuple[str, str], since_s: float) -> bool:
+            return identifier != keep and (since_s < before_s or whose == (owner, base))
+
+        self._abandon(
+            [k for k, a in self._arriving.items() if stale(a.meta.id, (a.meta.owner, a.meta.schema.sharing), a.since_s)]
+        )
+        self._save([s for s in self._sharings if s.committed or not stale(s.id, (s.owner, s.base), s.since_s)])
+
+    def _abandon(self, keys: Sequence[tuple[bytes, str]]) -> None:
+        """Forget arrays that were arriving. Who is writing a piece of one finds out, and deletes it."""
+        for key in keys:
+            arriving = self._arriving.pop(key, None)
+            for name in [] if arriving is None else arriving.entries:
+                self._shares.remove(name)
 
     def _save(self, sharings: _Sharings) -> None:
         """Take these for all sharings there are: first the index, then what it names no more is deleted."""
@@ -270,7 +323,7 @@ class DatasetStore:
 
 def _entries(sharings: _Sharings) -> set[str]:
     """The entries of the share store that belong to sharings."""
-    return {array.entry for sharing in sharings for array in sharing.arrays.values()}
+    return {name for sharing in sharings for array in sharing.arrays.values() for name in array.entries}
 
 
 def _not_shared(name: str) -> DataNotFound:

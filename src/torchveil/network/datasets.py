@@ -25,10 +25,12 @@ from typing import Annotated
 
 import msgspec
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from torchveil.errors import DataNotFound, EncodingError, InvalidArgument, ShapeMismatch
 from torchveil.fixedpoint import ENCODABLE, FixedPoint, encode
+from torchveil.network.messages import Bytes16, Name
 from torchveil.randomness import Stream, os_bytes
 
 #: The format of whole numbers (labels, masks): scale 1, exact.
@@ -37,7 +39,7 @@ WHOLE = FixedPoint(2, 0)
 #: Names of arrays of a sharing that have a meaning of their own.
 TARGET, MASK = "target", "mask"
 
-MAX_NAME = 160
+MAX_NAME = 160  # as in ``messages.Name``
 MAX_DIMENSIONS = 16
 MAX_COLUMN_NAMES = 1 << 16  # characters in all
 
@@ -48,8 +50,8 @@ _BASE = re.compile(rf"{_OWNER}(/{_PART}){{1,7}}")
 _FULL = re.compile(rf"{_OWNER}(/{_PART}){{1,7}}(\.{_PART})?")
 _SUFFIX = re.compile(_PART)
 
-Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
-Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+#: Elements of a share that travel and lie on disk together: 8 MiB.
+PIECE = 1 << 20
 
 
 class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,10 +61,10 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: Name
-    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, lt=2**40)], ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
-    base: Annotated[int, msgspec.Meta(ge=2, le=2**26)]
-    digits: Annotated[int, msgspec.Meta(ge=0, le=26)]
-    parties: Annotated[tuple[Name, ...], msgspec.Meta(min_length=2, max_length=64)]
+    shape: Annotated[tuple[Annotated[int, Meta(ge=1, lt=2**40)], ...], Meta(max_length=MAX_DIMENSIONS)]
+    base: Annotated[int, Meta(ge=2, le=2**26)]
+    digits: Annotated[int, Meta(ge=0, le=26)]
+    parties: Annotated[tuple[Name, ...], Meta(min_length=2, max_length=64)]
     columns: tuple[Name, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -78,9 +80,13 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return FixedPoint(self.base, self.digits)
 
     @property
+    def n_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of one share."""
-        return 8 * math.prod(self.shape)
+        return 8 * self.n_elements
 
     @property
     def sharing(self) -> str:
@@ -97,7 +103,7 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a party tells of an array that it holds: the id of its sharing, whose certificate shared it, its schema."""
 
-    id: Id
+    id: Bytes16
     owner: Name
     schema: Schema
 

@@ -1,161 +1,119 @@
-"""Questions about data sets that a party's daemon answers: one handler each, in the table ``HANDLERS``.
+"""Questions about data sets that a party's daemon answers: one handler each, rows for the table of services.
 
 Who asks is what the peer's certificate says. An owner may stage, commit, discard and remove below its own name, and is
-told of its own data only; controllers and parties are told of all; a provider of nothing. No answer holds a share.
+told of its own data only; controllers and parties are told of all. No answer holds a share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 
-from torchveil.errors import MalformedMessage, PeerRejected
-from torchveil.network.dataset_store import DatasetStore
-from torchveil.network.datasets import Entry, Id, Name, Schema
+from torchveil.errors import MalformedMessage
+from torchveil.network.certificates import Identity
+from torchveil.network.datasets import PIECE, Entry, Schema
+from torchveil.network.messages import Bytes16, Count, Message, Name, parse_struct
+from torchveil.network.services import Body, Service
 
-Buffer = bytes | memoryview
-S = TypeVar("S", bound=msgspec.Struct)
-
-
-class Peer(Protocol):
-    """Who asks, from its certificate."""
-
-    @property
-    def role(self) -> object: ...
+#: What of a daemon the handlers use: an attribute ``datasets``, a ``dataset_store.DatasetStore``.
+Context = Any
 
 
-class Context(Protocol):
-    """What of a daemon the handlers use."""
+class Stage(Message, frozen=True):
+    """Keep elements of an array's share from ``start`` on: the body, 8 bytes each, little-endian, at most ``PIECE``."""
 
-    @property
-    def datasets(self) -> DatasetStore: ...
-
-
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Keep one array's share; the body is the share, 8 bytes per element, little-endian."""
-
-    id: Id
+    id: Bytes16
     schema: Schema
+    start: Count
 
 
-class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Commit(Message, frozen=True):
     """Show the sharing ``id``, which consists of the arrays ``names``."""
 
-    id: Id
+    id: Bytes16
     names: tuple[Name, ...]
 
 
-class Discard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Discard(Message, frozen=True):
     """Drop the sharing ``id``, which was not committed."""
 
-    id: Id
+    id: Bytes16
 
 
-class List(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Tell of the arrays whose name begins with ``prefix``; the answer's body is msgpack of ``list[Entry]``."""
+class List(Message, frozen=True):
+    """Tell of the arrays whose names begin with ``prefix``; the answer's body is msgpack of ``list[Entry]``."""
 
-    prefix: Name = ""
+    prefix: str = ""
 
 
-class Remove(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Remove(Message, frozen=True):
     """Delete the committed sharing of this base name."""
 
     name: Name
 
 
-class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """It was done; ``names`` are the arrays concerned."""
+class Concerned(Message, frozen=True):
+    """The answer: the arrays that were changed."""
 
     names: tuple[Name, ...] = ()
 
 
-#: kind of role -> which entries it is told of
-VISIBLE: dict[str, Callable[[Entry, str], bool]] = {
-    "owner": lambda entry, role: entry.owner == role,
-    "party": lambda entry, role: True,
-    "controller": lambda entry, role: True,
+Answer = tuple[Message, Body]
+
+
+def stage(context: Context, peer: Identity, arguments: bytes, body: memoryview) -> Answer:
+    """Raises what ``DatasetStore.stage`` raises, and ``MalformedMessage`` for a body of no whole elements."""
+    asked: Stage = parse_struct(arguments, Stage)
+    entry = Entry(asked.id, str(peer.role), asked.schema)
+    if len(body) % 8:
+        raise MalformedMessage("a share of no whole number of elements")
+    piece = torch.from_numpy(np.frombuffer(body, dtype="<i8").astype(np.int64))
+    context.datasets.stage(entry, asked.start, piece)
+    return Concerned((asked.schema.name,)), ()
+
+
+def commit(context: Context, peer: Identity, arguments: bytes, _body: memoryview) -> Answer:
+    """Raises what ``DatasetStore.commit`` raises."""
+    asked: Commit = parse_struct(arguments, Commit)
+    context.datasets.commit(asked.id, str(peer.role), asked.names)
+    return Concerned(asked.names), ()
+
+
+def discard(context: Context, peer: Identity, arguments: bytes, _body: memoryview) -> Answer:
+    """Nothing is changed, and nothing raised, if there is no such sharing of this owner."""
+    asked: Discard = parse_struct(arguments, Discard)
+    context.datasets.discard(asked.id, str(peer.role))
+    return Concerned(), ()
+
+
+def list_datasets(context: Context, peer: Identity, arguments: bytes, _body: memoryview) -> Answer:
+    """What this peer may know of."""
+    asked: List = parse_struct(arguments, List)
+    own_only = peer.role.kind == "owner"
+    entries = [
+        entry
+        for entry in context.datasets.list()
+        if entry.schema.name.startswith(asked.prefix) and (entry.owner == str(peer.role) or not own_only)
+    ]
+    return Concerned(), (msgspec.msgpack.encode(entries),)
+
+
+def remove(context: Context, peer: Identity, arguments: bytes, _body: memoryview) -> Answer:
+    """Raises what ``DatasetStore.remove`` raises."""
+    asked: Remove = parse_struct(arguments, Remove)
+    return Concerned(context.datasets.remove(asked.name, str(peer.role))), ()
+
+
+_OWNERS = ("owner",)
+
+#: Rows for the table of services of a party.
+DATASET_SERVICES: dict[str, Service] = {
+    "datasets/stage": Service(stage, _OWNERS, body=8 * PIECE),
+    "datasets/commit": Service(commit, _OWNERS),
+    "datasets/discard": Service(discard, _OWNERS),
+    "datasets/list": Service(list_datasets, ("owner", "controller", "party")),
+    "datasets/remove": Service(remove, _OWNERS),
 }
-
-Answer = tuple[msgspec.Struct, Sequence[Buffer]]
-
-
-def stage(context: Context, peer: Peer, request: bytes, body: memoryview) -> Answer:
-    """``datasets/stage``. Raises what the store raises, and ``MalformedMessage`` for a body of another size."""
-    asked = _decode(request, Stage)
-    schema = asked.schema
-    entry = Entry(asked.id, _owner(peer), schema)
-    context.datasets.admit(entry)
-    if len(body) != schema.n_bytes:
-        raise MalformedMessage("a share has another size than its schema says")
-    numbers = np.frombuffer(body, dtype="<i8").astype(np.int64).reshape(schema.shape)
-    context.datasets.stage(entry, torch.from_numpy(numbers))
-    return Done((schema.name,)), ()
-
-
-def commit(context: Context, peer: Peer, request: bytes, body: memoryview) -> Answer:
-    """``datasets/commit``."""
-    asked = _decode(request, Commit, body)
-    context.datasets.commit(asked.id, _owner(peer), asked.names)
-    return Done(asked.names), ()
-
-
-def discard(context: Context, peer: Peer, request: bytes, body: memoryview) -> Answer:
-    """``datasets/discard``."""
-    context.datasets.discard(_decode(request, Discard, body).id, _owner(peer))
-    return Done(), ()
-
-
-def list_datasets(context: Context, peer: Peer, request: bytes, body: memoryview) -> Answer:
-    """``datasets/list``."""
-    asked = _decode(request, List, body)
-    role = str(peer.role)
-    visible = VISIBLE.get(role.partition("/")[0])
-    if visible is None:
-        raise PeerRejected(f"{role} is not told of owners' data", remedy="ask as an owner, controller or party")
-    entries = [e for e in context.datasets.list() if visible(e, role) and e.schema.name.startswith(asked.prefix)]
-    return Done(), (msgspec.msgpack.encode(entries),)
-
-
-def remove(context: Context, peer: Peer, request: bytes, body: memoryview) -> Answer:
-    """``datasets/remove``."""
-    asked = _decode(request, Remove, body)
-    return Done(tuple(context.datasets.remove(asked.name, _owner(peer)))), ()
-
-
-#: name of the question -> its handler
-HANDLERS: dict[str, Callable[[Any, Any, bytes, memoryview], Answer]] = {
-    "datasets/stage": stage,
-    "datasets/commit": commit,
-    "datasets/discard": discard,
-    "datasets/list": list_datasets,
-    "datasets/remove": remove,
-}
-
-
-def decode_entries(body: memoryview) -> list[Entry]:
-    """The entries of an answer to ``datasets/list``; raises ``MalformedMessage``."""
-    try:
-        return msgspec.msgpack.decode(body, type=list[Entry])
-    except msgspec.DecodeError as error:
-        raise MalformedMessage("a list of data sets that is none") from error
-
-
-def _decode(request: bytes, kind: type[S], body: memoryview | None = None) -> S:
-    """The request; raises ``MalformedMessage``, also for a body where none belongs."""
-    if body is None or not len(body):
-        try:
-            return msgspec.msgpack.decode(request, type=kind)
-        except msgspec.DecodeError:
-            pass
-    raise MalformedMessage(f"a request that is no {kind.__name__}")
-
-
-def _owner(peer: Peer) -> str:
-    role = str(peer.role)
-    if not role.startswith("owner/"):
-        raise PeerRejected(f"{role} is no owner of data", remedy="use an owner's certificate")
-    return role

@@ -241,7 +241,9 @@ def read_npy(path: Path, choice: Choice) -> dict[str, Array]:
         values = torch.from_numpy(found.astype(np.float64, order="C"))
     else:
         if found.dtype == np.uint64:
-            found = np.asarray(np.minimum(found, np.uint64(2**62)))  # too large a number stays too large, and is refused as such
+            found = np.asarray(
+                np.minimum(found, np.uint64(2**62))
+            )  # too large a number stays too large, and is refused as such
         values = torch.from_numpy(found.astype(np.int64, order="C"))
     return {"": Array(_as_whole(values) if choice.whole_columns else values)}
 
