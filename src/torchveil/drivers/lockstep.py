@@ -228,9 +228,7 @@ class Lockstep:
     def _totals(self, sent: list[Exchange]) -> tuple[Any, ...]:
         first, tally = sent[0], self.tally
         size = sum([n_bytes(piece) for piece in first.pieces])
-        totals = tuple(
-            [combine(first.kind, [m.pieces[k] for m in sent], self.width) for k in range(len(first.pieces))]
-        )
+        totals = tuple([combine(first.kind, [m.pieces[k] for m in sent], self.width) for k in range(len(first.pieces))])
         if first.kind == "reveal":
             # for the receiver alone: the parties go on without it
             tally.outside += size * len(sent)

@@ -267,7 +267,7 @@ class NetworkDriver:
         operation, line = "", ""
         if failure is not None and failure.number in self._notes:
             operation, found = self._notes[failure.number]
-            line = shown(found)
+            line = "" if found is None else shown(*found)
         out = error
         if failure is not None:
             told = m.Failure(
