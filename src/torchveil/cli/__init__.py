@@ -18,6 +18,9 @@ from torchveil.errors import TorchveilError
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "what of a model runs encrypted, and what it will cost"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
+    "share": ("share", "split a file between the parties of a cluster"),
+    "datasets": ("datasets", "list what owners shared: names and shapes, never data"),
+    "unshare": ("unshare", "delete what was shared, at every party"),
     "explain": ("explain", "what an error's number means, and what to do"),
 }
 
