@@ -24,39 +24,30 @@ from torchveil.kernels.threads import Kernels
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.program.wiring import defines
-from torchveil.roles.keys import Identity, agree_session_id
+from torchveil.roles.keys import Identity, agree_session_id, input_streams, party_role, provider_role
 from torchveil.roles.party import Party, RandomSource
 from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
 from torchveil.roles.tables import Tables
 
-_PROVIDER_PURPOSES = ("mask", "mask-bits", "dealt", "dealt-bits")
-
-
 def make_roles(
     party_names: Sequence[str], provider_name: str, owner_name: str = "owner"
 ) -> tuple[list[Party], Provider, list[RandomSource], bytes]:
     """Fresh roles with agreed keys, the owner's input streams, and the session id."""
-    parties = [Identity(f"party/{name}") for name in party_names]
+    identities = [Identity(f"party/{name}") for name in party_names]
     provider, owner = Identity(f"provider/{provider_name}"), Identity(f"owner/{owner_name}")
-    session_id = agree_session_id([*parties, provider, owner])
-    n = len(parties)
-    roles = []
-    for rank, identity in enumerate(parties):
-        streams: dict[str, RandomSource] = {
-            purpose: identity.stream(provider, session_id, purpose) for purpose in _PROVIDER_PURPOSES
-        }
-        streams["input"] = identity.stream(owner, session_id, "input")
-        zero: dict[int, RandomSource] = {
-            peer: identity.stream(parties[peer], session_id, "zero") for peer in range(n) if peer != rank
-        }
-        roles.append(Party(party_names[rank], rank, n, streams, zero))
-    provider_streams: list[dict[str, RandomSource]] = [
-        {purpose: provider.stream(identity, session_id, purpose) for purpose in _PROVIDER_PURPOSES}
-        for identity in parties
+    halves = [identity.half for identity in identities]
+    session_id = agree_session_id([*halves, provider.half, owner.half])
+    parties = [
+        party_role(name, rank, identity, halves, provider.half, owner.half, session_id)
+        for rank, (name, identity) in enumerate(zip(party_names, identities, strict=True))
     ]
-    inputs: list[RandomSource] = [owner.stream(identity, session_id, "input") for identity in parties]
-    return roles, Provider(provider_name, provider_streams), inputs, session_id
+    return (
+        parties,
+        provider_role(provider_name, provider, halves, session_id),
+        input_streams(owner, halves, session_id),
+        session_id,
+    )
 
 
 class Lockstep:
