@@ -25,7 +25,7 @@ from torch import Tensor
 from torchveil.errors import CheckpointInvalid, ProtocolError
 from torchveil.storage.keys import load_key, load_or_create_key
 from torchveil.storage.manifest import Entry, Manifest
-from torchveil.storage.store import ShareStore, check_name
+from torchveil.storage.store import ShareStore, check_name, path_of
 
 
 class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +56,10 @@ class Place:
 
     directory: Path
     keys: Path
+
+    def holds(self, holder: str) -> bool:
+        """Whether a role's file lies in ``directory`` itself."""
+        return path_of(self.directory, holder).exists()
 
     def store(self, holder: str, cluster: str, *, folder: bool = True, create: bool = False) -> ShareStore:
         """The store of one role; its key is made if ``create`` says so and there is none."""

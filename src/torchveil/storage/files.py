@@ -22,7 +22,8 @@ def storing(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{what} failed: {error.strerror or type(error).__name__}", remedy="check the disk, its space and its rights"
+            f"{what} failed: {error.strerror or type(error).__name__}",
+            remedy="check the disk, its space and its rights",
         ) from error
 
 

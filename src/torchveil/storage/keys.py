@@ -14,8 +14,11 @@ KEY_BYTES = 32
 
 
 def load_key(path: Path) -> bytes:
-    """The key in ``path``. Raises ``StorageError`` if it is missing, no plain file of 32 bytes, or others may read it."""
-    with storing("reading a store's key"), open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+    """The key in ``path``. Raises ``StorageError`` if there is no plain file of 32 bytes, or others may read it."""
+    with (
+        storing("reading a store's key"),
+        open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file,
+    ):
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
             raise StorageError(f"{path} is no plain file", remedy="name the file that holds the store's key")

@@ -45,7 +45,8 @@ class _Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Source(Protocol):
     """What tensors are read from."""
 
-    remaining: int
+    @property
+    def remaining(self) -> int: ...
 
     def read(self, n_bytes: int) -> bytes: ...
 
@@ -54,7 +55,7 @@ class Source(Protocol):
 
 def _bytes_of(x: Tensor) -> memoryview:
     """The elements of a contiguous tensor as bytes, not copied."""
-    return memoryview(x.reshape(-1).view(torch.uint8).numpy()) if x.numel() else memoryview(b"")
+    return x.reshape(-1).view(torch.uint8).numpy().data if x.numel() else memoryview(b"")
 
 
 def require_storable(name: str, x: Tensor) -> None:

@@ -38,9 +38,14 @@ def check_name(name: str) -> str:
         raise InvalidArgument(
             f"{name[:_MAX_NAME]!r} cannot be the name of something stored",
             op="store",
-            remedy=f"use at most {_MAX_NAME} letters, digits, _ . - and / between parts that start with none of . and -",
+            remedy=f"use at most {_MAX_NAME} letters, digits, _ . - and / between parts, none of . and - first",
         )
     return name
+
+
+def path_of(directory: Path, name: str) -> Path:
+    """Where a store in ``directory`` keeps ``name``."""
+    return directory / (check_name(name).replace("/", "=") + _SUFFIX)
 
 
 class _Hashed:
@@ -85,7 +90,7 @@ class ShareStore:
 
         The new file is complete on disk before it takes the old one's place. ``manifest.entries`` names the tensors.
         """
-        path = self._path(name)
+        path = path_of(self.directory, name)
         if set(tensors) != set(manifest.entries):
             raise InvalidArgument("the manifest names other tensors than there are", op="store")
         digest = hashlib.sha256()
@@ -110,7 +115,7 @@ class ShareStore:
         Raises ``CheckpointInvalid`` for a file that is missing, cut, changed, under another key, of another party or
         cluster, or that was stored under another name.
         """
-        path = self._path(name)
+        path = path_of(self.directory, name)
         with storing(f"reading {path}"), self._open(path) as file:
             sealed = SealedReader(file, self._key, str(path))
             manifest = self._manifest(sealed, path, name)
@@ -126,7 +131,7 @@ class ShareStore:
 
     def info(self, name: str) -> Manifest:
         """The manifest alone; what lies behind it in the file is not looked at. Raises as ``read``."""
-        path = self._path(name)
+        path = path_of(self.directory, name)
         with storing(f"reading {path}"), self._open(path) as file:
             return self._manifest(SealedReader(file, self._key, str(path)), path, name)
 
@@ -136,20 +141,13 @@ class ShareStore:
             found = [path.name.removesuffix(_SUFFIX).replace("=", "/") for path in self.directory.glob(f"*{_SUFFIX}")]
         return sorted(name for name in found if _NAME.fullmatch(name))
 
-    def has(self, name: str) -> bool:
-        """Whether there is a file of this name."""
-        return self._path(name).exists()
-
     def delete(self, name: str) -> None:
         """Remove what is stored under ``name``; nothing happens if there is nothing."""
-        path = self._path(name)
+        path = path_of(self.directory, name)
         if path.exists():
             with storing(f"deleting {path}"):
                 path.unlink(missing_ok=True)
                 sync_directory(self.directory)
-
-    def _path(self, name: str) -> Path:
-        return self.directory / (check_name(name).replace("/", "=") + _SUFFIX)
 
     def _open(self, path: Path) -> BinaryIO:
         try:
@@ -182,4 +180,4 @@ class ShareStore:
         return f"<ShareStore {self.directory}>"
 
 
-__all__ = ["ShareStore", "check_name"]
+__all__ = ["ShareStore", "check_name", "path_of"]
