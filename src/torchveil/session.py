@@ -79,15 +79,16 @@ class Session(Engine):
         return modules.decrypt(module, to)
 
     def save(self, path: str | os.PathLike[str], state: Any, *, keys: str | os.PathLike[str] | None = None) -> None:
-        """Write ``state`` to disk: each party its shares, this process the rest. No reveal, no rounds, no bytes.
+        """Write ``state`` to disk: each party its shares, this process the rest. Nothing is revealed.
 
         path: a folder of this checkpoint; a later save into it takes the place of the one before when all parts are
         complete. state: dictionaries, lists, numbers, texts, plain and secret tensors, as ``state_dict()`` of models,
         optimizers and schedulers gives them. keys: the folder of the keys, ``path/keys`` if not given, made when
         missing; parties on machines of their own have theirs there. See docs/how-to/checkpoints.md.
 
-        Raises ``InvalidArgument`` for what cannot be saved, ``StorageError`` when a disk refuses or with
-        backend="plain", ``CheckpointInvalid`` when ``path`` holds a checkpoint of others.
+        0 rounds and 0 bytes, but for values that nobody had asked for yet. Raises ``InvalidArgument`` for what cannot be
+        saved, ``StorageError`` when a disk refuses, somebody else saves there, or with backend="plain", and
+        ``CheckpointInvalid`` when ``path`` holds a checkpoint of others.
         """
         checkpoints.save(self, path, state, keys)
 

@@ -233,7 +233,7 @@ class EncryptedTensor(torch.Tensor):
     def __reduce_ex__(self, _protocol: Any) -> Any:
         raise SessionStateError(
             "a secret tensor cannot be pickled or saved: this process holds no clear value",
-            remedy="reveal it first: torch.save(x.reveal()), or model = session.decrypt(model)",
+            remedy="session.save(path, state) keeps shares; or reveal it first: torch.save(x.reveal()), session.decrypt(model)",
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

@@ -29,6 +29,7 @@ from torchveil.handle import Bit, Deferred, Handle, Public, Secret
 from torchveil.public import PublicTensor
 from torchveil.randomness import os_bytes
 from torchveil.storage import Checkpoint, Entry, Manifest, Place
+from torchveil.storage.files import alone, make_directory, storing
 from torchveil.storage.layout import require_storable
 from torchveil.tensor import EncryptedTensor, wrap
 
@@ -156,6 +157,13 @@ def save(session: Engine, path: str | os.PathLike[str], state: Any, keys: str | 
     place = _place(path, keys)
     found = _Collected(session)
     tree = take_apart(state, found.leaf)
+    with storing("saving"):
+        make_directory(place.directory)
+    with alone(place.directory):
+        _save(session, place, tree, found)
+
+
+def _save(session: Engine, place: Place, tree: Node, found: _Collected) -> None:
     name, before = f"{re.sub('[^A-Za-z0-9_]', '_', place.directory.name)[:64]}_{os_bytes(4).hex()}", 0
     if place.holds(_CONTROLLER):
         last = _controllers_part(session, place)[1].checkpoint

@@ -227,7 +227,7 @@ class Lockstep:
                 party.wires[x] = Wire(share)
             self.provider.wires[x] = Wire(None)
             if self.plain is not None:
-                self.plain.set(x, self.total("sum", shares))
+                self.plain.set(x, combine("sum", shares, self.width))
 
     def clear(self) -> None:
         """Forget all shares and masks."""

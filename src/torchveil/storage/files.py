@@ -44,10 +44,28 @@ def sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def alone(directory: Path) -> Iterator[None]:
+    """Let no other process, nor another block of this one, be in such a block for ``directory`` at the same time.
+
+    Raises ``StorageError`` at once if one is. Whoever is killed has left the block.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"somebody else is writing into {directory}", remedy="save into another folder") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path, *, first: bool = False) -> Iterator[BinaryIO]:
     """A file to write that takes the place of ``path`` when the block ends; after an error ``path`` is as before.
 
-    Readable by its owner alone. Remains of a writer that was killed are cleared away.
+    With ``first`` a file that is there by then stays. Readable by its owner alone. Remains of a writer that was killed
+    are cleared away.
     """
     make_directory(path.parent)
     prefix = f".{path.name}."
@@ -61,7 +79,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            aside.rename(path)
+            if first:
+                with suppress(FileExistsError):
+                    path.hardlink_to(aside)
+                aside.unlink()
+            else:
+                aside.rename(path)
         except BaseException:
             with suppress(OSError):
                 aside.unlink()

@@ -36,6 +36,6 @@ def load_or_create_key(path: Path) -> bytes:
     Without this file nothing that was stored under it can be read: keep a copy apart from the stored files.
     """
     if not path.exists():
-        with storing("writing a store's key"), replacing(path) as file:
+        with storing("writing a store's key"), replacing(path, first=True) as file:
             file.write(os_bytes(KEY_BYTES))
     return load_key(path)

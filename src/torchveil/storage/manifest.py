@@ -6,9 +6,6 @@ from typing import Literal
 
 import msgspec
 
-#: The version of everything that is written.
-FORMAT = 1
-
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One tensor. ``scale`` is that of its integers, ``base`` and ``digits`` the number format it returns to.
@@ -28,12 +25,12 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a file holds and whose it is.
 
-    name, digest: set by the store; the digest is the SHA-256 of the payload. party, rank, parties, cluster: whose file.
+    version: of this format; a reader knows one. name, digest: set by the store; the digest is the SHA-256 of the payload. party, rank, parties, cluster: whose file.
     session, epoch: of which run the tensors are. generation, save_id: the how-manieth save under its name, and 16
     random bytes that all files of one save have in common. attached: what else its writer wants to find again.
     """
 
-    version: int = FORMAT
+    version: Literal[1] = 1
     name: str = ""
     digest: str = ""
     cluster: str

@@ -19,7 +19,7 @@ from torchveil.errors import CheckpointInvalid, InvalidArgument
 from torchveil.storage.files import replacing, storing, sync_directory
 from torchveil.storage.keys import KEY_BYTES
 from torchveil.storage.layout import MAX_HEADER, pieces, read_tensors
-from torchveil.storage.manifest import FORMAT, Manifest
+from torchveil.storage.manifest import Manifest
 from torchveil.storage.sealed import SealedReader, SealedWriter, damaged
 
 _SUFFIX = ".sealed"
@@ -164,7 +164,7 @@ class ShareStore:
         except (ValueError, msgspec.MsgspecError):
             raise CheckpointInvalid(
                 f"{path} was written by another version of torchveil",
-                remedy=f"read it with the version that wrote it (this one reads format {FORMAT})",
+                remedy="read it with the version that wrote it",
             ) from None
         expected = {"name": name, "party": self._party or manifest.party, "cluster": self._cluster or manifest.cluster}
         for field, value in expected.items():
