@@ -86,8 +86,8 @@ class Session(Engine):
         optimizers and schedulers gives them. keys: the folder of the keys, ``path/keys`` if not given, made when
         missing; parties on machines of their own have theirs there. See docs/how-to/checkpoints.md.
 
-        0 rounds and 0 bytes, but for values that nobody had asked for yet. Raises ``InvalidArgument`` for what cannot be
-        saved, ``StorageError`` when a disk refuses, somebody else saves there, or with backend="plain", and
+        0 rounds and 0 bytes, but for values that nobody had asked for yet. Raises ``InvalidArgument`` for what cannot
+        be saved, ``StorageError`` when a disk refuses, somebody else saves there, or with backend="plain", and
         ``CheckpointInvalid`` when ``path`` holds a checkpoint of others.
         """
         checkpoints.save(self, path, state, keys)

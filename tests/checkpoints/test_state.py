@@ -57,7 +57,9 @@ FEATURES = torch.randn(96, 5, generator=GENERATOR)
 LABELS = (FEATURES @ torch.tensor([1.0, -2.0, 0.5, 0.0, 1.5]) > 0).long()
 
 
-def start(session: Session, optimizer: Callable[[Any], torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
+def start(
+    session: Session, optimizer: Callable[[Any], torch.optim.Optimizer]
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(5)
     model = session.encrypt(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)))
     return model, optimizer(model.parameters())
@@ -184,7 +186,9 @@ def test_loaded_values_compute(tmp_path: Path) -> None:
     close = {"rtol": 0.0, "atol": 1e-3}
     torch.testing.assert_close((back["product"] @ back["transposed"]).reveal(), (x * x + x) @ x.t(), **close)
     torch.testing.assert_close((back["step"] * back["input"]).reveal(), (x - (x * x + x) / 10) * x, **close)
-    torch.testing.assert_close(torch.where(back["bit"], back["input"], 7.0).reveal(), torch.where(x > 0, x, 7.0), **close)
+    torch.testing.assert_close(
+        torch.where(back["bit"], back["input"], 7.0).reveal(), torch.where(x > 0, x, 7.0), **close
+    )
     assert torch.equal((back["bit"] | back["no bit"]).reveal(), torch.ones_like(x, dtype=torch.bool))
     assert torch.equal((back["whole"] + back["whole"]).reveal(), torch.tensor([2, 4, 6]))
     torch.testing.assert_close((back["filled"] + back["input"]).reveal(), x + 0.75, **close)

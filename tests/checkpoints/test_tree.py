@@ -86,7 +86,9 @@ def schedulers(optimizer: torch.optim.Optimizer) -> list[Any]:
         lr_scheduler.OneCycleLR(optimizer, 0.1, 10),
         lr_scheduler.ReduceLROnPlateau(optimizer),
         lr_scheduler.CosineAnnealingLR(optimizer, 3),
-        lr_scheduler.SequentialLR(optimizer, [lr_scheduler.StepLR(optimizer, 1), lr_scheduler.StepLR(optimizer, 1)], [2]),
+        lr_scheduler.SequentialLR(
+            optimizer, [lr_scheduler.StepLR(optimizer, 1), lr_scheduler.StepLR(optimizer, 1)], [2]
+        ),
     ]
 
 

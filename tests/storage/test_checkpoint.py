@@ -55,7 +55,7 @@ def test_the_generation_before_stays_until_the_one_after(tmp_path: Path) -> None
 
 
 def test_who_is_behind_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointInvalid, match="bob is behind: .* generation 3, bob holds nothing"):
+    with pytest.raises(CheckpointInvalid, match=r"bob is behind: .* generation 3, bob holds nothing"):
         read_shares(store(tmp_path), HOLDER, checkpoint(3))
     write(tmp_path, checkpoint(2))
     with pytest.raises(CheckpointInvalid, match=r"bob is behind: .* generation 3, bob holds generations \[2\]"):
@@ -131,7 +131,9 @@ def test_a_place_makes_keys_only_for_writing(tmp_path: Path) -> None:
     assert not place.keys.exists()
     x = {"w": ring(2)}
     written = place.store("alice", "here", create=True)
-    write_shares(written, replace(HOLDER, party="alice", rank=0), checkpoint(1, entries={"w": Entry((2,))}), x, {"w": ()})
+    write_shares(
+        written, replace(HOLDER, party="alice", rank=0), checkpoint(1, entries={"w": Entry((2,))}), x, {"w": ()}
+    )
     assert place.store("alice", "here").names() == ["run/1"] and (place.keys / "alice.key").exists()
     with pytest.raises(InvalidArgument):
         place.store("../alice", "here", create=True)

@@ -1,4 +1,4 @@
-"""A store gives back exactly what was written, or raises: no byte can be changed, cut, moved or taken from elsewhere."""
+"""A store gives back exactly what was written, or raises: no byte can be changed, cut, moved or come from elsewhere."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def test_names_delete_and_replace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/../b", "/etc/passwd", "a//b", "a/", "-x", ".hidden", "a\0b", "a b", "a=b", "a\n", "é"]
+    "name",
+    ["", ".", "..", "../x", "a/../b", "/etc/passwd", "a//b", "a/", "-x", ".hidden", "a\0b", "a b", "a=b", "a\n", "é"],
 )
 def test_no_name_leads_elsewhere(tmp_path: Path, name: str) -> None:
     here = store(tmp_path / "inside")
@@ -255,7 +256,9 @@ def test_what_was_there_stays_until_the_new_is_complete(
 def test_remains_of_a_killed_writer_are_cleared_and_no_others(tmp_path: Path) -> None:
     import fcntl
 
-    dead, alive, other = (tmp_path / name for name in (".x.sealed.1.partial", ".x.sealed.2.partial", ".y.sealed.3.partial"))
+    dead, alive, other = (
+        tmp_path / name for name in (".x.sealed.1.partial", ".x.sealed.2.partial", ".y.sealed.3.partial")
+    )
     for path in (dead, alive, other):
         path.write_bytes(b"half")
     with alive.open("rb") as file:

@@ -54,7 +54,9 @@ def alone(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageError(f"somebody else is writing into {directory}", remedy="save into another folder") from None
+            raise StorageError(
+                f"somebody else is writing into {directory}", remedy="save into another folder"
+            ) from None
         yield
     finally:
         os.close(descriptor)

@@ -25,9 +25,10 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a file holds and whose it is.
 
-    version: of this format; a reader knows one. name, digest: set by the store; the digest is the SHA-256 of the payload. party, rank, parties, cluster: whose file.
-    session, epoch: of which run the tensors are. generation, save_id: the how-manieth save under its name, and 16
-    random bytes that all files of one save have in common. attached: what else its writer wants to find again.
+    version: of this format; a reader knows one. name, digest: set by the store; the digest is the SHA-256 of the
+    payload. party, rank, parties, cluster: whose file. session, epoch: of which run the tensors are. generation,
+    save_id: the how-manieth save under its name, and 16 random bytes that all files of one save have in common.
+    attached: what else its writer wants to find again.
     """
 
     version: Literal[1] = 1
