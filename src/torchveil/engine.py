@@ -120,8 +120,8 @@ class Engine:
         self._reveals: list[RevealRecord] = []
         self._process = os.getpid()
         self._closed = False
-        #: Where the parties are, as checkpoints name it.
-        self.cluster = CLUSTER
+        #: Where the parties are, as checkpoints say it: one of another home is refused.
+        self.home = CLUSTER
         #: How often what this session computes on was taken up from a checkpoint.
         self.epoch = 0
         self._running = threading.RLock()

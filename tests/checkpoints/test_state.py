@@ -351,7 +351,7 @@ def test_a_checkpoint_may_move_but_not_change_hands(saved: Path, tmp_path: Path)
         with pytest.raises(CheckpointInvalid, match="belongs to the parties alice, bob"):
             loads(saved, Session(parties))
     elsewhere = Session()
-    elsewhere.cluster = "elsewhere"
+    elsewhere.home = "elsewhere"
     with pytest.raises(CheckpointInvalid, match="cluster"):
         loads(saved, elsewhere)
     with pytest.raises(CheckpointInvalid, match="no checkpoint"):

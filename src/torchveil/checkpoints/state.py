@@ -170,11 +170,11 @@ def _save(session: Engine, place: Place, tree: Node, found: _Collected) -> None:
         name, before = last.name, last.generation
     checkpoint = Checkpoint(name, before + 1, before, os_bytes(16).hex(), session.epoch, found.entries)
     session.store(checkpoint, found.secrets, place)
-    place.store(_CONTROLLER, session.cluster, folder=False, create=True).write(
+    place.store(_CONTROLLER, session.home, folder=False, create=True).write(
         _CONTROLLER,
         found.plain,
         Manifest(
-            cluster=session.cluster,
+            cluster=session.home,
             party=_CONTROLLER,
             parties=session.parties,
             epoch=session.epoch,
@@ -201,7 +201,7 @@ def load(session: Engine, path: str | os.PathLike[str], keys: str | os.PathLike[
 def _controllers_part(session: Engine, place: Place) -> tuple[dict[str, Tensor], _State]:
     if not place.holds(_CONTROLLER):
         raise CheckpointInvalid(f"there is no checkpoint in {place.directory}", op="load", remedy="check the path")
-    store = place.store(_CONTROLLER, session.cluster, folder=False)
+    store = place.store(_CONTROLLER, session.home, folder=False)
     plain, manifest = store.read(_CONTROLLER)
     if manifest.parties != session.parties:
         raise CheckpointInvalid(

@@ -37,7 +37,6 @@ from torchveil.storage import Checkpoint, Holder, Place, read_shares, write_shar
 CLUSTER = "lockstep"
 
 
-
 def make_roles(
     party_names: Sequence[str], provider_name: str, owner_name: str = "owner"
 ) -> tuple[list[Party], Provider, list[RandomSource], bytes]:

@@ -18,13 +18,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from torch import Tensor
 
 from torchveil.errors import CheckpointInvalid, ProtocolError
 from torchveil.storage.keys import load_key, load_or_create_key
-from torchveil.storage.manifest import Entry, Manifest
+from torchveil.storage.manifest import Entry, Manifest, Natural
 from torchveil.storage.store import ShareStore, check_name, path_of
 
 
@@ -32,10 +34,10 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every role is told of a save. ``keep``: the generation that stays beside the new one, 0 for none."""
 
     name: str
-    generation: int
-    keep: int
-    save_id: str
-    epoch: int
+    generation: Natural
+    keep: Natural
+    save_id: Annotated[str, Meta(max_length=64)]
+    epoch: Natural
     entries: dict[str, Entry]
 
 

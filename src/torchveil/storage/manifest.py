@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
+
+Natural = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -14,10 +17,10 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sorted.
     """
 
-    shape: tuple[int, ...]
-    scale: int = 1
-    base: int = 2
-    digits: int = 0
+    shape: tuple[Natural, ...]
+    scale: Annotated[int, Meta(ge=1, lt=2**63)] = 1
+    base: Annotated[int, Meta(ge=2, le=2**26)] = 2
+    digits: Annotated[int, Meta(ge=0, le=26)] = 0
     kind: Literal["wire", "bit"] = "wire"
     provenance: tuple[str, ...] = ()
 
