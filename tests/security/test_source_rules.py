@@ -52,7 +52,7 @@ PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 #: Layers from top to bottom: a module imports from its own layer or from those below.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("syft",),
-    ("torchveil.cli", "torchveil"),
+    ("torchveil.cli", "torchveil", "torchveil.testing"),
     ("torchveil.checking",),
     ("torchveil.network.connect", "torchveil.network.commands"),
     ("torchveil.compiling",),

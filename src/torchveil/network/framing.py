@@ -1,0 +1,285 @@
+"""Frames: how a message lies in a stream of bytes. Sans-I/O: bytes go in, frames or errors come out.
+
+Theory of operation. A frame is a header of 56 bytes, its ``meta`` and its ``body``; all integers are little-endian:
+
+    magic "TVL" | version 1 | kind 1 | flags 3 (zero) | session 8 | counter 8 | number 8 | digest 8 | meta 8 | body 8
+    meta bytes
+    for each chunk of the body: index 4 | length 4 | at most ``Limits.chunk`` bytes
+
+``session`` is the first 8 bytes of the session's id, or zeros outside of any session. ``counter`` counts the frames of
+one direction of one connection from 0: a frame that is missing, repeated or out of order is found at once, whatever
+carries the bytes. ``number`` and ``digest`` belong to the sender's stream of instructions; who receives them compares.
+
+No length is believed before bytes arrive: a body is announced, compared with what its kind may have, and then memory is
+taken for one chunk; more only when what came already is an eighth of it. Frames hide nothing and prove nothing about
+their origin: that is the business of TLS below.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from torchveil.errors import LimitExceeded, MalformedMessage, NetworkError
+
+Piece = memoryview | bytes
+
+NO_SESSION = bytes(8)
+_MAGIC = b"TVL"
+_VERSION = 1
+_HEADER = struct.Struct("<3sBB3s8sQQ8sQQ")
+_CHUNK = struct.Struct("<II")
+_NO_FLAGS = bytes(3)
+_U64 = 1 << 64
+_OTHER_PROGRAM = "both ends have to run the same version of torchveil, and nothing may change bytes between them"
+
+#: A TLS record carries at most this much. Reads into less would leave a part of it inside OpenSSL.
+RECORD = 1 << 14
+#: Bodies of up to this many bytes are copied behind their header, so that they cross in one record.
+_JOINED = RECORD - 4096
+
+
+class Frame(NamedTuple):
+    """One message. ``body`` is one buffer or several that follow each other; it must not change before it is sent.
+
+    The body of a received frame is one writable buffer that begins at a multiple of 8 bytes. Its repr shows no bytes.
+    """
+
+    kind: int
+    number: int = 0
+    digest: bytes = bytes(8)
+    meta: bytes = b""
+    body: Sequence[Piece] | bytearray | memoryview | bytes = ()
+
+    def __repr__(self) -> str:
+        n_body = sum(len(part) for part in views(self.body))
+        return f"Frame(kind={self.kind}, number={self.number}, meta={len(self.meta)} bytes, body={n_body} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one link may take: bytes of a frame's meta, body and chunk, and bytes that wait (each way) for somebody.
+
+    ``kinds`` gives kinds of frames a smaller body than ``body``.
+    """
+
+    meta: int = 1 << 20
+    body: int = 1 << 33
+    chunk: int = 4 << 20
+    queued: int = 256 << 20
+    kinds: Mapping[int, int] = field(default_factory=dict)
+
+    def body_of(self, kind: int) -> int:
+        """The largest body that a frame of this kind may have, in bytes."""
+        return min(self.body, self.kinds.get(kind, self.body))
+
+
+def views(body: Sequence[Piece] | bytearray | memoryview | bytes) -> list[memoryview]:
+    """The buffers of a body as bytes, without copies; empty ones are left out."""
+    parts = [body] if isinstance(body, bytes | bytearray | memoryview) else body
+    return [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+
+
+def pack(frame: Frame, session: bytes, counter: int, limits: Limits | None = None) -> list[Piece]:
+    """The bytes of a frame, as pieces to send one after another. Bodies beyond a few KB are not copied.
+
+    Raises:
+        LimitExceeded: the frame is larger than ``limits`` allow, or a field does not fit its place.
+    """
+    limits = limits or _DEFAULT
+    parts = views(frame.body)
+    n_body = sum(map(len, parts))
+    fits = 0 <= frame.kind < 256 and 0 <= frame.number < _U64 and 0 <= counter < _U64 and len(frame.digest) == 8
+    if not fits or len(frame.meta) > limits.meta or n_body > limits.body_of(frame.kind):
+        raise LimitExceeded(
+            f"a frame of kind {frame.kind} with {len(frame.meta)} + {n_body} bytes does not fit",
+            remedy="send less at once: smaller batches or fewer rows",
+        )
+    session = session[:8] or NO_SESSION
+    header = _HEADER.pack(
+        _MAGIC, _VERSION, frame.kind, _NO_FLAGS, session, counter, frame.number, frame.digest, len(frame.meta), n_body
+    )
+    out: list[Piece] = [header + frame.meta if frame.meta else header]
+    for index, start in enumerate(range(0, n_body, limits.chunk)):
+        length = min(limits.chunk, n_body - start)
+        out.append(_CHUNK.pack(index, length))
+        out += _between(parts, start, start + length)
+    return [b"".join(out)] if n_body + len(frame.meta) <= _JOINED else out
+
+
+def _between(parts: list[memoryview], start: int, end: int) -> list[memoryview]:
+    """Bytes ``start`` to ``end`` of buffers laid end to end."""
+    out, at = [], 0
+    for part in parts:
+        piece = part[max(start - at, 0) : max(end - at, 0)]
+        if piece:
+            out.append(piece)
+        at += len(part)
+    return out
+
+
+class Decoder:
+    """Makes frames of the bytes of one direction of one connection.
+
+    Bytes come in by ``feed(data)``, or without a copy by ``filled(recv_into(buffer()))``; frames go out by ``next()``.
+    ``session`` may be set once it is agreed on; what was sent before carries zeros. A frame that came in before the
+    session was set here is held against the session that is set when ``next`` hands it out.
+
+    Every method raises MalformedMessage or LimitExceeded for bytes that are no frame of ours, or too large; from then
+    on always the same, as nothing after such bytes can be trusted.
+    """
+
+    __slots__ = (
+        "_direct",
+        "_failure",
+        "_intake",
+        "_parser",
+        "_want",
+        "counter",
+        "limits",
+        "ready",
+        "session",
+        "waiting",
+    )
+
+    def __init__(self, session: bytes = NO_SESSION, limits: Limits | None = None) -> None:
+        self.session = session
+        self.limits = limits or _DEFAULT
+        #: The number of frames that began to arrive.
+        self.counter = 0
+        #: Whole frames, each with the session it names, oldest first.
+        self.ready: deque[tuple[bytes, Frame]] = deque()
+        #: Bytes of the frames in ``ready``.
+        self.waiting = 0
+        self._intake = memoryview(bytearray(4 * RECORD))
+        self._direct = False
+        self._failure: NetworkError | None = None
+        self._parser = self._parse()
+        self._want = next(self._parser)
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes should be put: at least a TLS record's worth of room."""
+        self._check()
+        self._direct = len(self._want) >= RECORD
+        return self._want if self._direct else self._intake
+
+    def filled(self, n_bytes: int) -> None:
+        """The first ``n_bytes`` of what ``buffer`` gave last were filled."""
+        if not self._direct:
+            self.feed(self._intake[:n_bytes])
+            return
+        self._check()
+        self._want = self._want[n_bytes:]
+        self._advance()
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Takes bytes, any number of them."""
+        self._check()
+        source = memoryview(data)
+        while source:
+            n = min(len(source), len(self._want))
+            self._want[:n] = source[:n]
+            self._want, source = self._want[n:], source[n:]
+            self._advance()
+
+    def next(self) -> Frame | None:
+        """The next frame that has arrived whole, or None."""
+        self._check()
+        if not self.ready:
+            return None
+        session, frame = self.ready.popleft()
+        self.waiting -= _weight(frame)
+        if session != self._prefix():
+            self._fail(MalformedMessage("a frame is of another session", remedy=_OTHER_PROGRAM))
+        return frame
+
+    def drop(self, index: int) -> None:
+        """Takes a whole frame out of the row."""
+        self.waiting -= _weight(self.ready[index][1])
+        del self.ready[index]
+
+    def __len__(self) -> int:
+        return len(self.ready)
+
+    def _prefix(self) -> bytes:
+        return bytes(self.session[:8]) or NO_SESSION
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, error: NetworkError) -> None:
+        self._failure = error
+        raise error
+
+    def _advance(self) -> None:
+        """Goes on with parsing while what it waits for is there."""
+        try:
+            while not self._want:
+                self._want = next(self._parser)
+        except NetworkError as error:
+            self._fail(error)
+
+    def _parse(self) -> Iterator[memoryview]:
+        """Yields the buffer it wants filled; knows every rule of the layout."""
+        limits = self.limits
+        header, chunk = bytearray(_HEADER.size), bytearray(_CHUNK.size)
+        while True:
+            yield memoryview(header)
+            magic, version, kind, flags, session, counter, number, digest, n_meta, n_body = _HEADER.unpack(header)
+            ours = self._prefix()
+            if magic != _MAGIC:
+                raise MalformedMessage("these bytes are no frame of torchveil", remedy=_OTHER_PROGRAM)
+            if version != _VERSION:
+                raise MalformedMessage(f"a frame is of version {version}, not {_VERSION}", remedy=_OTHER_PROGRAM)
+            if flags != _NO_FLAGS:
+                raise MalformedMessage("a frame has flags that are not known", remedy=_OTHER_PROGRAM)
+            if ours not in (session, NO_SESSION):
+                raise MalformedMessage("a frame is of another session", remedy=_OTHER_PROGRAM)
+            if counter != self.counter:
+                raise MalformedMessage(
+                    f"frame {counter} came where frame {self.counter} belongs: one was lost, repeated or moved",
+                    remedy=_OTHER_PROGRAM,
+                )
+            if n_meta > limits.meta or n_body > limits.body_of(kind):
+                raise LimitExceeded(
+                    f"a frame of kind {kind} announces {n_meta} + {n_body} bytes, more than is allowed",
+                    remedy="send less at once, or raise the limits of this role",
+                )
+            self.counter += 1
+            meta = bytearray(n_meta)
+            yield memoryview(meta)
+            body, have, index = _uninitialised(0), 0, 0
+            while have < n_body:
+                yield memoryview(chunk)
+                said, length = _CHUNK.unpack(chunk)
+                if said != index or not 0 < length <= min(limits.chunk, n_body - have):
+                    raise MalformedMessage("the chunks of a frame do not add up", remedy=_OTHER_PROGRAM)
+                if have + length > len(body):
+                    grown = _uninitialised(min(n_body, max(limits.chunk, 8 * have)))
+                    grown[:have] = body
+                    body = grown
+                yield body[have : have + length]
+                have += length
+                index += 1
+            frame = Frame(kind, number, digest, bytes(meta), body)
+            self.waiting += _weight(frame)
+            self.ready.append((session, frame))
+
+
+def _weight(frame: Frame) -> int:
+    """Bytes a received frame takes, roughly: many empty ones have to count too."""
+    return len(frame.meta) + len(frame.body) + 512
+
+
+def _uninitialised(n_bytes: int) -> memoryview:
+    """Writable bytes that begin at a multiple of 8; pages nobody wrote to take no memory."""
+    return np.empty(n_bytes, np.uint8).data if n_bytes else memoryview(bytearray())
+
+
+_DEFAULT = Limits()

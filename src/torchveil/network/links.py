@@ -1,0 +1,461 @@
+"""Links: authenticated connections that carry frames, and the one loop that drives all links of a session.
+
+Theory of operation. A ``Link`` is one connection; nothing on it blocks. A ``Hub`` owns the links of a session and is
+driven by one thread: whoever waits for a frame of one link makes all of them send and receive meanwhile, so two roles
+that send to each other at once never wait for each other, and the death of any role is seen while waiting for any
+other. What cannot be sent at once waits in a queue of its link; what arrives early waits in the link's decoder. Both
+are bounded (``Limits.queued``): a link whose frames nobody takes is no longer read, and the other end notices.
+
+TLS reads and writes records, which has two consequences here. A read or a write may need the socket in the other
+direction first (``SSLWantRead`` of a write). And bytes may lie inside OpenSSL where select does not see them: reads
+always offer room for a whole record, and go on while ``pending`` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from torchveil.errors import DeadlineExceeded, NetworkError, PeerLost, PeerRejected
+from torchveil.network.framing import NO_SESSION, Decoder, Frame, Limits, Piece, pack
+
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+#: How often a link is read before others have their turn, in TLS records.
+_TURN = 64
+_SEE_LOGS = "look at the logs of that role; then start a new session"
+
+
+class Link:
+    """One connection to ``peer``, whose handshake is done. Frames go through a ``Hub``.
+
+    Attributes:
+        peer: who is at the other end, as authenticated; only its ``str`` is used.
+        may_close: the other end may close this link while nobody waits for it.
+        bytes_in, bytes_out: bytes of frames so far, without TLS's own.
+        queued: bytes that wait to be sent.
+        ended: why the connection is over, or None.
+    """
+
+    __slots__ = (
+        "_counter",
+        "_outgoing",
+        "_pending",
+        "_read_wants_write",
+        "_registered",
+        "_write_failed",
+        "_write_wants_read",
+        "bytes_in",
+        "bytes_out",
+        "decoder",
+        "ended",
+        "limits",
+        "may_close",
+        "peer",
+        "queued",
+        "sock",
+    )
+
+    def __init__(self, sock: ssl.SSLSocket | socket.socket, peer: object, limits: Limits | None = None) -> None:
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self.peer = peer
+        self.limits = limits or Limits()
+        self.decoder = Decoder(NO_SESSION, self.limits)
+        self.may_close = False
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.queued = 0
+        self.ended: NetworkError | None = None
+        self._counter = 0
+        self._outgoing: deque[Piece] = deque()
+        self._pending: Callable[[], int] = sock.pending if isinstance(sock, ssl.SSLSocket) else _nothing
+        self._registered = 0
+        self._read_wants_write = False
+        self._write_wants_read = False
+        self._write_failed = False
+
+    def __repr__(self) -> str:
+        return f"Link({self.peer})"
+
+    @property
+    def session(self) -> bytes:
+        """The id of the session whose frames cross; zeros before it is agreed on."""
+        return self.decoder.session
+
+    @session.setter
+    def session(self, session: bytes) -> None:
+        self.decoder.session = session
+
+    def close(self) -> None:
+        """Ends the connection. What is still queued is dropped; what was handed to the kernel is delivered."""
+        self._outgoing.clear()
+        self.queued = 0
+        if self.ended is None:
+            self.ended = PeerLost("closed at this end")
+        with suppress(OSError, ValueError):
+            if isinstance(self.sock, ssl.SSLSocket):
+                self.sock.unwrap()  # sends the notice; does not wait for an answer
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+        self.sock.close()
+
+    def _enqueue(self, frame: Frame) -> None:
+        pieces = pack(frame, self.session, self._counter, self.limits)
+        self._counter += 1
+        self._outgoing.extend(pieces)
+        self.queued += sum(map(len, pieces))
+
+    def _write(self) -> None:
+        """Sends what can be sent now."""
+        outgoing, send = self._outgoing, self.sock.send
+        self._write_wants_read = False
+        try:
+            while outgoing:
+                piece = outgoing[0]
+                n = send(piece)
+                self.queued -= n
+                self.bytes_out += n
+                if n == len(piece):
+                    outgoing.popleft()
+                else:
+                    outgoing[0] = memoryview(piece)[n:]
+        except (ssl.SSLWantWriteError, BlockingIOError):
+            pass
+        except ssl.SSLWantReadError:
+            self._write_wants_read = True
+        except OSError:
+            # The other end is gone, but why it went may still be waiting to be read.
+            self._write_failed = True
+            outgoing.clear()
+            self.queued = 0
+
+    def _read(self) -> int:
+        """Takes what can be read now, at most a turn's worth; returns how many frames became whole."""
+        decoder, receive = self.decoder, self.sock.recv_into
+        before = len(decoder.ready)
+        self._read_wants_write = False
+        try:
+            for _ in range(_TURN):
+                n = receive(decoder.buffer())
+                if not n:
+                    self.ended = PeerLost("the other end closed the connection", remedy=_SEE_LOGS)
+                    break
+                self.bytes_in += n
+                decoder.filled(n)
+                if len(decoder.ready) > before and not self._pending():
+                    break
+        except (ssl.SSLWantReadError, BlockingIOError):
+            if self._write_failed:
+                self.ended = PeerLost("the connection broke", remedy=_SEE_LOGS)
+        except ssl.SSLWantWriteError:
+            self._read_wants_write = True
+        except NetworkError as error:
+            self.ended = error
+        except ssl.SSLError as error:
+            self.ended = PeerRejected(f"the other end ended TLS: {error.reason}", remedy="check both certificates")
+        except OSError as error:
+            self.ended = PeerLost(f"the connection broke: {error.strerror}", remedy=_SEE_LOGS)
+        return len(decoder.ready) - before
+
+    def _busy(self) -> bool:
+        """Whether bytes wait to be sent, or a failure to send waits for its reason."""
+        return bool(self._outgoing) or (self._write_failed and self.ended is None)
+
+    def _interest(self) -> int:
+        """What to wait for: READ, WRITE, both or nothing."""
+        if self.ended is not None:
+            return 0
+        read = self._write_wants_read or self.decoder.waiting < self.limits.queued
+        write = self._read_wants_write or (bool(self._outgoing) and not self._write_wants_read)
+        return _READ * read | _WRITE * write
+
+
+class Hub:
+    """All links of a session and the loop over them, driven by one thread.
+
+    Other threads may call ``wake`` and ``cancel``, nothing else. What could not be sent at once is sent while somebody
+    waits: call ``flush`` before long work and before closing.
+
+    Attributes:
+        urgent: called with every frame as soon as it is whole; True: it was consumed. What it raises comes out of the
+            call that waits.
+        woken: called in the hub's thread after ``wake``.
+        timeout_s: how long ``post`` waits at most where it has to.
+
+    Raises, from every method that waits: PeerLost when any link ends that is awaited or not marked ``may_close``;
+    DeadlineExceeded; what ``cancel`` was given; MalformedMessage or LimitExceeded for what is no frame.
+    """
+
+    def __init__(self, *, timeout_s: float = 60.0) -> None:
+        self.urgent: Callable[[Link, Frame], bool] | None = None
+        self.woken: Callable[[], None] | None = None
+        self.timeout_s = timeout_s
+        self.links: list[Link] = []
+        self._selector = selectors.DefaultSelector()
+        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector.register(self._alarm, _READ)
+        self._cancelled: BaseException | None = None
+        self._closed = False
+
+    def add(self, link: Link) -> None:
+        """Takes a link into the loop. The hub closes it in the end unless it is removed before."""
+        self.links.append(link)
+        self._update(link)
+        self._arrived(link, len(link.decoder.ready))
+
+    def remove(self, link: Link) -> None:
+        """Takes a link out of the loop; it stays open."""
+        self.links.remove(link)
+        if link._registered:
+            self._selector.unregister(link.sock)
+            link._registered = 0
+
+    def post(self, link: Link, frame: Frame, what: str = "sending") -> None:
+        """Sends a frame, now as far as the connection takes it, the rest while somebody waits for something.
+
+        The body must not change until it is sent (``flush``). Waits only while more than ``Limits.queued`` bytes wait.
+        """
+        if link.ended is not None:
+            raise self._lost(link, what)
+        link._enqueue(frame)
+        link._write()
+        if link._write_failed:
+            self._drain(link)
+            raise self._lost(link, what)
+        self._update(link)
+        if link.queued > link.limits.queued:
+            self._until(lambda: link.queued <= link.limits.queued, [link], self.timeout_s, what)
+
+    def flush(self, timeout_s: float, what: str) -> None:
+        """Waits until everything posted is in the kernel's hands."""
+        self._until(lambda: not any(link._busy() for link in self.links), (), timeout_s, what)
+        self._check((), what)
+
+    def receive(self, link: Link, timeout_s: float, what: str) -> Frame:
+        """The next frame of a link; what already arrived comes first, also when the link has ended since."""
+        return self.receive_any((link,), timeout_s, what)[1]
+
+    def receive_any(self, links: Iterable[Link], timeout_s: float, what: str) -> tuple[Link, Frame]:
+        """The next frame of any of these links; the first in the given order that has one."""
+        links = tuple(links)
+        found: list[tuple[Link, Frame]] = []
+
+        def look() -> bool:
+            for link in links:
+                frame = self._take(link)
+                if frame is not None:
+                    found.append((link, frame))
+                    return True
+            return False
+
+        self._until(look, links, timeout_s, what)
+        return found[0]
+
+    def poll(self, what: str = "polling") -> None:
+        """Sends and receives what is possible at once, without waiting."""
+        self._check((), what)
+        self._drive(0.0)
+        self._check((), what)
+
+    def wake(self) -> None:
+        """Interrupts a wait, from any thread, so that ``woken`` is called."""
+        with suppress(OSError):
+            os.eventfd_write(self._alarm, 1)
+
+    def cancel(self, error: BaseException) -> None:
+        """From any thread: whoever waits now, or later, gets this error."""
+        self._cancelled = error
+        self.wake()
+
+    def close(self) -> None:
+        """Closes all links and the loop itself."""
+        if self._closed:
+            return
+        self._closed = True
+        self._selector.close()
+        for link in self.links:
+            link._registered = 0
+            link.close()
+        os.close(self._alarm)
+        self._alarm = -1
+
+    def _until(self, done: Callable[[], bool], awaited: Iterable[Link], timeout_s: float, what: str) -> None:
+        """Drives all links until ``done`` says so."""
+        if self._cancelled is None and done():
+            return
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._check(awaited, what)
+            rest = deadline - time.monotonic()
+            self._drive(max(rest, 0.0))
+            if self._cancelled is None and done():
+                return
+            if rest <= 0:
+                late = _names(awaited) or _names(link for link in self.links if link.queued) or "a role"
+                raise DeadlineExceeded(
+                    f"{late} did not answer within {timeout_s:g} s, during: {what}",
+                    remedy="see whether that role runs and can be reached, or allow more time",
+                )
+
+    def _take(self, link: Link) -> Frame | None:
+        """A frame of this link that is there already."""
+        try:
+            frame = link.decoder.next()
+        except NetworkError as error:
+            link.ended = error
+            return None
+        if not link._registered & _READ:
+            self._update(link)  # it was not read while its queue was full
+        return frame
+
+    def _check(self, awaited: Iterable[Link], what: str) -> None:
+        """Raises what a wait has to end with."""
+        if self._cancelled is not None:
+            raise self._cancelled
+        for link in self.links:
+            error = link.ended
+            if error is not None and (link in awaited or not (link.may_close and isinstance(error, PeerLost))):
+                raise self._lost(link, what)
+
+    def _lost(self, link: Link, what: str) -> NetworkError:
+        """Why a link ended, with the name of its peer and what was going on."""
+        error = link.ended or PeerLost("the connection broke", remedy=_SEE_LOGS)
+        said = str(error).partition("] ")[2].partition("\n")[0]
+        return type(error)(f"{link.peer}: {said}, during: {what}", remedy=error.remedy)
+
+    def _drive(self, timeout_s: float) -> None:
+        """One turn: waits for events, then reads and writes what they allow."""
+        for key, events in self._selector.select(timeout_s):
+            link = key.data
+            if link is None:
+                os.eventfd_read(self._alarm)
+                if self.woken is not None:
+                    self.woken()
+            elif link._registered:  # else it was removed meanwhile
+                if link._outgoing and (events & _WRITE or link._write_wants_read):
+                    link._write()
+                n = link._read() if events & _READ or link._read_wants_write or link._write_failed else 0
+                self._update(link)
+                self._arrived(link, n)
+
+    def _drain(self, link: Link) -> None:
+        """Reads what a broken connection still holds: it may say why."""
+        n = 0
+        while link.ended is None:
+            n += link._read()
+        self._update(link)
+        self._arrived(link, n)
+
+    def _arrived(self, link: Link, n: int) -> None:
+        """The last ``n`` frames of a link became whole: ``urgent`` sees them."""
+        if self.urgent is None:
+            return
+        ready = link.decoder.ready
+        at = len(ready) - n
+        for _ in range(n):
+            if self.urgent(link, ready[at][1]):
+                link.decoder.drop(at)
+            else:
+                at += 1
+
+    def _update(self, link: Link) -> None:
+        """Registers what to wait for, where that changed."""
+        wanted = link._interest()
+        if wanted == link._registered:
+            return
+        if not link._registered:
+            self._selector.register(link.sock, wanted, link)
+        elif wanted:
+            self._selector.modify(link.sock, wanted, link)
+        else:
+            self._selector.unregister(link.sock)
+        link._registered = wanted
+
+
+def connect(address: str, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLSocket:
+    """A TLS connection to ``host:port``, handshake done, within ``timeout_s`` in all.
+
+    Raises:
+        PeerLost: nobody listens there, or the connection broke.
+        PeerRejected: the other end speaks no TLS of ours or its certificate is not accepted. That it does not accept
+            ours is learnt at the first read only (TLS 1.3).
+        DeadlineExceeded: it did not answer in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        sock = socket.create_connection((host, int(port)), timeout_s)
+    except TimeoutError as error:
+        raise _late(address, timeout_s) from error
+    except (OSError, ValueError, OverflowError) as error:
+        raise PeerLost(
+            f"no connection to {address}: {getattr(error, 'strerror', None) or 'not an address'}",
+            remedy="see whether that role runs, and whether address and firewall allow it",
+        ) from error
+    name = host if context.check_hostname else None
+    return _handshake(sock, context, deadline, timeout_s, address, server_side=False, server_hostname=name)
+
+
+def accept_tls(sock: socket.socket, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLSocket:
+    """The server's side of a handshake on an accepted connection; raises as ``connect`` does, and closes then."""
+    deadline = time.monotonic() + timeout_s
+    return _handshake(sock, context, deadline, timeout_s, "who connected", server_side=True, server_hostname=None)
+
+
+def _handshake(
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    deadline: float,
+    timeout_s: float,
+    whom: str,
+    *,
+    server_side: bool,
+    server_hostname: str | None,
+) -> ssl.SSLSocket:
+    try:
+        tls = context.wrap_socket(
+            sock, server_side=server_side, server_hostname=server_hostname, do_handshake_on_connect=False
+        )
+    except (OSError, ValueError) as error:
+        sock.close()
+        raise PeerLost(f"the connection to {whom} ended before its handshake", remedy=_SEE_LOGS) from error
+    try:
+        # OpenSSL counts this for the handshake as a whole, so a peer that trickles bytes gains nothing.
+        tls.settimeout(max(deadline - time.monotonic(), 0.001))
+        tls.do_handshake()
+    except OSError as error:
+        tls.close()
+        if isinstance(error, TimeoutError):
+            raise _late(whom, timeout_s) from error
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            said = getattr(error, "verify_message", "") or error.reason or "no TLS"
+            raise PeerRejected(
+                f"the handshake with {whom} failed: {said}",
+                remedy="check that both certificates are of this cluster, valid and for the right role",
+            ) from error
+        raise PeerLost(f"{whom} ended the connection during the handshake", remedy=_SEE_LOGS) from error
+    return tls
+
+
+def _late(whom: str, timeout_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"{whom} did not finish the handshake within {timeout_s:g} s",
+        remedy="see whether that role runs and can be reached",
+    )
+
+
+def _names(links: Iterable[Link]) -> str:
+    return ", ".join(str(link.peer) for link in links)
+
+
+def _nothing() -> int:
+    return 0

@@ -1,0 +1,1 @@
+"""What tests of several machines need and one machine lacks; nothing here takes part in a computation."""
