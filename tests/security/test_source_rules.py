@@ -73,7 +73,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("torchveil.randomness", "torchveil.public_randomness"),
     ("torchveil.fixedpoint",),
     ("torchveil.errors",),
-    ("torchveil.where",),
+    ("torchveil.where", "torchveil.version"),
 )
 
 

@@ -42,7 +42,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     argument("--plan", action="store_true", help="also predict a step as torchveil.compile runs it")
     argument("--parties", type=int, default=2, help="number of parties")
     argument("--digits", type=int, default=FixedPoint().digits, help="binary digits behind the point")
-    argument("--by", choices=("modules", "operations", "gates", "lines"), help="also the cost of the last phase by these")
+    argument(
+        "--by", choices=("modules", "operations", "gates", "lines"), help="also the cost of the last phase by these"
+    )
     argument("--json", action="store_true", help="print JSON")
 
 
@@ -132,4 +134,3 @@ def _tensor(text: str) -> Tensor:
     if not isinstance(kind, torch.dtype):
         raise UsageError(f"{dtype!r} is no dtype of torch")
     return torch.empty(sizes, dtype=kind, device="meta")
-

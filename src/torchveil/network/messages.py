@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import Meta
@@ -103,6 +104,13 @@ class Do(Message, tag="i"):
     buffers: tuple[Count, ...] = ()
 
 
+class Share(Message, tag="c"):
+    """An instruction ``Input``; for its receiver with the controller's correction in the body."""
+
+    structure: bytes
+    buffers: Annotated[tuple[Count, ...], Meta(max_length=1)] = ()
+
+
 class Alias(Message, tag="a"):
     """A second name for a wire."""
 
@@ -156,7 +164,7 @@ class Forget(Message, tag="f"):
     """Forget all values."""
 
 
-Item = Do | Alias | Define | RunPlan | Save | Load | Dataset | Forget
+Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Forget
 
 
 class Stream(Message):
@@ -288,7 +296,7 @@ def failure_of(error: BaseException, role: str, number: int = 0, operation: str 
     """What a role tells the others about an error. Of errors that are not ours only the type: a message may hold
     data."""
     if isinstance(error, TorchveilError):
-        text = error.what
+        text = error.message
         return Failure(error.code, role, text[:4000], number, (error.op or operation)[:200], error.remedy[:4000])
     return Failure("TV401", role, f"an unexpected {type(error).__name__}", number, operation[:200])
 
@@ -301,7 +309,18 @@ def _classes(base: type[TorchveilError]) -> dict[str, type[TorchveilError]]:
 
 
 def told(failure: Failure, line: str = "") -> TorchveilError:
-    """The error that another role told of."""
+    """The error that another role told of; ``told_by`` finds the failure again."""
     kind = _classes(TorchveilError).get(failure.code, TorchveilError)
     at = f" (instruction {failure.number})" if failure.number else ""
-    return kind(f"{failure.role}{at}: {failure.message}", op=failure.operation, remedy=failure.remedy, line=line)
+    error = kind(f"{failure.role}{at}: {failure.message}", op=failure.operation, remedy=failure.remedy, line=line)
+    _TOLD[error] = failure
+    return error
+
+
+#: Failures by the errors that were made of them.
+_TOLD: WeakKeyDictionary[BaseException, Failure] = WeakKeyDictionary()
+
+
+def told_by(error: BaseException) -> Failure | None:
+    """The failure that an error was made of, so that it is passed on as it came."""
+    return _TOLD.get(error)
