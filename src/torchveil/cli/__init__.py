@@ -18,6 +18,11 @@ from torchveil.errors import TorchveilError
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "what of a model runs encrypted, and what it will cost"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
+    "grant": ("grant", "allow somebody to see a result made from your data"),
+    "requests": ("requests", "what waits for your answer, and what you granted"),
+    "approve": ("approve", "allow exactly what a request asks for, once"),
+    "deny": ("deny", "refuse a request, or withdraw a grant"),
+    "audit": ("audit", "read and check the logs of releases"),
     "explain": ("explain", "what an error's number means, and what to do"),
 }
 

@@ -23,7 +23,7 @@ def _name(text: str) -> x509.Name:
 
 class Credentials:
     def __init__(self, role: str, cluster: str, der: bytes, key: Ed25519PrivateKey) -> None:
-        self.role, self.cluster, self.der, self._key = role, cluster, der, key
+        self.role, self.cluster, self.certificate_der, self._key = role, cluster, der, key
         self.fingerprint = hashlib.sha256(der).digest()
 
     def sign(self, data: bytes, purpose: str) -> bytes:
@@ -44,7 +44,7 @@ class Identity:
 class Authority:
     def __init__(self) -> None:
         self._key = Ed25519PrivateKey.generate()
-        self.revoked: set[bytes] = set()
+        self.ended: dict[bytes, float] = {}
 
     def issue(self, role: str, cluster: str = CLUSTER) -> Credentials:
         key = Ed25519PrivateKey.generate()
@@ -64,14 +64,14 @@ class Authority:
         )
         return Credentials(role, cluster, certificate.public_bytes(serialization.Encoding.DER), key)
 
-    def recognise(self, der: bytes) -> Known:
+    def recognise(self, der: bytes, at: float) -> Known:
         try:
             certificate = x509.load_der_x509_certificate(der)
             self._key.public_key().verify(certificate.signature, certificate.tbs_certificate_bytes)
         except (ValueError, InvalidSignature):
             raise CertificateError("not a certificate of this cluster") from None
-        if der in self.revoked:
-            raise CertificateError("withdrawn")
+        if at >= self.ended.get(der, float("inf")):
+            raise CertificateError("no longer valid")
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uri = names.get_values_for_type(x509.UniformResourceIdentifier)[0]
         cluster, _, role = uri.removeprefix("torchveil://").partition("/")

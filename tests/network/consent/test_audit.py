@@ -186,7 +186,7 @@ def test_the_same_head_is_kept_once(tmp_path: Path) -> None:
     [
         lambda head: msgspec.structs.replace(head, lines=head.lines + 1),
         lambda head: msgspec.structs.replace(head, signature=bytes(64)),
-        lambda head: msgspec.structs.replace(head, certificate=BOB.der),
+        lambda head: msgspec.structs.replace(head, certificate=BOB.certificate_der),
         lambda head: msgspec.structs.replace(head, party="party/bob"),
         lambda head: msgspec.structs.replace(head, certificate=b""),
         lambda head: msgspec.structs.replace(head, cluster="another"),

@@ -192,7 +192,7 @@ def forgeries(world: World) -> dict[str, Callable[[], Any]]:
         "no signature": lambda: replace(good, signature=b""),
         "field": lambda: replace(good, grant=replace(good.grant, quota=2)),
         "receiver": lambda: replace(good, grant=replace(good.grant, receiver="controller/other")),
-        "other certificate": lambda: replace(good, certificate=world.hospital_b.der),
+        "other certificate": lambda: replace(good, certificate=world.hospital_b.certificate_der),
         "other owner": lambda: replace(theirs, grant=replace(theirs.grant, owner="owner/hospital-a")),
         "other authority": lambda: sign_grant(stranger, world.grant(stranger)),
         "garbage certificate": lambda: replace(good, certificate=b"no"),
@@ -241,7 +241,7 @@ def test_one_cannot_sign_for_another_owner(world: World) -> None:
 def test_a_grant_ends_with_its_owners_certificate(world: World) -> None:
     world.give(quota=2)
     world.consent.decide(world.release())
-    world.authority.revoked.add(world.hospital_a.der)
+    world.authority.ended[world.hospital_a.certificate_der] = NOW
     refused(world)
 
 

@@ -20,12 +20,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from torchveil.errors import AuditBroken, CertificateError, StorageError
-from torchveil.network.consent.grants import Digest, Role, encode
+from torchveil.network.consent.grants import Cluster, Digest, Role, Shape, encode
 from torchveil.network.consent.identities import Recognise, Signer
 
 #: What a signature of a head is good for.
@@ -37,6 +38,10 @@ MAX_LINE = 64 << 10
 #: Of a torn line so much is kept, in bytes.
 _KEPT = 16 << 10
 
+#: Texts in a record: what people see of it on a terminal moves no cursor.
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:/+=-]*\Z")]
+Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]*\Z")]
+
 Kind = Literal["reveal", "refusal", "grant", "denial", "withdrawal", "session start", "session end", "head", "torn"]
 
 
@@ -44,12 +49,12 @@ class SignedHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The state of a party's log: so many lines, the hash of the last; ``time`` in seconds since 1970."""
 
     party: Role
-    cluster: str
-    lines: int
+    cluster: Cluster
+    lines: Annotated[int, Meta(ge=0, le=1 << 48)]
     hash: Digest
-    time: float
-    signature: bytes = b""
-    certificate: bytes = b""
+    time: Annotated[float, Meta(ge=0, le=1 << 37)]
+    signature: Annotated[bytes, Meta(max_length=1024)] = b""
+    certificate: Annotated[bytes, Meta(max_length=16 << 10)] = b""
 
     def signed_bytes(self) -> bytes:
         """What the signature is of."""
@@ -58,11 +63,11 @@ class SignedHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def check(self, recognise: Recognise) -> None:
         """Raises ``AuditBroken`` unless the party that it names signed it."""
         try:
-            signer = recognise(self.certificate)
+            signer = recognise(self.certificate, self.time)
             signer.verify(self.signature, self.signed_bytes(), PURPOSE)
         except CertificateError as error:
             raise AuditBroken(f"a head that {self.party} did not sign: {error}") from None
-        if (signer.role, signer.cluster) != (self.party, self.cluster):
+        if (str(signer.role), signer.cluster) != (self.party, self.cluster):
             raise AuditBroken(f"a head in the name of {self.party} is signed by {signer.role}")
 
 
@@ -70,22 +75,22 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """One line. ``bits``: an upper bound of what was released; digests and nonces in hexadecimal; never a value."""
 
     line: int
-    time: str
+    time: Word
     kind: Kind
-    previous: str
-    session: str = ""
+    previous: Hex
+    session: Word = ""
     number: int | None = None
-    receiver: str = ""
-    owners: tuple[str, ...] = ()
-    shape: tuple[int, ...] | None = None
+    receiver: Word = ""
+    owners: tuple[Role, ...] = ()
+    shape: Shape | None = None
     digits: int | None = None
     bits: int | None = None
-    plan: str = ""
+    plan: Hex = ""
     slot: int | None = None
-    grants: tuple[str, ...] = ()
-    request: str = ""
+    grants: tuple[Hex, ...] = ()
+    request: Hex = ""
     head: SignedHead | None = None
-    torn: str = ""
+    torn: Word = ""
 
 
 def _start(cluster: str, party: str) -> bytes:
@@ -197,7 +202,7 @@ class AuditLog:
             raise StorageError(
                 f"another process writes {self._path}", remedy="stop it, or give this one a directory of its own"
             ) from None
-        read = _Reading(_lines(self._path), _start(self._credentials.cluster, self._credentials.role))
+        read = _Reading(_lines(self._path), _start(self._credentials.cluster, str(self._credentials.role)))
         if read.problems:
             raise AuditBroken(
                 f"{self._path}: {read.problems[0].text}",
@@ -279,14 +284,14 @@ class AuditLog:
         with self._lock:
             credentials = self._credentials
             head = SignedHead(
-                party=credentials.role,
+                party=str(credentials.role),
                 cluster=credentials.cluster,
                 lines=self._lines,
                 hash=self._hash,
                 time=self._clock(),
             )
         return msgspec.structs.replace(
-            head, signature=credentials.sign(head.signed_bytes(), PURPOSE), certificate=credentials.der
+            head, signature=credentials.sign(head.signed_bytes(), PURPOSE), certificate=credentials.certificate_der
         )
 
     def note_head(self, head: SignedHead, recognise: Recognise) -> None:
@@ -296,7 +301,7 @@ class AuditLog:
         then the other party's log was cut or rewritten. The new head is kept all the same, since it is the evidence.
         """
         head.check(recognise)
-        if head.party == self._credentials.role or head.cluster != self._credentials.cluster:
+        if head.party == str(self._credentials.role) or head.cluster != self._credentials.cluster:
             raise AuditBroken(f"a head of {head.party} in {head.cluster} is none of another party of this cluster")
         known = self._heads.get(head.party)
         if known is not None and (known.lines, known.hash) == (head.lines, head.hash):
@@ -352,7 +357,7 @@ def verify(
         if head.lines > n_lines:
             text = f"the log has {n_lines} lines, a head of {head.lines} lines was signed: the end was cut off"
             problems.append(Problem(0, text))
-        elif head.lines < 0 or read.hashes[head.lines] != head.hash:
+        elif read.hashes[head.lines] != head.hash:
             text = f"the lines up to {head.lines} are not those whose head was signed: they were changed"
             problems.append(Problem(head.lines, text))
     if read.torn:
@@ -360,6 +365,28 @@ def verify(
     if longest < n_lines:
         notes.append(f"no head of another party covers the last {n_lines - longest} lines")
     return Report(path, party, n_lines, tuple(dict.fromkeys(problems)), tuple(notes), tuple(read.heads))
+
+
+def compare(heads: Iterable[SignedHead]) -> list[str]:
+    """What cannot be true of heads together, whoever held them: logs only grow, and have one past.
+
+    Finds a party that showed two logs of one length, or a shorter log later. What was changed before two heads of
+    different length shows only against the log itself.
+    """
+    problems = []
+    by_party: dict[str, list[SignedHead]] = {}
+    for head in heads:
+        by_party.setdefault(head.party, []).append(head)
+    for party, theirs in sorted(by_party.items()):
+        hashes: dict[int, bytes] = {}
+        longest = 0
+        for head in sorted(theirs, key=lambda head: (head.time, head.lines)):
+            if hashes.setdefault(head.lines, head.hash) != head.hash:
+                problems.append(f"{party} signed two different logs of {head.lines} lines")
+            if head.lines < longest:
+                problems.append(f"{party} had a log of {longest} lines and later one of {head.lines}")
+            longest = max(longest, head.lines)
+    return problems
 
 
 def verify_all(
@@ -379,4 +406,24 @@ def records(path: Path) -> Iterator[Record]:
             yield record
 
 
-__all__ = ["AuditLog", "Kind", "Problem", "Record", "Report", "SignedHead", "records", "verify", "verify_all"]
+def heads_in(path: Path) -> list[SignedHead]:
+    """Heads that were kept in a file of JSON. Raises ``AuditBroken`` for any other file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[SignedHead])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        raise AuditBroken(f"{path} holds no heads of logs", remedy="name a file that --save wrote") from None
+
+
+__all__ = [
+    "AuditLog",
+    "Kind",
+    "Problem",
+    "Record",
+    "Report",
+    "SignedHead",
+    "compare",
+    "heads_in",
+    "records",
+    "verify",
+    "verify_all",
+]

@@ -28,19 +28,21 @@ PURPOSE = "torchveil grant 1"
 #: Bits of one element of the ring.
 ELEMENT_BITS = 64
 
-#: No encoded grant or request is longer, in bytes.
+#: No encoded grant or request is longer, in bytes; no list of them is longer than the second figure.
 MAX_BYTES = 64 << 10
+MAX_LIST_BYTES = 4 << 20
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
-Role = Annotated[str, Meta(min_length=3, max_length=200, pattern="^[a-z]+/[^/\\s]+$")]
-Cluster = Annotated[str, Meta(min_length=1, max_length=200)]
+# names of roles and clusters reach terminals and logs: nothing in them can move a cursor or end a line
+Role = Annotated[str, Meta(pattern=r"^[a-z]{1,16}/[A-Za-z0-9._-]{1,64}\Z")]
+Cluster = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 Extent = Annotated[int, Meta(ge=0, le=1 << 40)]
 Shape = Annotated[tuple[Extent, ...], Meta(max_length=64)]
 Slot = Annotated[int, Meta(ge=0, le=1 << 20)]
 Digits = Annotated[int, Meta(ge=0, le=62)]
 Amount = Annotated[int, Meta(ge=0, le=1 << 62)]
-Seconds = Annotated[int, Meta(ge=0, le=1 << 40)]
+Seconds = Annotated[int, Meta(ge=0, le=1 << 37)]
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -133,9 +135,12 @@ def encode(x: msgspec.Struct) -> bytes:
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def decode(data: bytes, kind: type[T]) -> T:
-    """Bytes from outside as a struct of ``kind``. Raises ``GrantInvalid`` for anything but a canonical encoding."""
-    if len(data) > MAX_BYTES:
+def decode(data: bytes, kind: type[T], most: int = MAX_BYTES) -> T:
+    """At most so many bytes from outside as a struct of ``kind``.
+
+    Raises ``GrantInvalid`` for anything but a canonical encoding.
+    """
+    if len(data) > most:
         raise GrantInvalid(f"{len(data)} bytes are too many for a {kind.__name__}")
     try:
         found = msgspec.msgpack.decode(data, type=kind)
@@ -162,7 +167,7 @@ def new_grant(
     """A grant of the signer's with a fresh nonce, valid for ``seconds`` from ``now`` on."""
     return Grant(
         cluster=signer.cluster,
-        owner=signer.role,
+        owner=str(signer.role),
         receiver=receiver,
         fingerprint=fingerprint,
         plan=plan,
@@ -195,11 +200,12 @@ def answer(signer: Signer, request: Request, *, now: float, seconds: int) -> Gra
 def sign_grant(credentials: Signer, grant: Grant) -> SignedGrant:
     """The grant with its owner's signature. Raises ``GrantInvalid`` for somebody else's grant or impossible fields."""
     _check(grant)
-    if (credentials.role, credentials.cluster) != (grant.owner, grant.cluster):
+    if (str(credentials.role), credentials.cluster) != (grant.owner, grant.cluster):
         raise GrantInvalid(
             f"{credentials.role} cannot grant what {grant.owner} owns", remedy="sign with the owner's certificate"
         )
-    return SignedGrant(grant=grant, signature=credentials.sign(encode(grant), PURPOSE), certificate=credentials.der)
+    signature = credentials.sign(encode(grant), PURPOSE)
+    return SignedGrant(grant=grant, signature=signature, certificate=credentials.certificate_der)
 
 
 def verify(signed: SignedGrant, recognise: Recognise, cluster: str, now: float) -> Grant:
@@ -210,11 +216,11 @@ def verify(signed: SignedGrant, recognise: Recognise, cluster: str, now: float) 
     grant = signed.grant
     _check(grant)
     try:
-        owner: Known = recognise(signed.certificate)
+        owner: Known = recognise(signed.certificate, now)
         owner.verify(signed.signature, encode(grant), PURPOSE)
     except CertificateError as error:
         raise GrantInvalid(f"a grant that {grant.owner} did not sign: {error}", remedy="sign it again") from None
-    if owner.role != grant.owner:
+    if str(owner.role) != grant.owner:
         raise GrantInvalid(f"a grant in the name of {grant.owner} is signed by {owner.role}")
     if grant.cluster != cluster or owner.cluster != cluster:
         raise GrantInvalid(f"a grant for the cluster {grant.cluster} came to {cluster}")

@@ -143,6 +143,16 @@ class Consent:
             slot=release.slot,
         )
 
+    @property
+    def recognise(self) -> Recognise:
+        """How this party knows the certificates of its cluster."""
+        return self._recognise
+
+    @property
+    def log(self) -> AuditLog:
+        """The log of every decision."""
+        return self._log
+
     # --- what owners do ----------------------------------------------------------------------------------------------
 
     def add(self, signed: SignedGrant) -> None:

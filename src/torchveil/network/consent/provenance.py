@@ -1,9 +1,13 @@
-"""Whose data went into a value: for every wire of a party the set of owners, united by every instruction.
+"""Whose data went into a value: for every wire of a party the set of owners, united by every instruction; which plan
+made it.
 
 Theory of operation. Each party derives it by itself from the stream that it executes, so that nobody can talk it into a
 smaller set. What an instruction makes has the union of the sets of all that it reads: ``program.wiring`` is the only
 table of that, so selector bits and indices count, x * 0 keeps the owners of x, and writing into a view unites what was
 there with what is written. Only inputs have owners of their own; public constants have none.
+
+Of a result of a plan it is remembered which one it is, as long as the value is only refreshed, opened, divided or
+given other names: that is how a revealed value is known to be what a grant is about.
 
 A set is a bit mask over the owners of the session; following an instruction takes about a microsecond.
 """
@@ -20,6 +24,10 @@ from torchveil.program.plan import Plan
 from torchveil.program.wiring import WIRING, defines, reads
 
 Masks = dict[int, int]
+Origin = tuple[bytes, int]
+
+#: What leaves a value the same, or tells less of it (a division of one wire by a public number).
+_SAME_VALUE = frozenset((ins.Refresh, ins.BitToArithmetic, ins.Truncate))
 
 
 def _union(masks: Masks, i: ins.Instruction) -> int:
@@ -34,7 +42,7 @@ def _reader(fields: dict[str, str]) -> Callable[[Masks, Any], int]:
     """The union of what an instruction with these fields reads; the frequent forms without a loop."""
     shapes = tuple(fields.values())
     if shapes == ("one",):
-        get: Callable[[Any], int] = attrgetter(*fields)
+        get: Any = attrgetter(*fields)
         return lambda masks, i: masks[get(i)]
     if shapes == ("one", "one"):
         both = attrgetter(*fields)
@@ -49,7 +57,7 @@ def _reader(fields: dict[str, str]) -> Callable[[Masks, Any], int]:
 
 def _maker(fields: dict[str, str]) -> Callable[[Any], tuple[int, ...]]:
     if tuple(fields.values()) == ("one",):
-        get: Callable[[Any], int] = attrgetter(*fields)
+        get: Any = attrgetter(*fields)
         return lambda i: (get(i),)
     return defines
 
@@ -61,24 +69,25 @@ _FLOWS = {kind: (_reader(read), _maker(made)) for kind, (read, made) in WIRING.i
 class Provenance:
     """The owners of every wire and bit wire of one session at one party. Owners are role names, "owner/hospital-a"."""
 
-    __slots__ = ("_bits", "_masks", "_names", "_sets")
+    __slots__ = ("_bits", "_masks", "_names", "_origins", "_sets")
 
     def __init__(self) -> None:
         self._masks: Masks = {}
+        self._origins: dict[int, Origin] = {}
         self._names: list[str] = []
         self._bits: dict[str, int] = {}
         self._sets: dict[int, frozenset[str]] = {0: frozenset()}
 
     def input(self, wire: int, owner: str) -> None:
         """``wire`` is data of ``owner``."""
-        self._masks[wire] = self._bit(owner)
+        self._set(wire, self._bit(owner))
 
     def restore(self, wire: int, owners: Iterable[str]) -> None:
         """``wire`` comes from a checkpoint that names its ``owners``."""
         united = 0
         for owner in owners:
             united |= self._bit(owner)
-        self._masks[wire] = united
+        self._set(wire, united)
 
     def follow(self, i: ins.Instruction) -> None:
         """Derive the owners of what an instruction makes. Free forgets; Open and Reveal make nothing.
@@ -100,6 +109,8 @@ class Provenance:
             raise _unknown(missing.args[0]) from None
         for out in made(i):
             masks[out] = united
+        if self._origins:
+            self._follow_origin(i)
 
     def follow_plan(self, flow: PlanFlow, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """A run of a plan on the wires ``inputs``, whose results are the wires ``outputs``."""
@@ -112,11 +123,23 @@ class Provenance:
             united = 0
             for k in sources:
                 united |= given[k]
-            masks[out] = united
+            self._set(out, united)
 
     def alias(self, new: int, old: int) -> None:
         """``new`` is another name of ``old``."""
-        self._masks[new] = self._mask(old)
+        self._set(new, self._mask(old))
+        origin = self._origins.get(old)
+        if origin is not None:
+            self._origins[new] = origin
+
+    def mark(self, wire: int, plan: bytes, slot: int) -> None:
+        """``wire`` is the output ``slot`` of the plan with this digest."""
+        self._mask(wire)
+        self._origins[wire] = (plan, slot)
+
+    def origin(self, wire: int) -> Origin | None:
+        """The digest of the plan, and which of its outputs ``wire`` is; None for any other value."""
+        return self._origins.get(wire)
 
     def of(self, wire: int) -> frozenset[str]:
         """The owners whose data went into ``wire``; empty for what is made of public constants only."""
@@ -131,6 +154,12 @@ class Provenance:
         masks = self._masks
         for x in xs:
             masks.pop(x, None)
+            self._origins.pop(x, None)
+
+    def forget(self) -> None:
+        """Forget all wires."""
+        self._masks.clear()
+        self._origins.clear()
 
     def __len__(self) -> int:
         return len(self._masks)
@@ -141,6 +170,19 @@ class Provenance:
             bit = self._bits[owner] = 1 << len(self._names)
             self._names.append(owner)
         return bit
+
+    def _set(self, wire: int, mask: int) -> None:
+        self._masks[wire] = mask
+        self._origins.pop(wire, None)
+
+    def _follow_origin(self, i: ins.Instruction) -> None:
+        """Who defines a wire anew makes another value of it; some instructions give the value on."""
+        origin = self._origins.get(reads(i)[0]) if type(i) in _SAME_VALUE and len(reads(i)) == 1 else None
+        for out in defines(i):
+            if origin is None:
+                self._origins.pop(out, None)
+            else:
+                self._origins[out] = origin
 
     def _mask(self, wire: int) -> int:
         mask = self._masks.get(wire)
