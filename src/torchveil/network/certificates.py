@@ -51,7 +51,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What others know of a role. Two of them are equal if they are of the same certificate."""
+    """What others know of a role. Two of them are equal if they are of the same certificate, byte for byte.
+
+    A fingerprint can say whom to accept, not whom to refuse: without any key, anybody can write the authority's
+    signature in another way (s as -s), which gives the same role with the same keys another fingerprint.
+    """
 
     role: Role
     cluster: str
@@ -181,7 +185,7 @@ def peer_role(socket: ssl.SSLSocket | ssl.SSLObject, cluster: str) -> Identity:
         found = _identity(profile.parse_der(der))
     except CertificateError as error:
         raise PeerRejected(
-            f"the other end's certificate is none of a role: {error.message}", remedy="torchveil certs issue"
+            f"the other end's certificate is none of a role: {error.what}", remedy="torchveil certs issue"
         ) from None
     if found.cluster != cluster:
         raise PeerRejected(

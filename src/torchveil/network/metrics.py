@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from itertools import accumulate
@@ -124,6 +124,13 @@ class Metrics(Collector):
         with self._lock:
             label = gate if gate in _GATES else "other"
             self._gates[label] = self._gates.get(label, 0) + 1
+
+    def plan(self, gates: Mapping[str, int]) -> None:
+        """A plan was carried out; how many instructions of each gate it has."""
+        with self._lock:
+            for gate, count in gates.items():
+                label = gate if gate in _GATES else "other"
+                self._gates[label] = self._gates.get(label, 0) + count
 
     def session_opened(self) -> None:
         """A session began."""

@@ -1,13 +1,14 @@
 """A session at a role: reads the controller's stream and carries it out, item by item, in order.
 
 What parties and provider have in common is here; ``party`` and ``provider`` say what an instruction and a plan are to
-them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream; parties
-keep one of everything too. Both begin with the session id, so that a controller that told roles different things
+them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream;
+parties keep one of everything too. Both begin with the session id, so that a controller that told roles different things
 is found out at the first message between them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -20,6 +21,7 @@ from torchveil.network import messages as m
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
 from torchveil.network.links import Hub, Link
+from torchveil.network.metrics import Metrics
 from torchveil.network.pieces import cut
 from torchveil.program import instructions as ins
 from torchveil.program.digest import StreamDigest
@@ -54,6 +56,7 @@ class RoleSession:
         control: Link,
         session_id: bytes,
         limits: Limits,
+        metrics: Metrics,
         threads: int = 0,
     ) -> None:
         self.role = role
@@ -62,13 +65,14 @@ class RoleSession:
         self.control = control
         self.session_id = session_id
         self.limits = limits
+        self.metrics = metrics
         self.place = Place()
         self._threads = threads
         self._tables = tables
         self._number = 0
         self._told = 0.0
         self._ends = monotonic() + limits.session_s
-        self._plans: dict[int, tuple[Plan, bytes]] = {}
+        self._plans: dict[int, tuple[Plan, bytes, dict[str, int]]] = {}
         self._nature = Nature(n_parties)
         self._view = StreamDigest()
         self._view.update(session_id)
@@ -86,7 +90,7 @@ class RoleSession:
                 raise Desynchronised(f"the controller is at instruction {frame.number}, this role at {self._number}")
             if monotonic() > self._ends:
                 raise LimitExceeded("the session is older than this role allows", remedy="save, and open a new one")
-            buffers = cut(memoryview(frame.body), [n for item in stream.items for n in getattr(item, "buffers", ())])
+            buffers = cut(frame.received, [n for item in stream.items for n in getattr(item, "buffers", ())])
             at = 0
             with Kernels(self._threads):
                 for item in stream.items:
@@ -150,18 +154,20 @@ class RoleSession:
         if len(self._plans) >= PLANS:
             raise LimitExceeded(f"more than {PLANS} plans in a session", remedy="compile once, call often")
         plan = decode_plan(item.structure, buffers, self._nature, self._decoding)
-        self._plans[item.key] = plan, plan_digest(plan)
+        gates = Counter(GATES[type(i)].name for i in plan.instructions)
+        self._plans[item.key] = plan, plan_digest(plan), dict(gates)
 
     def _run_plan(self, item: m.RunPlan, _buffers: Sequence[memoryview]) -> None:
         known = self._plans.get(item.key)
         if known is None:
             raise MalformedMessage("a plan was never defined")
-        plan, digest = known
+        plan, digest, gates = known
         first = self._number
         self._number += plan.n_labels
         self.place = Place(first, "a plan")
         self._note(item, digest)
         self._play(plan, item, first)
+        self.metrics.plan(gates)
 
     def _progress(self) -> None:
         """Tell the controller now and then how far this role is; look after the links meanwhile."""
