@@ -107,7 +107,9 @@ class Recorder:
 def record_lockstep(recorder: Recorder, driver: Lockstep, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [party.name for party in driver.parties]
 
-    def swap(flights: Any) -> Any:
+    swap = Lockstep.swap
+
+    def swapping(driver: Lockstep, flights: Any) -> Any:
         sent: dict[str, list[Any]] = {name: [] for name in names}
         kinds = set()
         for flight in flights:
@@ -118,14 +120,9 @@ def record_lockstep(recorder: Recorder, driver: Lockstep, monkeypatch: pytest.Mo
             for other in names:
                 if other != name and kinds != {"reveal"}:
                     recorder.add(name, other, "exchange", sent[name])
-        return Lockstep.swap(driver, flights)
+        return swap(driver, flights)
 
-    class Watched(Lockstep):
-        __slots__ = ()
-
-        swap = staticmethod(swap)  # type: ignore[assignment]
-
-    driver.__class__ = Watched  # type: ignore[assignment]
+    monkeypatch.setattr(Lockstep, "swap", swapping)
     collect = Provider.collect
 
     def collecting(provider: Provider) -> Any:
@@ -274,10 +271,10 @@ def test_an_error_at_a_role_names_role_operation_and_line(cluster: LocalCluster)
     broken = threading.Event()
     rank = cluster.daemons["bob"]
     (running,) = [s for s in rank._sessions.values() if s.controller == "controller/scientist"]
-    assert running.hub is not None
     x.reveal()
+    assert running.waiting.hub is not None
     y = x * x  # the line to be named
-    running.hub.cancel(LimitExceeded("a limit of the test"))
+    running.waiting.hub.cancel(LimitExceeded("a limit of the test"))
     with pytest.raises(LimitExceeded) as caught:
         for _ in range(100):
             y = y * x
