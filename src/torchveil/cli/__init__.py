@@ -18,8 +18,10 @@ from torchveil.errors import TorchveilError
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "what of a model runs encrypted, and what it will cost"),
     "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
-    "explain": ("explain", "what an error's number means, and what to do"),
+    "worker": ("serve", "run a party"),
+    "provider": ("serve", "run the provider"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
+    "explain": ("explain", "what an error's number means, and what to do"),
     "status": ("status", "how the roles of a cluster are, as a live table"),
 }
 

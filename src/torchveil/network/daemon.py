@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+import torchveil.network.health  # noqa: F401 - its services are in the table from here on
 from torchveil.errors import LimitExceeded, PeerRejected, TorchveilError
 from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials, Identity, peer_role
@@ -34,7 +35,7 @@ from torchveil.network.opening import Opened, Waiting, abort_raises, check_hello
 from torchveil.network.party import PartySession
 from torchveil.network.provider import ProviderSession
 from torchveil.network.role_session import RoleSession
-from torchveil.network.services import SERVICES, answer
+from torchveil.network.services import answer
 from torchveil.roles.keys import party_role, provider_role
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
@@ -89,6 +90,8 @@ class Daemon:
         self._sessions: dict[bytes, Running] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        #: Set it, from a signal handler say, to have whoever waits for it call ``stop``.
+        self.stopping = threading.Event()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="torchveil handshake")
         self._accepting = threading.Semaphore(config.limits.connections)
         host, _, port = config.listen.rpartition(":")
@@ -112,15 +115,12 @@ class Daemon:
         log("daemon started", role=str(self.config.role))
         return self
 
-    def wait(self) -> None:
-        """Until ``stop`` is called, from a signal or another thread."""
-        self._stopped.wait()
-
     def stop(self) -> None:
         """End all sessions, with an error to those who take part, and stop listening."""
         if self._stopped.is_set():
             return
         self._stopped.set()
+        self.stopping.set()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -275,14 +275,15 @@ class Daemon:
             "control": opened.control,
             "session_id": opened.session_id,
             "limits": self.config.limits,
+            "metrics": self.metrics,
             "threads": self.config.threads,
         }
         made = self._make_role(self.config, opened)
         if isinstance(made, Provider):
             opened.hub.timeout_s = self.config.limits.session_s
-            return ProviderSession(made, opened.links(), self.metrics, **common)
+            return ProviderSession(made, opened.links(), **common)
         releases = self._releases(opened, controller)
-        return PartySession(made, opened.links(), opened.need(opened.provider), releases, self.metrics, **common)
+        return PartySession(made, opened.links(), opened.need(opened.provider), releases, **common)
 
     def _releases(self, opened: Opened, controller: Identity) -> Any:
         from torchveil.network.releases import ReleasesOfSession

@@ -124,7 +124,7 @@ class Metrics(Collector):
         self.plan({gate: 1})
 
     def plan(self, gates: Mapping[str, int]) -> None:
-        """One run of a plan done: its instructions by gate."""
+        """A plan was carried out; how many instructions of each gate it has."""
         with self._lock:
             for gate, count in gates.items():
                 label = gate if gate in _GATES else "other"
