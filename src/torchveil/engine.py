@@ -443,9 +443,13 @@ class Engine:
                 f"fixed point {fixed.base}**-{fixed.digits}",
                 "security: semi-honest; any n-1 parties may collude with the controller and the owners, the provider "
                 "with nobody",
-                f"backend: {self.backend} - {_BACKENDS[self.backend]}",
+                f"backend: {self.backend} - {self._protection()}",
             ]
         )
+
+    def _protection(self) -> str:
+        """What the backend protects."""
+        return _BACKENDS[self.backend]
 
     def close(self) -> None:
         """Forget all shares and masks; using the session afterwards raises."""

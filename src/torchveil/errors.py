@@ -46,7 +46,7 @@ from torchveil.where import user_line
 
 
 class TorchveilError(Exception):
-    """Base of all errors. ``code`` is stable; ``what`` is the message alone, ``remedy`` says what to do.
+    """Base of all errors. ``code`` is stable; ``message`` is what happened, ``remedy`` says what to do.
 
     ``line`` is the line of the user's program, found on the stack unless given.
     """
@@ -54,7 +54,7 @@ class TorchveilError(Exception):
     code = "TV000"
 
     def __init__(self, message: str, *, remedy: str = "", op: str = "", line: str = "") -> None:
-        self.what = message
+        self.message = message
         self.op = op
         self.remedy = remedy
         self.line = line or user_line()

@@ -18,6 +18,7 @@ from torchveil.errors import TorchveilError
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "what of a model runs encrypted, and what it will cost"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
+    "explain": ("explain", "what an error's number means, and what to do"),
 }
 
 

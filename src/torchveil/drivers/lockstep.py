@@ -31,6 +31,7 @@ from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
 from torchveil.roles.tables import Tables
 
+
 def make_roles(
     party_names: Sequence[str], provider_name: str, owner_name: str = "owner"
 ) -> tuple[list[Party], Provider, list[RandomSource], bytes]:
@@ -227,9 +228,7 @@ class Lockstep:
     def _totals(self, sent: list[Exchange]) -> tuple[Any, ...]:
         first, tally = sent[0], self.tally
         size = sum([n_bytes(piece) for piece in first.pieces])
-        totals = tuple(
-            [combine(first.kind, [m.pieces[k] for m in sent], self.width) for k in range(len(first.pieces))]
-        )
+        totals = tuple([combine(first.kind, [m.pieces[k] for m in sent], self.width) for k in range(len(first.pieces))])
         if first.kind == "reveal":
             # for the receiver alone: the parties go on without it
             tally.outside += size * len(sent)

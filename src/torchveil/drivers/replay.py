@@ -39,9 +39,7 @@ THREAD_FROM = 1 << 17
 Dealt = dict[tuple[str, int], Any]
 
 
-def replay(
-    driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outputs: Sequence[int]
-) -> tuple[int, int]:
+def replay(driver: Lockstep, plan: Plan, first: int, inputs: Sequence[int], outputs: Sequence[int]) -> tuple[int, int]:
     """Run ``plan`` in lockstep under the numbers from ``first`` on; (rounds, bytes dealt)."""
     parties, provider = driver.parties, driver.provider
     tables: list[Tables] = [*parties, provider, *([] if driver.plain is None else [driver.plain])]

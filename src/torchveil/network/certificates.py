@@ -185,7 +185,7 @@ def peer_role(socket: ssl.SSLSocket | ssl.SSLObject, cluster: str) -> Identity:
         found = _identity(profile.parse_der(der))
     except CertificateError as error:
         raise PeerRejected(
-            f"the other end's certificate is none of a role: {error.what}", remedy="torchveil certs issue"
+            f"the other end's certificate is none of a role: {error.message}", remedy="torchveil certs issue"
         ) from None
     if found.cluster != cluster:
         raise PeerRejected(

@@ -275,14 +275,15 @@ class Daemon:
             "control": opened.control,
             "session_id": opened.session_id,
             "limits": self.config.limits,
+            "metrics": self.metrics,
             "threads": self.config.threads,
         }
         made = self._make_role(self.config, opened)
         if isinstance(made, Provider):
             opened.hub.timeout_s = self.config.limits.session_s
-            return ProviderSession(made, opened.links(), self.metrics, **common)
+            return ProviderSession(made, opened.links(), **common)
         releases = self._releases(opened, controller)
-        return PartySession(made, opened.links(), opened.need(opened.provider), releases, self.metrics, **common)
+        return PartySession(made, opened.links(), opened.need(opened.provider), releases, **common)
 
     def _releases(self, opened: Opened, controller: Identity) -> Any:
         from torchveil.network.releases import ReleasesOfSession

@@ -66,7 +66,7 @@ def _look(file: Path, authority: Path, at: datetime, warn_days: int) -> Finding:
     try:
         certificate = profile.parse_pem(profile.read(file))
     except CertificateError as error:
-        return Finding(file, problems=(error.what,))
+        return Finding(file, problems=(error.message,))
     key = file.with_suffix(KEY)
     problems: list[str] = []
     role = cluster = None
@@ -79,7 +79,7 @@ def _look(file: Path, authority: Path, at: datetime, warn_days: int) -> Finding:
             role, cluster = said.role, said.cluster
             problems += profile.problems(certificate, profile.Authority.load(authority), at)
         except CertificateError as error:
-            problems.append(error.what)
+            problems.append(error.message)
     problems += _key_problems(key, certificate, file.stem == AUTHORITY) if key.exists() else []
     left = certificate.not_valid_after_utc - at
     soon = timedelta() <= left < timedelta(days=warn_days)
@@ -106,7 +106,7 @@ def _key_problems(key: Path, certificate: x509.Certificate, of_authority: bool) 
         else:
             belongs = PrivateKeys.from_pem(pem).belong_to(certificate)
     except CertificateError as error:
-        yield f"{key.name}: {error.what}"
+        yield f"{key.name}: {error.message}"
     else:
         if not belongs:
             yield f"{key.name} does not belong to it"

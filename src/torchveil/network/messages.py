@@ -296,7 +296,7 @@ def failure_of(error: BaseException, role: str, number: int = 0, operation: str 
     """What a role tells the others about an error. Of errors that are not ours only the type: a message may hold
     data."""
     if isinstance(error, TorchveilError):
-        text = error.what
+        text = error.message
         return Failure(error.code, role, text[:4000], number, (error.op or operation)[:200], error.remedy[:4000])
     return Failure("TV401", role, f"an unexpected {type(error).__name__}", number, operation[:200])
 

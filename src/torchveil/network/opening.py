@@ -38,7 +38,8 @@ _LOOK_S = 0.02
 
 def frame_limits(limits: Limits) -> FrameLimits:
     """What a link of a session takes. Streams of instructions and descriptions are larger than other structs."""
-    return FrameLimits(meta=1 << 24, body=limits.body)
+    small = dict.fromkeys((m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.ABORT), 0)
+    return FrameLimits(meta=1 << 24, body=limits.body, kinds={**small, m.Kind.REQUEST: min(limits.body, 1 << 30)})
 
 
 def abort_raises(link: Link, frame: Frame) -> bool:

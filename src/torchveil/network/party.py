@@ -24,7 +24,6 @@ from torchveil.gates.base import Exchange
 from torchveil.network import messages as m
 from torchveil.network.framing import Frame
 from torchveil.network.links import Link
-from torchveil.network.metrics import Metrics
 from torchveil.network.pieces import dealt, exchange_of, exchanged
 from torchveil.network.role_session import RoleSession
 from torchveil.program import instructions as ins
@@ -59,13 +58,11 @@ class PartySession(RoleSession):
         links: Mapping[int, Link],
         provider: Link,
         releases: Releases,
-        metrics: Metrics,
         **common: Any,
     ) -> None:
         super().__init__(f"party/{party.name}", party.n_parties, party, **common)
         self.party = party
         self.releases = releases
-        self.metrics = metrics
         self._links = dict(sorted(links.items()))
         self._provider = provider
         self._all = StreamDigest()
@@ -154,7 +151,6 @@ class PartySession(RoleSession):
         for slot, wire in zip(plan.outputs, item.outputs, strict=True):
             self.releases.alias(wire, slot)
         self.releases.follow(ins.Free(plan.slots))
-        self.metrics.plan(gates_of(plan))
 
     # --- the hot path ------------------------------------------------------------------------------------------------
 

@@ -174,7 +174,7 @@ def problems(certificate: x509.Certificate, authority: Authority, at: datetime) 
         try:
             found += check(certificate, authority, at)
         except CertificateError as error:
-            found.append(error.what)
+            found.append(error.message)
         except _UNREADABLE:
             found.append("it cannot be read")
     if not found:

@@ -8,6 +8,7 @@ is found out at the first message between them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -20,6 +21,7 @@ from torchveil.network import messages as m
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
 from torchveil.network.links import Hub, Link
+from torchveil.network.metrics import Metrics
 from torchveil.network.pieces import cut
 from torchveil.program import instructions as ins
 from torchveil.program.digest import StreamDigest
@@ -54,6 +56,7 @@ class RoleSession:
         control: Link,
         session_id: bytes,
         limits: Limits,
+        metrics: Metrics,
         threads: int = 0,
     ) -> None:
         self.role = role
@@ -62,13 +65,14 @@ class RoleSession:
         self.control = control
         self.session_id = session_id
         self.limits = limits
+        self.metrics = metrics
         self.place = Place()
         self._threads = threads
         self._tables = tables
         self._number = 0
         self._told = 0.0
         self._ends = monotonic() + limits.session_s
-        self._plans: dict[int, tuple[Plan, bytes]] = {}
+        self._plans: dict[int, tuple[Plan, bytes, dict[str, int]]] = {}
         self._nature = Nature(n_parties)
         self._view = StreamDigest()
         self._view.update(session_id)
@@ -150,18 +154,20 @@ class RoleSession:
         if len(self._plans) >= PLANS:
             raise LimitExceeded(f"more than {PLANS} plans in a session", remedy="compile once, call often")
         plan = decode_plan(item.structure, buffers, self._nature, self._decoding)
-        self._plans[item.key] = plan, plan_digest(plan)
+        gates = Counter(GATES[type(i)].name for i in plan.instructions)
+        self._plans[item.key] = plan, plan_digest(plan), dict(gates)
 
     def _run_plan(self, item: m.RunPlan, _buffers: Sequence[memoryview]) -> None:
         known = self._plans.get(item.key)
         if known is None:
             raise MalformedMessage("a plan was never defined")
-        plan, digest = known
+        plan, digest, gates = known
         first = self._number
         self._number += plan.n_labels
         self.place = Place(first, "a plan")
         self._note(item, digest)
         self._play(plan, item, first)
+        self.metrics.plan(gates)
 
     def _progress(self) -> None:
         """Tell the controller now and then how far this role is; look after the links meanwhile."""

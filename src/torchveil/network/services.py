@@ -20,6 +20,7 @@ from torchveil.network.config import ClusterConfig
 from torchveil.network.links import Hub, Link
 from torchveil.network.names import Role
 from torchveil.network.opening import abort_raises, dial, hello_of
+from torchveil.version import VERSION
 
 if TYPE_CHECKING:
     from torchveil.network.daemon import Daemon
@@ -45,7 +46,7 @@ SERVICES: dict[str, Service] = {}
 def answer(daemon: Daemon, hub: Hub, link: Link, peer: Identity) -> None:
     """Read a question from a connection, answer it."""
     limits = daemon.config.limits
-    hub.post(link, m.message_of(m.Kind.WELCOME, m.Welcome(daemon.version)))
+    hub.post(link, m.message_of(m.Kind.WELCOME, m.Welcome(VERSION)))
     frame = hub.receive(link, limits.handshake_s, "its question")
     request = m.parse(frame, m.Request)
     service = SERVICES.get(request.service)
