@@ -17,6 +17,8 @@ from torchveil.errors import TorchveilError
 #: command -> (its module in this package, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "what of a model runs encrypted, and what it will cost"),
+    "worker": ("serve", "run a party"),
+    "provider": ("serve", "run the provider"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
     "explain": ("explain", "what an error's number means, and what to do"),
 }

@@ -16,7 +16,8 @@ from torchveil.program.plan import Plan
 class Driver(Protocol):
     """Runs instructions; ``measured`` is what the last one cost."""
 
-    measured: Cost
+    @property
+    def measured(self) -> Cost: ...
 
     def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
         """Execute one instruction; a revealed value comes back. An error leaves no trace of the instruction."""

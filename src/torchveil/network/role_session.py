@@ -1,8 +1,8 @@
 """A session at a role: reads the controller's stream and carries it out, item by item, in order.
 
 What parties and provider have in common is here; ``party`` and ``provider`` say what an instruction and a plan are to
-them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream; parties
-keep one of everything too. Both begin with the session id, so that a controller that told roles different things
+them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream;
+parties keep one of everything too. Both begin with the session id, so that a controller that told roles different things
 is found out at the first message between them.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from torchveil.errors import Desynchronised, LimitExceeded, MalformedMessage
+from torchveil.errors import Desynchronised, LimitExceeded, MalformedMessage, PeerLost, TorchveilError
 from torchveil.gates import GATES, Nature
 from torchveil.kernels.threads import Kernels
 from torchveil.network import messages as m
@@ -31,6 +31,9 @@ from torchveil.roles.tables import Tables
 
 #: How often a role tells the controller how far it is, at least while it gets on.
 PROGRESS_S = 0.5
+
+#: How long the news that a session was closed may take from one role to another.
+_FAREWELL_S = 1.0
 
 #: Plans that a session may define.
 PLANS = 4096
@@ -82,7 +85,7 @@ class RoleSession:
     def run(self) -> None:
         """Carry out the stream until it ends."""
         while True:
-            frame = self.hub.receive(self.control, self.limits.idle_s, "the controller's next instruction")
+            frame = self._next()
             if frame.kind == m.Kind.CLOSE:
                 return
             stream = m.parse(frame, m.Stream)
@@ -90,7 +93,7 @@ class RoleSession:
                 raise Desynchronised(f"the controller is at instruction {frame.number}, this role at {self._number}")
             if monotonic() > self._ends:
                 raise LimitExceeded("the session is older than this role allows", remedy="save, and open a new one")
-            buffers = cut(memoryview(frame.body), [n for item in stream.items for n in getattr(item, "buffers", ())])
+            buffers = cut(frame.received, [n for item in stream.items for n in getattr(item, "buffers", ())])
             at = 0
             with Kernels(self._threads):
                 for item in stream.items:
@@ -102,6 +105,22 @@ class RoleSession:
                 raise LimitExceeded(
                     f"more than {self.limits.wires} values at a time", remedy="let go of tensors, or raise limits.wires"
                 )
+
+    def _next(self) -> Frame:
+        """The controller's next frame. When the session is closed, others may be gone before this role hears of it."""
+        what = "the controller's next instruction"
+        try:
+            return self.hub.receive(self.control, self.limits.idle_s, what)
+        except PeerLost as lost:
+            for link in self.hub.links:
+                link.may_close = link is not self.control
+            try:
+                frame = self.hub.receive(self.control, _FAREWELL_S, what)
+            except TorchveilError:
+                raise lost from None
+            if frame.kind != m.Kind.CLOSE:
+                raise
+            return frame
 
     def _table(self) -> dict[type, Callable[[Any, Sequence[memoryview]], None]]:
         """What each kind of item does."""
