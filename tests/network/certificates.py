@@ -1,4 +1,4 @@
-"""Two TLS contexts with certificates of one throw-away authority, made in memory but for the files that ssl insists on."""
+"""Two TLS contexts with certificates of one throw-away authority."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _name(text: str) -> x509.Name:
 
 
 class Authority:
-    """Issues certificates into a folder; ``context`` makes a TLS 1.3 context that asks the other end for one as well."""
+    """Issues certificates into a folder; a ``context`` is for TLS 1.3 and certificates on both sides."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -43,6 +44,11 @@ def credentials(directory: Path, role: Role, *, at: datetime | None = None, days
     """A role's, made at a time by the authority of a directory."""
     paths = issue(directory, role, valid_from=at, days=days)
     return Credentials.load(paths.certificate, paths.key, paths.authority, at=at)
+
+
+def changed(data: bytes, k: int) -> bytes:
+    """With one bit of byte ``k`` flipped."""
+    return data[:k] + bytes([data[k] ^ 1 << k % 8]) + data[k + 1 :]
 
 
 @pytest.fixture(scope="module")
@@ -308,14 +314,29 @@ def test_another_authority_of_the_same_name_and_key_identifier_is_not_taken(alic
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number which wasn't positive")
 def test_bytes_that_are_no_certificate(cluster: Path, alice: Credentials) -> None:
-    """Every byte of a certificate is changed, and it is cut everywhere: nothing passes or raises anything else."""
+    """It is cut everywhere, and every byte of what is signed is changed: nothing passes or raises anything else."""
     authority = Authority.load(cluster / "ca.pem")
     der = alice.certificate_der
+    signed = x509.load_der_x509_certificate(der).tbs_certificate_bytes
+    begin = der.index(signed)
     cases = [der[:length] for length in range(len(der))] + [der + b"\0", bytes(1 << 20)]
-    cases += [der[:k] + bytes([der[k] ^ 1 << k % 8]) + der[k + 1 :] for k in range(len(der))]
+    cases += [changed(der, k) for k in range(begin + len(signed))]
     for case in cases:
         with pytest.raises(CertificateError):
             Identity.from_der(case, authority)
+
+
+def test_another_way_to_write_the_signature_says_nothing_else(cluster: Path, alice: Credentials) -> None:
+    """The numbers r and -s sign what r and s do. It is another fingerprint, so it passes for no certificate known."""
+    certificate = x509.load_der_x509_certificate(alice.certificate_der)
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    r, s = decode_dss_signature(certificate.signature)
+    again = encode_dss_signature(r, order - s)
+    rest = alice.certificate_der[4 : -len(certificate.signature) - 3]  # between the outer header and the bit string
+    body = rest + b"\x03" + bytes([len(again) + 1, 0]) + again
+    found = Identity.from_der(b"\x30\x82" + len(body).to_bytes(2, "big") + body, Authority.load(cluster / "ca.pem"))
+    assert found.role == alice.role and found != alice.identity
+    assert alice.unseal(found.seal(b"value", b""), b"") == b"value"
 
 
 def test_two_authorities_while_one_is_replaced_by_the_other(cluster: Path, alice: Credentials, tmp_path: Path) -> None:

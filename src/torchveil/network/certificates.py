@@ -51,7 +51,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What others know of a role. Two of them are equal if they are of the same certificate."""
+    """What others know of a role. Two of them are equal if they are of the same certificate, byte for byte.
+
+    A fingerprint can say whom to accept, not whom to refuse: without any key, anybody can write the authority's
+    signature in another way (s as -s), which gives the same role with the same keys another fingerprint.
+    """
 
     role: Role
     cluster: str

@@ -34,7 +34,7 @@ from torchveil.network.opening import Opened, Waiting, abort_raises, check_hello
 from torchveil.network.party import PartySession
 from torchveil.network.provider import ProviderSession
 from torchveil.network.role_session import RoleSession
-from torchveil.network.services import SERVICES, answer
+from torchveil.network.services import answer
 from torchveil.roles.keys import party_role, provider_role
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
@@ -62,7 +62,6 @@ class Running:
 
     controller: str
     waiting: Waiting
-    hub: Hub | None = None
     session_id: bytes = b""
     thread: threading.Thread | None = field(default=None, repr=False)
 
@@ -89,6 +88,8 @@ class Daemon:
         self._sessions: dict[bytes, Running] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        #: Set it, from a signal handler say, to have whoever waits for it call ``stop``.
+        self.stopping = threading.Event()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="torchveil handshake")
         self._accepting = threading.Semaphore(config.limits.connections)
         host, _, port = config.listen.rpartition(":")
@@ -112,23 +113,20 @@ class Daemon:
         log("daemon started", role=str(self.config.role))
         return self
 
-    def wait(self) -> None:
-        """Until ``stop`` is called, from a signal or another thread."""
-        self._stopped.wait()
-
     def stop(self) -> None:
         """End all sessions, with an error to those who take part, and stop listening."""
         if self._stopped.is_set():
             return
         self._stopped.set()
+        self.stopping.set()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         with self._lock:
             running = list(self._sessions.values())
         for session in running:
-            if session.hub is not None:
-                session.hub.cancel(PeerRejected(f"{self.config.role} is shutting down", remedy="try again later"))
+            if session.waiting.hub is not None:
+                session.waiting.hub.cancel(PeerRejected(f"{self.config.role} is shutting down", remedy="try again later"))
         for session in running:
             if session.thread is not None:
                 session.thread.join(5.0)
@@ -244,7 +242,7 @@ class Daemon:
         self.metrics.session_opened()
         try:
             opened = session.waiting.open(link, identity, hello)
-            session.hub, session.session_id = opened.hub, opened.session_id
+            session.session_id = opened.session_id
             run_id = opened.session_id.hex()[:16]
             log("session opened", role=role, session=run_id, controller=session.controller)
             running: RoleSession | None = None
@@ -275,14 +273,15 @@ class Daemon:
             "control": opened.control,
             "session_id": opened.session_id,
             "limits": self.config.limits,
+            "metrics": self.metrics,
             "threads": self.config.threads,
         }
         made = self._make_role(self.config, opened)
         if isinstance(made, Provider):
             opened.hub.timeout_s = self.config.limits.session_s
-            return ProviderSession(made, opened.links(), self.metrics, **common)
+            return ProviderSession(made, opened.links(), **common)
         releases = self._releases(opened, controller)
-        return PartySession(made, opened.links(), opened.need(opened.provider), releases, self.metrics, **common)
+        return PartySession(made, opened.links(), opened.need(opened.provider), releases, **common)
 
     def _releases(self, opened: Opened, controller: Identity) -> Any:
         from torchveil.network.releases import ReleasesOfSession

@@ -1,9 +1,9 @@
 """The controller's driver: sends instructions to roles on other machines, and waits for nothing but a reveal.
 
 Theory of operation. Every instruction is first run on shapes alone (``drivers.shapes``): that finds what a user's
-program can do wrong before anything is sent, tells shapes and strides, and says exactly what it costs. Then it is encoded,
-once for the parties and, where it holds public tensors, once more without them for the provider, and put into a batch
-for each role. Batches are sent when they are large enough, before a reveal and before a plan; the roles work meanwhile.
+program can do wrong before anything is sent, tells shapes and strides, and says exactly what it costs. Then it is
+encoded, once for the parties and, where it holds public tensors, once more without them for the provider, and put into
+a batch for each role. Batches are sent when they are large enough, before a reveal and before a plan; the roles work meanwhile.
 
 An error at a role may reach this program many instructions later. For every instruction on its way the driver notes
 the user's line and the torch operation, so that the error names them.
@@ -83,7 +83,7 @@ def seal_context(session_id: bytes, number: int, party: str) -> bytes:
 
 
 class NetworkDriver:
-    """Runs instructions on the roles of an open session. ``operation`` tells the current torch operation, for errors."""
+    """Runs instructions on the roles of an open session. ``operation`` tells the torch operation of now, for errors."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class NetworkDriver:
                 raise self._fail(Desynchronised(f"{link.peer} revealed another value than was asked for"))
             if i.receiver != "controller":
                 continue
-            box = self._credentials.unseal(bytes(frame.body), seal_context(self.session_id, number, str(link.peer)))
+            box = self._credentials.unseal(bytes(frame.received), seal_context(self.session_id, number, str(link.peer)))
             share = torch.frombuffer(bytearray(box), dtype=torch.int64) if box else torch.empty(0, dtype=torch.int64)
             if share.numel() != _numel(i.shape):
                 raise self._fail(MalformedMessage(f"{link.peer} revealed a share of another size"))

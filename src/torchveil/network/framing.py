@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -55,6 +55,14 @@ class Frame(NamedTuple):
     digest: bytes = bytes(8)
     meta: bytes = b""
     body: Sequence[Piece] | bytearray | memoryview | bytes = ()
+
+    @property
+    def received(self) -> memoryview:
+        """The body of a frame that came in."""
+        body = self.body
+        if not isinstance(body, memoryview | bytearray | bytes):
+            raise MalformedMessage("the body of a frame that is on its way out was asked for")
+        return memoryview(body)
 
     def __repr__(self) -> str:
         n_body = sum(len(part) for part in views(self.body))
@@ -140,7 +148,6 @@ class Decoder:
         "_intake",
         "_parser",
         "_want",
-        "counter",
         "limits",
         "ready",
         "session",
@@ -150,22 +157,22 @@ class Decoder:
     def __init__(self, session: bytes = NO_SESSION, limits: Limits | None = None) -> None:
         self.session = session
         self.limits = limits or _DEFAULT
-        #: The number of frames that began to arrive.
-        self.counter = 0
         #: Whole frames, each with the session it names, oldest first.
         self.ready: deque[tuple[bytes, Frame]] = deque()
         #: Bytes of the frames in ``ready``.
         self.waiting = 0
-        self._intake = memoryview(bytearray(4 * RECORD))
+        self._intake = memoryview(b"")
         self._direct = False
         self._failure: NetworkError | None = None
-        self._parser = self._parse()
-        self._want = next(self._parser)
+        self._parser = _parse(self.limits)
+        self._want = cast(memoryview, next(self._parser))
 
     def buffer(self) -> memoryview:
         """Where the next bytes should be put: at least a TLS record's worth of room."""
         self._check()
         self._direct = len(self._want) >= RECORD
+        if not self._intake:
+            self._intake = memoryview(bytearray(4 * RECORD))
         return self._want if self._direct else self._intake
 
     def filled(self, n_bytes: int) -> None:
@@ -215,66 +222,74 @@ class Decoder:
 
     def _fail(self, error: NetworkError) -> None:
         self._failure = error
+        self.ready.clear()
+        self.waiting = 0
+        self._want = self._intake = memoryview(b"")
+        self._parser.close()
         raise error
 
     def _advance(self) -> None:
         """Goes on with parsing while what it waits for is there."""
         try:
             while not self._want:
-                self._want = next(self._parser)
+                found = self._parser.send(self._prefix())
+                if isinstance(found, memoryview):
+                    self._want = found
+                else:
+                    self.ready.append(found)
+                    self.waiting += _weight(found[1])
         except NetworkError as error:
             self._fail(error)
 
-    def _parse(self) -> Iterator[memoryview]:
-        """Yields the buffer it wants filled; knows every rule of the layout."""
-        limits = self.limits
-        header, chunk = bytearray(_HEADER.size), bytearray(_CHUNK.size)
-        while True:
-            yield memoryview(header)
-            magic, version, kind, flags, session, counter, number, digest, n_meta, n_body = _HEADER.unpack(header)
-            ours = self._prefix()
-            if magic != _MAGIC:
-                raise MalformedMessage("these bytes are no frame of torchveil", remedy=_OTHER_PROGRAM)
-            if version != _VERSION:
-                raise MalformedMessage(f"a frame is of version {version}, not {_VERSION}", remedy=_OTHER_PROGRAM)
-            if flags != _NO_FLAGS:
-                raise MalformedMessage("a frame has flags that are not known", remedy=_OTHER_PROGRAM)
-            if ours not in (session, NO_SESSION):
-                raise MalformedMessage("a frame is of another session", remedy=_OTHER_PROGRAM)
-            if counter != self.counter:
-                raise MalformedMessage(
-                    f"frame {counter} came where frame {self.counter} belongs: one was lost, repeated or moved",
-                    remedy=_OTHER_PROGRAM,
-                )
-            if n_meta > limits.meta or n_body > limits.body_of(kind):
-                raise LimitExceeded(
-                    f"a frame of kind {kind} announces {n_meta} + {n_body} bytes, more than is allowed",
-                    remedy="send less at once, or raise the limits of this role",
-                )
-            self.counter += 1
-            meta = bytearray(n_meta)
+
+def _parse(limits: Limits) -> Generator[memoryview | tuple[bytes, Frame], bytes, None]:
+    """Every rule of the layout. Yields buffers to fill and whole frames, and is sent the session of the moment."""
+    header, chunk = bytearray(_HEADER.size), bytearray(_CHUNK.size)
+    expected = 0
+    while True:
+        ours = yield memoryview(header)
+        magic, version, kind, flags, session, counter, number, digest, n_meta, n_body = _HEADER.unpack(header)
+        if magic != _MAGIC:
+            raise MalformedMessage("these bytes are no frame of torchveil", remedy=_OTHER_PROGRAM)
+        if version != _VERSION:
+            raise MalformedMessage(f"a frame is of version {version}, not {_VERSION}", remedy=_OTHER_PROGRAM)
+        if flags != _NO_FLAGS:
+            raise MalformedMessage("a frame has flags that are not known", remedy=_OTHER_PROGRAM)
+        if ours not in (session, NO_SESSION):
+            raise MalformedMessage("a frame is of another session", remedy=_OTHER_PROGRAM)
+        if counter != expected:
+            raise MalformedMessage(
+                f"frame {counter} came where frame {expected} belongs: one was lost, repeated or moved",
+                remedy=_OTHER_PROGRAM,
+            )
+        if n_meta > limits.meta or n_body > limits.body_of(kind):
+            raise LimitExceeded(
+                f"a frame of kind {kind} announces {n_meta} + {n_body} bytes, more than is allowed",
+                remedy="send less at once, or raise the limits of this role",
+            )
+        expected += 1
+        meta = bytearray(n_meta)
+        if n_meta:
             yield memoryview(meta)
-            body, have, index = _uninitialised(0), 0, 0
-            while have < n_body:
-                yield memoryview(chunk)
-                said, length = _CHUNK.unpack(chunk)
-                if said != index or not 0 < length <= min(limits.chunk, n_body - have):
-                    raise MalformedMessage("the chunks of a frame do not add up", remedy=_OTHER_PROGRAM)
-                if have + length > len(body):
-                    grown = _uninitialised(min(n_body, max(limits.chunk, 8 * have)))
-                    grown[:have] = body
-                    body = grown
-                yield body[have : have + length]
-                have += length
-                index += 1
-            frame = Frame(kind, number, digest, bytes(meta), body)
-            self.waiting += _weight(frame)
-            self.ready.append((session, frame))
+        body, have, index = _uninitialised(0), 0, 0
+        while have < n_body:
+            yield memoryview(chunk)
+            said, length = _CHUNK.unpack(chunk)
+            if said != index or not 0 < length <= min(limits.chunk, n_body - have):
+                raise MalformedMessage("the chunks of a frame do not add up", remedy=_OTHER_PROGRAM)
+            if have + length > len(body):
+                grown = _uninitialised(min(n_body, max(limits.chunk, 8 * have)))
+                grown[:have] = body[:have]
+                body = grown
+            yield body[have : have + length]
+            have += length
+            index += 1
+        yield session, Frame(kind, number, digest, bytes(meta), body)
 
 
 def _weight(frame: Frame) -> int:
     """Bytes a received frame takes, roughly: many empty ones have to count too."""
-    return len(frame.meta) + len(frame.body) + 512
+    return len(frame.meta) + len(frame.received) + 512
 
 
 def _uninitialised(n_bytes: int) -> memoryview:

@@ -62,7 +62,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 # --- a connection and a session begin ---------------------------------------------------------------------------------
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """The first frame of whoever connects. ``ticket`` names a session that is being opened (empty for services)."""
 
     protocol: int
@@ -74,7 +74,7 @@ class Hello(Message):
     contribution: Annotated[bytes, Meta(max_length=16)] = b""
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """The answer of whoever was connected to."""
 
     version: Name
@@ -82,13 +82,13 @@ class Welcome(Message):
     contribution: Annotated[bytes, Meta(max_length=16)] = b""
 
 
-class Begin(Message):
+class Begin(Message, frozen=True):
     """Controller to role: everybody's contribution to the session id, parties in order, provider, controller."""
 
     contributions: Annotated[tuple[Bytes16, ...], Meta(min_length=4, max_length=66)]
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """Role to controller: all of its links stand."""
 
     session: Bytes32
@@ -97,21 +97,21 @@ class Ready(Message):
 # --- the stream -------------------------------------------------------------------------------------------------------
 
 
-class Do(Message, tag="i"):
+class Do(Message, tag="i", frozen=True):
     """An instruction as ``program.encoding`` writes it; the lengths of its buffers in the body."""
 
     structure: bytes
     buffers: tuple[Count, ...] = ()
 
 
-class Share(Message, tag="c"):
+class Share(Message, tag="c", frozen=True):
     """An instruction ``Input``; for its receiver with the controller's correction in the body."""
 
     structure: bytes
     buffers: Annotated[tuple[Count, ...], Meta(max_length=1)] = ()
 
 
-class Alias(Message, tag="a"):
+class Alias(Message, tag="a", frozen=True):
     """A second name for a wire."""
 
     new: Identifier
@@ -119,7 +119,7 @@ class Alias(Message, tag="a"):
     apart: bool = False
 
 
-class Define(Message, tag="p"):
+class Define(Message, tag="p", frozen=True):
     """A recorded plan, known by ``key`` from here on."""
 
     key: Count
@@ -127,7 +127,7 @@ class Define(Message, tag="p"):
     buffers: tuple[Count, ...] = ()
 
 
-class RunPlan(Message, tag="r"):
+class RunPlan(Message, tag="r", frozen=True):
     """Run a plan."""
 
     key: Count
@@ -135,7 +135,7 @@ class RunPlan(Message, tag="r"):
     outputs: tuple[Identifier, ...]
 
 
-class Save(Message, tag="s"):
+class Save(Message, tag="s", frozen=True):
     """Write shares to disk under a name; ``entries`` is what the storage keeps beside them."""
 
     name: Name
@@ -143,7 +143,7 @@ class Save(Message, tag="s"):
     entries: bytes = b""
 
 
-class Load(Message, tag="l"):
+class Load(Message, tag="l", frozen=True):
     """Read shares from disk."""
 
     name: Name
@@ -151,7 +151,7 @@ class Load(Message, tag="l"):
     entries: bytes = b""
 
 
-class Dataset(Message, tag="d"):
+class Dataset(Message, tag="d", frozen=True):
     """The shares that an owner gave under a name become a wire."""
 
     name: Name
@@ -160,14 +160,14 @@ class Dataset(Message, tag="d"):
     identifier: Bytes16
 
 
-class Forget(Message, tag="f"):
+class Forget(Message, tag="f", frozen=True):
     """Forget all values."""
 
 
 Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Forget
 
 
-class Stream(Message):
+class Stream(Message, frozen=True):
     """Items in order; their buffers follow one another in the body, each at a multiple of eight bytes."""
 
     items: Annotated[tuple[Item, ...], Meta(max_length=4096)]
@@ -176,7 +176,7 @@ class Stream(Message):
 # --- the hot path -----------------------------------------------------------------------------------------------------
 
 
-class Piece(Message):
+class Piece(Message, frozen=True):
     """A correction: what it is for, its slot, its type (one of ``pieces.TYPES``), its shape."""
 
     purpose: Name
@@ -185,7 +185,7 @@ class Piece(Message):
     shape: Shape
 
 
-class Dealt(Message):
+class Dealt(Message, frozen=True):
     """What the provider deals for the instruction that the frame is numbered with."""
 
     pieces: Annotated[tuple[Piece, ...], Meta(max_length=2**16)]
@@ -194,7 +194,7 @@ class Dealt(Message):
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 
-class Failure(Message):
+class Failure(Message, frozen=True):
     """Why a role ends a session: the code of the error tree, who saw it, at which instruction. Never a value."""
 
     code: Name
@@ -205,7 +205,7 @@ class Failure(Message):
     remedy: Text = ""
 
 
-class Done(Message):
+class Done(Message, frozen=True):
     """Role to controller: an item that is waited for is complete; ``entries`` is what it gives back."""
 
     entries: bytes = b""
@@ -214,14 +214,14 @@ class Done(Message):
 # --- outside of sessions ----------------------------------------------------------------------------------------------
 
 
-class Request(Message):
+class Request(Message, frozen=True):
     """A question to a daemon; the arguments are a struct of the service's own."""
 
     service: Name
     arguments: bytes = b""
 
 
-class Reply(Message):
+class Reply(Message, frozen=True):
     """Its answer."""
 
     result: bytes = b""

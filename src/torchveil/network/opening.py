@@ -38,7 +38,10 @@ _LOOK_S = 0.02
 
 def frame_limits(limits: Limits) -> FrameLimits:
     """What a link of a session takes. Streams of instructions and descriptions are larger than other structs."""
-    return FrameLimits(meta=1 << 24, body=limits.body)
+    small: dict[int, int] = dict.fromkeys(
+        (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.ABORT), 0
+    )
+    return FrameLimits(meta=1 << 24, body=limits.body, kinds={**small, m.Kind.REQUEST: min(limits.body, 1 << 30)})
 
 
 def abort_raises(link: Link, frame: Frame) -> bool:
@@ -168,6 +171,8 @@ class Waiting:
         self.limits = limits
         self.keys = KeyPair(str(role))
         self.order = list(cluster.addresses)
+        #: the session's links, once it is being opened; other threads may cancel it
+        self.hub: Hub | None = None
         self._arrived: queue.Queue[Arrival] = queue.Queue(len(self.order) + 1)
 
     def arrive(self, arrival: Arrival) -> None:
@@ -179,7 +184,7 @@ class Waiting:
 
     def open(self, control: Link, controller: Identity, hello: m.Hello) -> Opened:
         """Open the session that ``hello`` asked for."""
-        hub = Hub(timeout_s=self.limits.deadline_s)
+        self.hub = hub = Hub(timeout_s=self.limits.deadline_s)
         hub.urgent = abort_raises
         hub.add(control)
         try:
@@ -283,4 +288,3 @@ def refuse(hub: Hub, error: BaseException, role: str, number: int = 0, operation
         hub.flush(1.0, "the end of the session")
     hub.close()
     return failure
-

@@ -1,8 +1,8 @@
 """A party's session: runs gates on its shares, exchanges with the other parties, fetches what the provider deals.
 
-An exchange is one frame to every other party, for all instructions under way: the number of the (first) instruction, the
-digest of everything that was streamed so far, and the pieces one after another. What the other party sends must be of
-the same number, digest and length. What the provider deals carries the digest of what the provider may see.
+An exchange is one frame to every other party, for all instructions under way: the number of the (first) instruction,
+the digest of everything that was streamed so far, and the pieces one after another. What the other party sends must be
+of the same number, digest and length. What the provider deals carries the digest of what the provider may see.
 
 Values are released to a receiver only if ``Releases`` allows it, and sealed to the receiver's key.
 """
@@ -24,7 +24,6 @@ from torchveil.gates.base import Exchange
 from torchveil.network import messages as m
 from torchveil.network.framing import Frame
 from torchveil.network.links import Link
-from torchveil.network.metrics import Metrics
 from torchveil.network.pieces import dealt, exchange_of, exchanged
 from torchveil.network.role_session import RoleSession
 from torchveil.program import instructions as ins
@@ -59,13 +58,11 @@ class PartySession(RoleSession):
         links: Mapping[int, Link],
         provider: Link,
         releases: Releases,
-        metrics: Metrics,
         **common: Any,
     ) -> None:
         super().__init__(f"party/{party.name}", party.n_parties, party, **common)
         self.party = party
         self.releases = releases
-        self.metrics = metrics
         self._links = dict(sorted(links.items()))
         self._provider = provider
         self._all = StreamDigest()
@@ -154,7 +151,6 @@ class PartySession(RoleSession):
         for slot, wire in zip(plan.outputs, item.outputs, strict=True):
             self.releases.alias(wire, slot)
         self.releases.follow(ins.Free(plan.slots))
-        self.metrics.plan(gates_of(plan))
 
     # --- the hot path ------------------------------------------------------------------------------------------------
 
@@ -173,8 +169,8 @@ class PartySession(RoleSession):
             found = self.hub.receive(link, self.limits.deadline_s, what)
             if found.kind != m.Kind.EXCHANGE or found.number != number or found.digest != digest:
                 raise Desynchronised(f"{link.peer} carries out another stream at instruction {number}")
-            pieces[rank] = exchanged(own, memoryview(found.body))
-            self.metrics.exchanged(str(link.peer), len(found.body), perf_counter() - start)
+            pieces[rank] = exchanged(own, found.received)
+            self.metrics.exchanged(str(link.peer), len(found.received), perf_counter() - start)
         if any([link.queued for link in self._links.values()]):
             self.hub.flush(self.limits.deadline_s, what)
         out: list[tuple[Any, ...]] = []
@@ -192,11 +188,11 @@ class PartySession(RoleSession):
         what = f"what is dealt for instruction {number} ({self.place.operation})"
         while True:
             frame = self.hub.receive(self._provider, self.limits.deadline_s, what)
-            corrections: dict[tuple[str, int], Any] = dealt(m.parse(frame, m.Dealt), memoryview(frame.body))
+            corrections: dict[tuple[str, int], Any] = dealt(m.parse(frame, m.Dealt), frame.received)
             wrong = frame.number not in self._due or frame.number % self.n_parties != self.party.rank
             if wrong or frame.digest != self._view.value:
                 raise Desynchronised(f"{self._provider.peer} carries out another stream at instruction {number}")
             self.party.deliver_for(frame.number, corrections)
-            self.metrics.dealt(len(frame.body))
+            self.metrics.dealt(len(frame.received))
             if frame.number == number:
                 return

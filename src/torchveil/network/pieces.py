@@ -20,7 +20,7 @@ from torchveil.gates.base import Piece
 from torchveil.kernels import Packed
 from torchveil.network import messages
 
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | memoryview
 
 #: Types that a dealt piece may have. Ring elements are tensors, the others arrays.
 TYPES: dict[str, type[np.generic]] = {"ring": np.int64, "bits": np.uint8, "words": np.uint16}
@@ -85,9 +85,10 @@ def exchanged(own: Sequence[Piece], body: memoryview) -> list[Piece]:
     return found
 
 
-def dealt_of(corrections: Mapping[tuple[str, int], Piece]) -> tuple[messages.Dealt, list[memoryview]]:
+def dealt_of(corrections: Mapping[tuple[str, int], Piece]) -> tuple[messages.Dealt, list[Buffer]]:
     """(description, body) of what the provider deals for one instruction."""
-    described, body = [], []
+    described: list[messages.Piece] = []
+    body: list[Buffer] = []
     for (purpose, slot), piece in corrections.items():
         (view,) = buffers_of(piece)
         kind = "ring" if isinstance(piece, Tensor) else _NAMES[piece.dtype]  # type: ignore[union-attr]

@@ -14,7 +14,6 @@ from torchveil.errors import ProtocolError
 from torchveil.gates import GATES
 from torchveil.network import messages as m
 from torchveil.network.links import Link
-from torchveil.network.metrics import Metrics
 from torchveil.network.pieces import dealt_of
 from torchveil.network.role_session import RoleSession
 from torchveil.program import instructions as ins
@@ -26,10 +25,9 @@ from torchveil.roles.provider import Provider
 class ProviderSession(RoleSession):
     """One session of the provider. ``links``: to the parties by rank."""
 
-    def __init__(self, provider: Provider, links: Mapping[int, Link], metrics: Metrics, **common: Any) -> None:
+    def __init__(self, provider: Provider, links: Mapping[int, Link], **common: Any) -> None:
         super().__init__(f"provider/{provider.name}", provider.n_parties, provider, **common)
         self.provider = provider
-        self.metrics = metrics
         self._links = links
 
     def _do(self, item: m.Do, buffers: Sequence[memoryview]) -> None:
@@ -61,7 +59,6 @@ class ProviderSession(RoleSession):
                 relative = plan.numbers[position]
                 if relative is not None:
                     self._send(first + relative, pieces)
-        self.metrics.plan(gates_of(plan))
 
     def _send(self, number: int, pieces: Mapping[tuple[str, int], Any]) -> None:
         """Send what was dealt to the receiver of the instruction; it may wait there as long as the session lasts."""

@@ -1,25 +1,27 @@
 """A session at a role: reads the controller's stream and carries it out, item by item, in order.
 
 What parties and provider have in common is here; ``party`` and ``provider`` say what an instruction and a plan are to
-them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream; parties
-keep one of everything too. Both begin with the session id, so that a controller that told roles different things
+them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream;
+parties keep one of everything too. Both begin with the session id, so that a controller that told roles different things
 is found out at the first message between them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from torchveil.errors import Desynchronised, LimitExceeded, MalformedMessage
+from torchveil.errors import Desynchronised, LimitExceeded, MalformedMessage, PeerLost, TorchveilError
 from torchveil.gates import GATES, Nature
 from torchveil.kernels.threads import Kernels
 from torchveil.network import messages as m
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
 from torchveil.network.links import Hub, Link
+from torchveil.network.metrics import Metrics
 from torchveil.network.pieces import cut
 from torchveil.program import instructions as ins
 from torchveil.program.digest import StreamDigest
@@ -29,6 +31,9 @@ from torchveil.roles.tables import Tables
 
 #: How often a role tells the controller how far it is, at least while it gets on.
 PROGRESS_S = 0.5
+
+#: How long the news that a session was closed may take from one role to another.
+_FAREWELL_S = 1.0
 
 #: Plans that a session may define.
 PLANS = 4096
@@ -54,6 +59,7 @@ class RoleSession:
         control: Link,
         session_id: bytes,
         limits: Limits,
+        metrics: Metrics,
         threads: int = 0,
     ) -> None:
         self.role = role
@@ -62,13 +68,14 @@ class RoleSession:
         self.control = control
         self.session_id = session_id
         self.limits = limits
+        self.metrics = metrics
         self.place = Place()
         self._threads = threads
         self._tables = tables
         self._number = 0
         self._told = 0.0
         self._ends = monotonic() + limits.session_s
-        self._plans: dict[int, tuple[Plan, bytes]] = {}
+        self._plans: dict[int, tuple[Plan, bytes, dict[str, int]]] = {}
         self._nature = Nature(n_parties)
         self._view = StreamDigest()
         self._view.update(session_id)
@@ -78,7 +85,7 @@ class RoleSession:
     def run(self) -> None:
         """Carry out the stream until it ends."""
         while True:
-            frame = self.hub.receive(self.control, self.limits.idle_s, "the controller's next instruction")
+            frame = self._next()
             if frame.kind == m.Kind.CLOSE:
                 return
             stream = m.parse(frame, m.Stream)
@@ -86,7 +93,7 @@ class RoleSession:
                 raise Desynchronised(f"the controller is at instruction {frame.number}, this role at {self._number}")
             if monotonic() > self._ends:
                 raise LimitExceeded("the session is older than this role allows", remedy="save, and open a new one")
-            buffers = cut(memoryview(frame.body), [n for item in stream.items for n in getattr(item, "buffers", ())])
+            buffers = cut(frame.received, [n for item in stream.items for n in getattr(item, "buffers", ())])
             at = 0
             with Kernels(self._threads):
                 for item in stream.items:
@@ -98,6 +105,22 @@ class RoleSession:
                 raise LimitExceeded(
                     f"more than {self.limits.wires} values at a time", remedy="let go of tensors, or raise limits.wires"
                 )
+
+    def _next(self) -> Frame:
+        """The controller's next frame. When the session is closed, others may be gone before this role hears of it."""
+        what = "the controller's next instruction"
+        try:
+            return self.hub.receive(self.control, self.limits.idle_s, what)
+        except PeerLost as lost:
+            for link in self.hub.links:
+                link.may_close = link is not self.control
+            try:
+                frame = self.hub.receive(self.control, _FAREWELL_S, what)
+            except TorchveilError:
+                raise lost from None
+            if frame.kind != m.Kind.CLOSE:
+                raise
+            return frame
 
     def _table(self) -> dict[type, Callable[[Any, Sequence[memoryview]], None]]:
         """What each kind of item does."""
@@ -150,18 +173,20 @@ class RoleSession:
         if len(self._plans) >= PLANS:
             raise LimitExceeded(f"more than {PLANS} plans in a session", remedy="compile once, call often")
         plan = decode_plan(item.structure, buffers, self._nature, self._decoding)
-        self._plans[item.key] = plan, plan_digest(plan)
+        gates = Counter(GATES[type(i)].name for i in plan.instructions)
+        self._plans[item.key] = plan, plan_digest(plan), dict(gates)
 
     def _run_plan(self, item: m.RunPlan, _buffers: Sequence[memoryview]) -> None:
         known = self._plans.get(item.key)
         if known is None:
             raise MalformedMessage("a plan was never defined")
-        plan, digest = known
+        plan, digest, gates = known
         first = self._number
         self._number += plan.n_labels
         self.place = Place(first, "a plan")
         self._note(item, digest)
         self._play(plan, item, first)
+        self.metrics.plan(gates)
 
     def _progress(self) -> None:
         """Tell the controller now and then how far this role is; look after the links meanwhile."""

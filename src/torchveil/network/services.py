@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -54,9 +55,9 @@ def answer(daemon: Daemon, hub: Hub, link: Link, peer: Identity) -> None:
         raise InvalidArgument("there is no such service here", remedy="install the same version everywhere")
     if peer.role.kind not in service.who:
         raise PeerRejected(f"{peer.role} may not ask for {request.service}")
-    if len(frame.body) > service.body:
+    if len(frame.received) > service.body:
         raise LimitExceeded(f"{request.service} takes {service.body} bytes at most", remedy="send less at once")
-    result, body = service.handler(daemon, peer, request.arguments, memoryview(frame.body))
+    result, body = service.handler(daemon, peer, request.arguments, frame.received)
     data = result if isinstance(result, bytes) else msgspec.msgpack.encode(result)
     hub.post(link, m.message_of(m.Kind.REPLY, m.Reply(data), body=list(body)))
     hub.flush(limits.deadline_s, "the answer")
@@ -71,9 +72,21 @@ class Caller:
     credentials: Credentials
 
     def call(
-        self, role: Role, service: str, arguments: msgspec.Struct | bytes = b"", body: Body = (), *, timeout_s: float = 0
+        self,
+        role: Role,
+        service: str,
+        arguments: msgspec.Struct | bytes = b"",
+        body: Body = (),
+        *,
+        timeout_s: float = 0,
     ) -> tuple[bytes, memoryview]:
         """(result, body) of a question to a role. Raises what the connection or the other end raises."""
+        return self.timed(role, service, arguments, body, timeout_s=timeout_s)[:2]
+
+    def timed(
+        self, role: Role, service: str, arguments: msgspec.Struct | bytes = b"", body: Body = (), *, timeout_s: float = 0
+    ) -> tuple[bytes, memoryview, float]:
+        """As ``call``, and the seconds from the question to its answer, without those of making the connection."""
         limits = self.cluster.limits
         address = self.cluster.addresses[role]
         hello = hello_of(self.cluster, "service")
@@ -83,17 +96,17 @@ class Caller:
         hub.urgent = abort_raises
         try:
             data = arguments if isinstance(arguments, bytes) else msgspec.msgpack.encode(arguments)
+            began = perf_counter()
             hub.post(link, m.message_of(m.Kind.REQUEST, m.Request(service, data), body=list(body)))
             frame = hub.receive(link, timeout_s or limits.deadline_s, f"{service} of {role}")
-            return m.parse(frame, m.Reply).result, memoryview(frame.body)
+            seconds = perf_counter() - began
+            return m.parse(frame, m.Reply).result, frame.received, seconds
         finally:
             hub.close()
 
     def all_parties(self, service: str, arguments: msgspec.Struct | bytes = b"") -> Mapping[Role, bytes]:
         """The results of all parties, in order."""
-        return {
-            role: self.call(role, service, arguments)[0] for role in self.cluster.addresses if role.kind == "party"
-        }
+        return {role: self.call(role, service, arguments)[0] for role in self.cluster.addresses if role.kind == "party"}
 
 
 def ignore(_daemon: Any, _peer: Identity, _arguments: bytes, _body: memoryview) -> tuple[bytes, Body]:
