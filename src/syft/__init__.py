@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from syft import exceptions
+from syft.network_worker import NetworkWorker
 from syft.plans import Plan, func2plan
 from syft.pointers import MultiPointerTensor, PointerTensor, combine_pointers
 from syft.precision import FixedPrecisionTensor
@@ -31,6 +32,7 @@ __all__ = [
     "PROTOCOLS",
     "FixedPrecisionTensor",
     "MultiPointerTensor",
+    "NetworkWorker",
     "Plan",
     "PointerTensor",
     "PrivateGridNetwork",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syft import notes, pointers
+from syft import network_worker, notes, pointers
 from syft.exceptions import InvalidTensorForRemoteGet, NotEnoughWorkersError, WorkerNotFoundException
 from syft.pointers import MultiPointerTensor, PointerTensor
 from syft.precision import BASE, PRECISION_FRACTIONAL, FixedPrecisionTensor, float_precision
@@ -37,7 +37,9 @@ def session_of(workers: Sequence[VirtualWorker], provider: VirtualWorker) -> Ses
     key = (os.getpid(), frozenset(names), str(provider.id))
     session = registry.sessions.get(key)
     if session is None or len(set(names)) != len(names):
-        session = Session(names, str(provider.id), fixed_point=FixedPoint(BASE, PRECISION_FRACTIONAL))
+        fixed_point = FixedPoint(BASE, PRECISION_FRACTIONAL)
+        remote = network_worker.open_session(workers, provider, fixed_point) if len(set(names)) == len(names) else None
+        session = remote or Session(names, str(provider.id), fixed_point=fixed_point)
         session.surface = SyftSurface(session)
         registry.sessions[key] = session
     return session

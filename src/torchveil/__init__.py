@@ -40,8 +40,9 @@ from torchveil.profiling import LAN, WAN, Network, Profile
 from torchveil.public import public
 from torchveil.session import Session
 from torchveil.tensor import EncryptedTensor
+from torchveil.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "LAN",

@@ -46,14 +46,18 @@ from torchveil.where import user_line
 
 
 class TorchveilError(Exception):
-    """Base of all errors. ``code`` is stable; ``remedy`` says what to do."""
+    """Base of all errors. ``code`` is stable; ``message`` is what happened, ``remedy`` says what to do.
+
+    ``line`` is the line of the user's program, found on the stack unless given.
+    """
 
     code = "TV000"
 
-    def __init__(self, message: str, *, remedy: str = "", op: str = "") -> None:
+    def __init__(self, message: str, *, remedy: str = "", op: str = "", line: str = "") -> None:
+        self.message = message
         self.op = op
         self.remedy = remedy
-        self.line = user_line()
+        self.line = line or user_line()
         parts = [f"[{self.code}] {message}"]
         if op:
             parts.append(f"  operation: {op}")

@@ -38,11 +38,11 @@ def os_bytes(n_bytes: int) -> bytes:
     return os.urandom(n_bytes)
 
 
-def derive_key(secret: bytes, *info: str | bytes) -> bytes:
-    """A 16-byte key: HKDF-SHA256 of ``secret`` with the length-prefixed parts of ``info``."""
+def derive_key(secret: bytes, *info: str | bytes, n_bytes: int = 16) -> bytes:
+    """A key of ``n_bytes``: HKDF-SHA256 of ``secret`` with the length-prefixed parts of ``info``."""
     parts = [part.encode() if isinstance(part, str) else part for part in info]
     joined = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    return HKDF(algorithm=hashes.SHA256(), length=16, salt=None, info=joined).derive(secret)
+    return HKDF(algorithm=hashes.SHA256(), length=n_bytes, salt=None, info=joined).derive(secret)
 
 
 class Stream:

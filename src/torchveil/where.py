@@ -45,10 +45,11 @@ def user_frame() -> tuple[CodeType, int] | None:
 def user_line() -> str:
     """``file:line: source`` of the user's program, or an empty string."""
     found = user_frame()
-    return "" if found is None else _shown(*found)
+    return "" if found is None else shown(*found)
 
 
-def _shown(code: CodeType, number: int) -> str:
+def shown(code: CodeType, number: int) -> str:
+    """A place in a program as ``file:line: source``."""
     source = linecache.getline(code.co_filename, number).strip()
     return f"{code.co_filename}:{number}: {source}" if source else f"{code.co_filename}:{number}"
 
@@ -72,4 +73,4 @@ def line_of(error: BaseException) -> str:
         if _is_users(code.co_filename):
             found = code, traceback.tb_lineno
         traceback = traceback.tb_next
-    return "" if found is None else _shown(*found)
+    return "" if found is None else shown(*found)

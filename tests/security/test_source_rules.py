@@ -57,7 +57,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("torchveil.network.connect", "torchveil.network.commands"),
     ("torchveil.compiling",),
     ("torchveil.session", "torchveil.guards", "torchveil.importing"),
-    ("torchveil.modules", "torchveil.profiling"),
+    ("torchveil.modules", "torchveil.profiling", "torchveil.checkpoints"),
     ("torchveil.tensor",),
     ("torchveil.lowering", "torchveil.composites"),
     ("torchveil.functions", "torchveil.public"),
@@ -70,10 +70,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("torchveil.roles",),
     ("torchveil.program",),
     ("torchveil.kernels",),
+    ("torchveil.storage",),
     ("torchveil.randomness", "torchveil.public_randomness"),
     ("torchveil.fixedpoint",),
     ("torchveil.errors",),
-    ("torchveil.where",),
+    ("torchveil.where", "torchveil.version"),
 )
 
 

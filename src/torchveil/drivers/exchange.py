@@ -1,65 +1,71 @@
-"""One instruction under way at all parties, and the exchange of one round: the lockstep drivers' common part."""
+"""One instruction under way, and the exchange of one round: what all drivers have in common.
+
+A driver holds the parties that it runs: all of them in lockstep, one on a machine of its own. It is told how to
+exchange (``Swap``): what every flight gets for what its parties send.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from torchveil.errors import Desynchronised
-from torchveil.gates.base import Exchange, Interaction, n_bytes
+from torchveil.gates.base import Exchange, Interaction
+from torchveil.kernels import add_packed, sum_pieces, xor_pieces
 
 
 class Flight:
-    """An interactive instruction: one generator per party, all at the same exchange.
+    """An interactive instruction: one generator per party of this driver, all at the same exchange.
 
-    ``sent``: bytes that each party sent to the others so far; ``outside``: bytes to a receiver of a reveal;
-    ``revealed``: what the receiver got.
+    ``number`` is its label number, ``position`` its place in a plan; ``messages`` what the parties send now.
     """
 
-    __slots__ = ("_messages", "_running", "number", "outside", "position", "revealed", "sent")
+    __slots__ = ("_running", "messages", "number", "position")
 
     def __init__(self, running: Sequence[Interaction], number: int = 0, position: int = 0) -> None:
         self._running = list(running)
-        self._messages: list[Exchange] = []
+        self.messages: list[Exchange] = []
         self.number = number
         self.position = position
-        self.sent = self.outside = 0
-        self.revealed: Any = None
 
     def launch(self, rank: int) -> None:
         """Let one party, in order of rank, come to its first exchange."""
-        self._messages.append(next(self._running[rank]))
+        self.messages.append(next(self._running[rank]))
 
-    def totals(self, combine: Callable[[str, list[Any]], Any]) -> tuple[Any, ...]:
-        """Exchange: what every party gets, the combination of all pieces."""
-        messages = self._messages
+    def taken(self) -> list[Exchange]:
+        """What the parties send in this round, all of one form."""
+        messages = self.messages
         first = messages[0]
         if any([m.kind != first.kind or len(m.pieces) != len(first.pieces) for m in messages[1:]]):
             raise Desynchronised("parties are at different exchanges")
-        kind = first.kind
-        size = sum([n_bytes(piece) for piece in first.pieces])
-        totals = tuple([combine(kind, [m.pieces[k] for m in messages]) for k in range(len(first.pieces))])
-        self._messages = []
-        if first.kind == "reveal":
-            # for the receiver alone: the parties go on without it
-            self.outside += size * len(messages)
-            self.revealed = totals[0]
-            return ()
-        self.sent += size * (len(messages) - 1)
-        return totals
+        self.messages = []
+        return messages
 
     def answer(self, rank: int, totals: tuple[Any, ...]) -> None:
         """Give one party, in order of rank, the result of the exchange; it runs to its next one or to its end."""
         try:
-            self._messages.append(self._running[rank].send(totals))
+            self.messages.append(self._running[rank].send(totals))
         except StopIteration:
             return
 
     @property
     def landed(self) -> bool:
         """Whether all parties are through. Raises ``Desynchronised`` if only some are."""
-        if not self._messages:
+        if not self.messages:
             return True
-        if len(self._messages) != len(self._running):
+        if len(self.messages) != len(self._running):
             raise Desynchronised("some parties finished before others")
         return False
+
+
+#: One round for everything that is under way: what the parties of each flight get.
+Swap = Callable[[Sequence[Flight]], list[tuple[Any, ...]]]
+
+
+def combine(kind: str, pieces: Sequence[Any], width: int) -> Any:
+    """What crosses in one exchange: the sum (in the ring, or of some bits) or XOR of all parties' pieces."""
+    if kind == "xor":
+        return xor_pieces(pieces)
+    return sum_pieces(pieces, width) if isinstance(pieces[0], Tensor) else add_packed(pieces)

@@ -6,57 +6,64 @@ process: it is the embedded default, the reference for other drivers, and where 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
-from torchveil.drivers.exchange import Flight
+from torchveil.drivers.exchange import Flight, combine
 from torchveil.drivers.replay import replay
 from torchveil.errors import PlainDiverged, ProtocolError
 from torchveil.gates import GATES
-from torchveil.gates.base import FREE, Cost, Gate, n_bytes
-from torchveil.kernels import add_packed, less_pads, sum_pieces, xor_pieces
+from torchveil.gates.base import FREE, Cost, Exchange, Gate, n_bytes
+from torchveil.kernels import less_pads
 from torchveil.kernels.drawn import DrawnRing
 from torchveil.kernels.threads import Kernels
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.program.wiring import defines
-from torchveil.roles.keys import Identity, agree_session_id
+from torchveil.roles.keys import Identity, agree_session_id, input_streams, party_role, provider_role
 from torchveil.roles.party import Party, RandomSource
 from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
 from torchveil.roles.tables import Tables
+from torchveil.roles.wires import Wire
+from torchveil.storage import Checkpoint, Holder, Place, read_shares, write_shares
 
-_PROVIDER_PURPOSES = ("mask", "mask-bits", "dealt", "dealt-bits")
+#: In place of a cluster's name, in what is stored.
+CLUSTER = "lockstep"
 
 
 def make_roles(
     party_names: Sequence[str], provider_name: str, owner_name: str = "owner"
 ) -> tuple[list[Party], Provider, list[RandomSource], bytes]:
     """Fresh roles with agreed keys, the owner's input streams, and the session id."""
-    parties = [Identity(f"party/{name}") for name in party_names]
+    identities = [Identity(f"party/{name}") for name in party_names]
     provider, owner = Identity(f"provider/{provider_name}"), Identity(f"owner/{owner_name}")
-    session_id = agree_session_id([*parties, provider, owner])
-    n = len(parties)
-    roles = []
-    for rank, identity in enumerate(parties):
-        streams: dict[str, RandomSource] = {
-            purpose: identity.stream(provider, session_id, purpose) for purpose in _PROVIDER_PURPOSES
-        }
-        streams["input"] = identity.stream(owner, session_id, "input")
-        zero: dict[int, RandomSource] = {
-            peer: identity.stream(parties[peer], session_id, "zero") for peer in range(n) if peer != rank
-        }
-        roles.append(Party(party_names[rank], rank, n, streams, zero))
-    provider_streams: list[dict[str, RandomSource]] = [
-        {purpose: provider.stream(identity, session_id, purpose) for purpose in _PROVIDER_PURPOSES}
-        for identity in parties
+    halves = [identity.half for identity in identities]
+    session_id = agree_session_id([*halves, provider.half, owner.half])
+    parties = [
+        party_role(name, rank, identity, halves, provider.half, owner.half, session_id)
+        for rank, (name, identity) in enumerate(zip(party_names, identities, strict=True))
     ]
-    inputs: list[RandomSource] = [owner.stream(identity, session_id, "input") for identity in parties]
-    return roles, Provider(provider_name, provider_streams), inputs, session_id
+    return (
+        parties,
+        provider_role(provider_name, provider, halves, session_id),
+        input_streams(owner, halves, session_id),
+        session_id,
+    )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What crossed: bytes that each party sent to the others, bytes to receivers of reveals; what was revealed last."""
+
+    sent: int = 0
+    outside: int = 0
+    revealed: Tensor | None = None
 
 
 class Lockstep:
@@ -66,7 +73,19 @@ class Lockstep:
     add up to it exactly, and a range that is left raises before anything is computed from it.
     """
 
-    __slots__ = ("gates", "inputs", "measured", "n_parties", "number", "parties", "plain", "provider", "width")
+    __slots__ = (
+        "gates",
+        "inputs",
+        "measured",
+        "n_parties",
+        "number",
+        "parties",
+        "plain",
+        "provider",
+        "session_id",
+        "tally",
+        "width",
+    )
 
     def __init__(
         self,
@@ -75,7 +94,9 @@ class Lockstep:
         inputs: Sequence[RandomSource],
         *,
         plain: Plain | None = None,
+        session_id: bytes = b"",
     ) -> None:
+        self.session_id = session_id
         self.parties = list(parties)
         self.provider = provider
         self.inputs = list(inputs)
@@ -86,6 +107,7 @@ class Lockstep:
         self.width = provider.width
         self.number = 0
         self.measured = Cost()
+        self.tally = Tally()
         self.gates = GATES
 
     def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
@@ -123,7 +145,9 @@ class Lockstep:
         """
         first = self.number
         self.number = first + plan.n_labels
-        self.measured = replay(self, plan, first, inputs, outputs)
+        self.tally = Tally()
+        rounds, dealt = replay(self, plan, first, inputs, outputs)
+        self.measured = Cost(rounds, self.tally.sent, dealt)
 
     def _execute(self, gate: Gate, i: ins.Instruction, number: int, clear: Tensor | None) -> Tensor | None:
         gate.deal(self.provider, i)
@@ -145,11 +169,11 @@ class Lockstep:
                 gate.evaluate(party, i)
             self.measured = Cost(0, 0, dealt_bytes, outside)
             return None
+        self.tally = Tally()
         flight = Flight([gate.evaluate(party, i) for party in self.parties])
         rounds = self._interact(flight)
-        self.measured = Cost(rounds, flight.sent, dealt_bytes, outside + flight.outside)
-        revealed: Tensor | None = flight.revealed
-        return revealed
+        self.measured = Cost(rounds, self.tally.sent, dealt_bytes, outside + self.tally.outside)
+        return self.tally.revealed
 
     def watch(self, clock: RoleClock | None) -> None:
         """Time every role's work on ``clock`` from here on; None ends it."""
@@ -178,6 +202,32 @@ class Lockstep:
     def n_wires(self) -> int:
         """How many wires and bit wires a party holds."""
         return len(self.parties[0].wires) + len(self.parties[0].bits)
+
+    def _holder(self, party: Party) -> Holder:
+        names = tuple(each.name for each in self.parties)
+        return Holder(party.name, party.rank, names, CLUSTER, self.session_id)
+
+    def save(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        for party in self.parties:
+            write_shares(
+                place.store(party.name, CLUSTER, create=True),
+                self._holder(party),
+                checkpoint,
+                {key: party.wires[x].value() for key, x in wires.items()},
+                dict.fromkeys(wires, ()),
+            )
+
+    def load(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        read = [
+            read_shares(place.store(party.name, CLUSTER), self._holder(party), checkpoint)[0] for party in self.parties
+        ]
+        for key, x in wires.items():
+            shares = [shares.pop(key) for shares in read]
+            for party, share in zip(self.parties, shares, strict=True):
+                party.wires[x] = Wire(share)
+            self.provider.wires[x] = Wire(None)
+            if self.plain is not None:
+                self.plain.set(x, combine("sum", shares, self.width))
 
     def clear(self) -> None:
         """Forget all shares and masks."""
@@ -211,17 +261,26 @@ class Lockstep:
             flight.launch(rank)
         while not flight.landed:
             rounds += 1
-            totals = flight.totals(self.total)
+            (totals,) = self.swap((flight,))
             for rank in ranks:
                 flight.answer(rank, totals)
         return rounds
 
-    def total(self, kind: str, pieces: list[Any]) -> Any:
-        """What crosses in one exchange: the sum (in the ring, or of some bits) or XOR of all parties' pieces."""
-        if kind == "xor":
-            return xor_pieces(pieces)
-        whole = isinstance(pieces[0], Tensor)
-        return sum_pieces(pieces, self.width) if whole else add_packed(pieces)
+    def swap(self, flights: Sequence[Flight]) -> list[tuple[Any, ...]]:
+        """One round: combines what all parties send and counts it."""
+        return [self._totals(flight.taken()) for flight in flights]
+
+    def _totals(self, sent: list[Exchange]) -> tuple[Any, ...]:
+        first, tally = sent[0], self.tally
+        size = sum([n_bytes(piece) for piece in first.pieces])
+        totals = tuple([combine(first.kind, [m.pieces[k] for m in sent], self.width) for k in range(len(first.pieces))])
+        if first.kind == "reveal":
+            # for the receiver alone: the parties go on without it
+            tally.outside += size * len(sent)
+            tally.revealed = totals[0]
+            return ()
+        tally.sent += size * (len(sent) - 1)
+        return totals
 
     def follow_plain(self, gate: Gate, i: ins.Instruction, clear: Tensor | None = None) -> None:
         """Debug mode: run the clear meaning and compare it with the sum of the shares."""
@@ -233,11 +292,11 @@ class Lockstep:
         gate.clear(plain, i)
         for out in defines(i):
             if out in plain.wires:
-                total = self.total("sum", [party.wires[out].value() for party in self.parties])
+                total = combine("sum", [party.wires[out].value() for party in self.parties], self.width)
                 same = total.equal(plain.value(out))
             else:
                 flip = self.parties[0].bits[out].public_flip()
-                mask = self.total("sum", [party.bits[out].secret() for party in self.parties])
+                mask = combine("sum", [party.bits[out].secret() for party in self.parties], self.width)
                 same = (flip ^ mask).equal(plain.bit(out))
             if not same:
                 raise PlainDiverged(f"instruction {self.number - 1} ({gate.name}) differs from the clear run")

@@ -56,6 +56,14 @@ class Frame(NamedTuple):
     meta: bytes = b""
     body: Sequence[Piece] | bytearray | memoryview | bytes = ()
 
+    @property
+    def received(self) -> memoryview:
+        """The body of a frame that came in."""
+        body = self.body
+        if not isinstance(body, memoryview | bytearray | bytes):
+            raise MalformedMessage("the body of a frame that is on its way out was asked for")
+        return memoryview(body)
+
     def __repr__(self) -> str:
         n_body = sum(len(part) for part in views(self.body))
         return f"Frame(kind={self.kind}, number={self.number}, meta={len(self.meta)} bytes, body={n_body} bytes)"
@@ -282,7 +290,7 @@ def _parse() -> Generator[memoryview | tuple[bytes, Frame], tuple[bytes, Limits]
 
 def _weight(frame: Frame) -> int:
     """Bytes a received frame takes, roughly: many empty ones have to count too."""
-    return len(frame.meta) + len(frame.body) + 512
+    return len(frame.meta) + len(frame.received) + 512
 
 
 def _uninitialised(n_bytes: int) -> memoryview:

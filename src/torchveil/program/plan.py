@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
+from torchveil.errors import PlanError
 from torchveil.program import instructions as ins
 from torchveil.program.simplify import simplified
 from torchveil.program.wiring import defines, reads, renamed
@@ -105,8 +106,14 @@ class Plan:
         return counts
 
 
-def _needs(stream: Sequence[ins.Instruction], opened: Iterable[int]) -> tuple[list[set[int]], set[int]]:
-    """For every instruction the places of those that must be complete before it starts; those that open ``opened``."""
+def _needs(
+    stream: Sequence[ins.Instruction], opened: Iterable[int], ancestry: int | None = None
+) -> tuple[list[set[int]], set[int]]:
+    """For every instruction the places of those that must be complete before it starts; those that open ``opened``.
+
+    Raises ``PlanError`` when more than ``ancestry`` ancestors had to be looked at.
+    """
+    looked_at = 0
     maker: dict[int, int] = {}
     opened_at: dict[int, list[int]] = {}
     ancestors: dict[int, tuple[int, ...]] = {}
@@ -117,6 +124,11 @@ def _needs(stream: Sequence[ins.Instruction], opened: Iterable[int]) -> tuple[li
         for x in reads(i):
             for y in ancestors.get(x, (x,)):
                 family[y] = None
+        looked_at += len(family)
+        if ancestry is not None and looked_at > ancestry:
+            raise PlanError(
+                "the values of a plan follow from each other in too many ways", remedy="record shorter plans"
+            )
         for x in family:
             needed.update(opened_at.get(x, ()))
         needed.update(maker[x] for x in reads(i) if x in maker)
@@ -164,15 +176,6 @@ def make_plan(
     stream = [i for _, i in simple]
     needs, openings = _needs(stream, [stands.get(x, x) for x in opened])
     kept = _needed(stream, needs, outputs, openings)
-    place_of = {place: k for k, place in enumerate(kept)}
-    start: list[int] = []
-    end: list[int] = []
-    for place in kept:
-        begin = max((end[place_of[other]] for other in needs[place]), default=0)
-        start.append(begin)
-        end.append(begin + nature.rounds(stream[place]))
-    n_stages = max(end, default=0) + 1
-
     slots: dict[int, int] = {}
 
     def slot(x: int) -> int:
@@ -182,25 +185,69 @@ def make_plan(
 
     chosen = [renamed(stream[place], slot) for place in kept]
     in_slots, out_slots = tuple(slot(x) for x in inputs), tuple(slot(x) for x in outputs)
-    last = dict.fromkeys(in_slots, 0)
+    place_of = {place: k for k, place in enumerate(kept)}
+    return _arranged(
+        chosen,
+        [[place_of[other] for other in needs[place]] for place in kept],
+        in_slots,
+        out_slots,
+        tuple(simple[place][0] for place in kept),
+        nature,
+    )
+
+
+def scheduled(
+    instructions: Sequence[ins.Instruction],
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    nature: Nature,
+    ancestry: int,
+) -> Plan:
+    """The plan that consists of these instructions on slots, each as early as it can start.
+
+    It is the plan that ``make_plan`` gave whose instructions they are, but for ``sources``, which count from 0. Raises
+    ``PlanError`` when more than ``ancestry`` ancestors had to be looked at.
+    """
+    needs, _ = _needs(instructions, (), ancestry)
+    return _arranged(instructions, needs, inputs, outputs, tuple(range(len(instructions))), nature)
+
+
+def _arranged(
+    instructions: Sequence[ins.Instruction],
+    needs: Sequence[Iterable[int]],
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    sources: tuple[int, ...],
+    nature: Nature,
+) -> Plan:
+    """The plan of instructions, each of which starts when those that it ``needs`` (by position) are complete."""
+    start: list[int] = []
+    end: list[int] = []
+    for i, needed in zip(instructions, needs, strict=True):
+        begin = max((end[other] for other in needed), default=0)
+        start.append(begin)
+        end.append(begin + nature.rounds(i))
+    n_stages = max(end, default=0) + 1
+    last, given_back = dict.fromkeys(inputs, 0), set(outputs)
     local: list[list[int]] = [[] for _ in range(n_stages)]
     starts: list[list[int]] = [[] for _ in range(n_stages)]
-    for k, i in enumerate(chosen):
+    for k, i in enumerate(instructions):
         (local if start[k] == end[k] else starts)[start[k]].append(k)
         for x in (*reads(i), *defines(i)):
             last[x] = max(last.get(x, 0), end[k])
     frees: list[list[int]] = [[] for _ in range(n_stages)]
     for x, stage in last.items():
-        if x not in out_slots:
+        if x not in given_back:
             frees[stage].append(x)
-    labels = accumulate((not nature.silent(i) for i in chosen), initial=0)
+    given = set(inputs)
+    labels = accumulate((not nature.silent(i) for i in instructions), initial=0)
     return Plan(
-        tuple(chosen),
-        tuple(None if nature.silent(i) else k for i, k in zip(chosen, labels, strict=False)),
+        tuple(instructions),
+        tuple(None if nature.silent(i) else k for i, k in zip(instructions, labels, strict=False)),
         tuple(Stage(tuple(a), tuple(b), tuple(c)) for a, b, c in zip(local, starts, frees, strict=True)),
-        in_slots,
-        out_slots,
-        tuple(simple[place][0] for place in kept),
-        frozenset(x for i in chosen if isinstance(i, ins.Open) for x in i.xs if x in in_slots),
-        sum(nature.dealt(i) for i in chosen),
+        inputs,
+        outputs,
+        sources,
+        frozenset(x for i in instructions if isinstance(i, ins.Open) for x in i.xs if x in given),
+        sum(nature.dealt(i) for i in instructions),
     )

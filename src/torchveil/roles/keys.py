@@ -6,40 +6,100 @@ number in two purposes without sharing a stream:
     dealt, dealt-bits   party and provider    the pieces of dealt values that cost no bytes
     zero                party and party       sharings of zero before a reveal; the provider never knows them
     input               owner and party       the pieces of an owner's input
+
+What a role tells the others, ``PublicHalf``, is not secret. Between machines it has to come over a connection whose
+other end is known: whoever exchanges it on the way shares a key with both.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from torchveil.errors import ProtocolError
 from torchveil.kernels import stream
 from torchveil.randomness import Stream, derive_key, os_bytes
+from torchveil.roles.party import Party, RandomSource
+from torchveil.roles.provider import Provider
+
+#: Bytes that a role contributes to the session id.
+CONTRIBUTION = 16
+
+#: What the streams between a party and the provider are for.
+PROVIDER_PURPOSES = ("mask", "mask-bits", "dealt", "dealt-bits")
+
+
+@dataclass(frozen=True, slots=True)
+class PublicHalf:
+    """What a role tells the others: its name, its public key, its contribution to the session id."""
+
+    name: str
+    key: bytes
+    contribution: bytes
 
 
 class Identity:
     """One role's ephemeral key pair and its contribution to the session id."""
 
-    __slots__ = ("_private", "contribution", "name", "public")
+    __slots__ = ("_private", "half", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._private = X25519PrivateKey.generate()
-        self.public: X25519PublicKey = self._private.public_key()
-        self.contribution = os_bytes(16)
+        self.half = PublicHalf(name, self._private.public_key().public_bytes_raw(), os_bytes(CONTRIBUTION))
 
-    def stream(self, peer: Identity, session_id: bytes, purpose: str) -> Stream:
-        """The stream that this role and ``peer`` share for ``purpose``; both derive the same key."""
+    def stream(self, peer: PublicHalf, session_id: bytes, purpose: str) -> Stream:
+        """The stream that this role and ``peer`` share for ``purpose``; both derive the same key.
+
+        Raises ``ProtocolError`` for bytes that are no public key, and for those that lead to a known secret.
+        """
         low, high = sorted((self.name, peer.name))
-        secret = self._private.exchange(peer.public)
+        try:
+            secret = self._private.exchange(X25519PublicKey.from_public_bytes(peer.key))
+        except ValueError:
+            raise ProtocolError(f"{peer.name} sent no usable public key") from None
         return stream(derive_key(secret, session_id, low, high, purpose, "rank 0"))
 
     def __repr__(self) -> str:
         return f"<Identity {self.name}>"
 
 
-def agree_session_id(identities: Sequence[Identity]) -> bytes:
-    """The session id that follows from every role's contribution."""
-    return hashlib.sha256(b"".join(identity.contribution for identity in identities)).digest()
+def agree_session_id(halves: Sequence[PublicHalf]) -> bytes:
+    """The session id that follows from every role's contribution, in the order of parties, provider, owner."""
+    return hashlib.sha256(b"".join(half.contribution for half in halves)).digest()
+
+
+def party_role(
+    name: str,
+    rank: int,
+    identity: Identity,
+    parties: Sequence[PublicHalf],
+    provider: PublicHalf,
+    owner: PublicHalf,
+    session_id: bytes,
+) -> Party:
+    """The party of ``rank`` with the streams that it shares with everybody else."""
+    streams: dict[str, RandomSource] = {
+        purpose: identity.stream(provider, session_id, purpose) for purpose in PROVIDER_PURPOSES
+    }
+    streams["input"] = identity.stream(owner, session_id, "input")
+    zero: dict[int, RandomSource] = {
+        peer: identity.stream(half, session_id, "zero") for peer, half in enumerate(parties) if peer != rank
+    }
+    return Party(name, rank, len(parties), streams, zero)
+
+
+def provider_role(name: str, identity: Identity, parties: Sequence[PublicHalf], session_id: bytes) -> Provider:
+    """The provider with the streams that it shares with every party."""
+    streams: list[dict[str, RandomSource]] = [
+        {purpose: identity.stream(half, session_id, purpose) for purpose in PROVIDER_PURPOSES} for half in parties
+    ]
+    return Provider(name, streams)
+
+
+def input_streams(identity: Identity, parties: Sequence[PublicHalf], session_id: bytes) -> list[RandomSource]:
+    """The streams that an owner shares with the parties."""
+    return [identity.stream(half, session_id, "input") for half in parties]

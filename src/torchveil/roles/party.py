@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -40,12 +41,16 @@ class Party(Tables):
     ``mask``/``mask_bits`` return fresh pieces under which a value may be sent, once per label; ``dealt``/``dealt_bits``
     return this party's piece of a value that the provider deals: keystream, or the correction if this party is the
     receiver of the instruction. The methods ``..._piece`` name keystream without making it (``kernels.drawn``).
+
+    ``fetch(number)``, if there is one, is asked for the corrections of an instruction when one of them is needed and
+    none was delivered; it calls ``deliver_for``.
     """
 
     __slots__ = (
         "_corrections",
         "_streams",
         "_zero",
+        "fetch",
         "ledger",
         "n_parties",
         "name",
@@ -73,6 +78,7 @@ class Party(Tables):
         self._corrections: dict[tuple[int, str, int], Tensor | Bits | Words] = {}
         self.ledger = Ledger()
         self.receiver = False
+        self.fetch: Callable[[int], None] | None = None
 
     @property
     def first(self) -> bool:
@@ -107,7 +113,10 @@ class Party(Tables):
         """Take the provider's corrections for this instruction."""
         if not self.receiver:
             raise Desynchronised("corrections went to the wrong party")
-        number = self.ledger.number
+        self.deliver_for(self.ledger.number, corrections)
+
+    def deliver_for(self, number: int, corrections: Mapping[tuple[str, int], Tensor | Bits | Words]) -> None:
+        """Take what was sent for the instruction ``number``, of which this party is the receiver."""
         for (purpose, slot), piece in corrections.items():
             self._corrections[number, purpose, slot] = piece
 
@@ -188,7 +197,10 @@ class Party(Tables):
         return reduce_ring(x, self.width)
 
     def _take(self, purpose: str, slot: int) -> Tensor | Bits | Words:
-        piece = self._corrections.pop((self.ledger.number, purpose, slot), None)
+        label = (self.ledger.number, purpose, slot)
+        if self.fetch is not None and label not in self._corrections:
+            self.fetch(self.ledger.number)
+        piece = self._corrections.pop(label, None)
         if piece is None:
             raise ProtocolError(f"the provider dealt nothing for {purpose}/{slot}")
         return piece

@@ -1,0 +1,55 @@
+"""Run a role: ``torchveil worker --config alice.toml``, ``torchveil provider --config james.toml``.
+
+Runs until it gets SIGTERM or SIGINT; then it ends its sessions, whose other roles are told, and stops. Logs are JSON
+lines on stderr, or in the file that the configuration names; metrics are served where it says, if it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from torchveil.cli.usage import UsageError
+from torchveil.network import logs, metrics
+from torchveil.network.config import read_role
+from torchveil.network.daemon import Daemon
+
+#: The command for each kind of role.
+_KINDS = {"worker": "party", "provider": "provider"}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("--config", required=True, type=Path, help="the role's file, see docs/how-to/cluster.md")
+    parser.set_defaults(command=parser.prog.split()[-1])
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    config = read_role(options.config)
+    if config.role.kind != _KINDS[options.command]:
+        raise UsageError(f"{options.config} is the file of {config.role}: torchveil {_command_of(config.role.kind)}")
+    logs.configure(str(config.role), config.log or None)
+    logs.log_uncaught()
+    daemon = Daemon(config)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        daemon.stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    with ExitStack() as stack:
+        if config.metrics:
+            stack.callback(metrics.serve(daemon.metrics, config.metrics).stop)
+        stack.enter_context(daemon)
+        print(f"torchveil: {config.role} listens at {daemon.address}", file=sys.stderr, flush=True)
+        daemon.stopping.wait()
+    return 0
+
+
+def _command_of(kind: str) -> str:
+    return next(command for command, served in _KINDS.items() if served == kind)

@@ -1,0 +1,299 @@
+"""A role's daemon: accepts connections, finds out who they are, brings them to sessions and services. It outlives both.
+
+Who connects has ``handshake_s`` to prove who it is and to say what for; a bounded number of connections may be at
+that at a time, and more are closed at once. A session runs in a thread of its own and has its own links; when it ends,
+well or not, nothing of it stays.
+
+What a connection may be for (``purpose``) and who may ask for it:
+    session     controllers and owners: be the controller of a new session
+    link        roles of the cluster: take part in a session that is being opened here
+    service     whoever the service is for: one question, one answer
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import torchveil.network.health  # noqa: F401 - its services are in the table from here on
+from torchveil.errors import LimitExceeded, PeerRejected, TorchveilError
+from torchveil.network import messages as m
+from torchveil.network.certificates import Credentials, Identity, peer_role
+from torchveil.network.config import RoleConfig
+from torchveil.network.links import Hub, Link, accept_tls
+from torchveil.network.logs import log
+from torchveil.network.metrics import Metrics
+from torchveil.network.opening import Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
+from torchveil.network.party import PartySession
+from torchveil.network.provider import ProviderSession
+from torchveil.network.role_session import RoleSession
+from torchveil.network.services import answer
+from torchveil.roles.keys import party_role, provider_role
+from torchveil.roles.party import Party
+from torchveil.roles.provider import Provider
+
+#: Who proves who it is, at a time and in threads; the others wait in the kernel.
+_THREADS = 8
+
+#: Makes the role of a session of its keys; tests with known streams put another one in.
+MakeRole = Callable[[RoleConfig, Opened], Party | Provider]
+
+
+def make_role(config: RoleConfig, opened: Opened) -> Party | Provider:
+    """The role with the streams that follow from a session's keys."""
+    *parties, provider, controller = opened.halves
+    name = config.role.name
+    if config.role.kind == "provider":
+        return provider_role(name, opened.keys, parties, opened.session_id)
+    rank = next(rank for rank, half in enumerate(parties) if half.name == str(config.role))
+    return party_role(name, rank, opened.keys, parties, provider, controller, opened.session_id)
+
+
+@dataclass(slots=True)
+class Running:
+    """A session that is being opened or runs here."""
+
+    controller: str
+    waiting: Waiting
+    session_id: bytes = b""
+    thread: threading.Thread | None = field(default=None, repr=False)
+
+
+class Daemon:
+    """A party or the provider of a cluster, listening. ``address`` is where; port 0 in the file finds a free one.
+
+    Raises ``ConfigurationError`` or ``CertificateError`` when its files do not fit, ``PeerLost`` when it cannot listen.
+    """
+
+    def __init__(self, config: RoleConfig, *, make_role: MakeRole = make_role) -> None:
+        self.config = config
+        self.credentials = Credentials.load(config.certificate, config.key, config.cluster.authority)
+        if self.credentials.role != config.role or self.credentials.cluster != config.cluster.name:
+            raise PeerRejected(
+                f"the certificate is that of {self.credentials.role}, not of {config.role}",
+                remedy="name the certificate of this role in its file",
+            )
+        self.metrics = Metrics(map(str, config.cluster.addresses))
+        self.state = Path(config.state)
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_role = make_role
+        self._context = self.credentials.server_context()
+        self._sessions: dict[bytes, Running] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        #: Set it, from a signal handler say, to have whoever waits for it call ``stop``.
+        self.stopping = threading.Event()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="torchveil handshake")
+        self._accepting = threading.Semaphore(config.limits.connections)
+        host, _, port = config.listen.rpartition(":")
+        try:
+            self._socket = socket.create_server((host, int(port)), backlog=128)
+        except OSError as error:
+            self._pool.shutdown(wait=False)
+            raise PeerRejected(
+                f"{config.role} cannot listen at {config.listen}: {error.strerror}", remedy="choose a free address"
+            ) from None
+        self.address = "{}:{}".format(*self._socket.getsockname()[:2])
+        self._acceptor = threading.Thread(target=self._accept, name="torchveil accept", daemon=True)
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> Daemon:
+        """Begin to accept; returns at once."""
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        self._acceptor.start()
+        log("daemon started", role=str(self.config.role))
+        return self
+
+    def stop(self) -> None:
+        """End all sessions, with an error to those who take part, and stop listening."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        self.stopping.set()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with self._lock:
+            running = list(self._sessions.values())
+        for session in running:
+            if session.waiting.hub is not None:
+                session.waiting.hub.cancel(PeerRejected(f"{self.config.role} is shutting down", remedy="try again later"))
+        for session in running:
+            if session.thread is not None:
+                session.thread.join(5.0)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        log("daemon stopped", role=str(self.config.role))
+
+    def __enter__(self) -> Daemon:
+        return self.start()
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are open or being opened."""
+        with self._lock:
+            return len(self._sessions)
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                raw, _ = self._socket.accept()
+            except OSError:
+                if self._stopped.is_set():
+                    return
+                continue
+            if not self._accepting.acquire(blocking=False):
+                raw.close()
+                self.metrics.session_refused(LimitExceeded.code)
+                continue
+            try:
+                self._pool.submit(self._greet, raw)
+            except RuntimeError:
+                raw.close()
+                return
+
+    def _greet(self, raw: socket.socket) -> None:
+        """Find out who connected and what for. Never raises: whoever it was is told, as far as possible."""
+        hub = Hub(timeout_s=self.config.limits.handshake_s)
+        try:
+            sock = accept_tls(raw, self._context, self.config.limits.handshake_s)
+            try:
+                identity = peer_role(sock, self.config.cluster.name)
+                link = Link(sock, identity.role, frame_limits(self.config.limits))
+            except BaseException:
+                sock.close()
+                raise
+            hub.add(link)
+            hello = m.parse(hub.receive(link, self.config.limits.handshake_s, "its hello"), m.Hello)
+            check_hello(hello, self.config.cluster)
+            purpose = _PURPOSES.get(hello.purpose)
+            if purpose is None:
+                raise PeerRejected("a connection for a purpose that is not known")
+            purpose(self, hub, link, identity, hello)
+        except TorchveilError as error:
+            self.metrics.session_refused(error.code)
+            log("connection refused", role=str(self.config.role), code=error.code)
+            refuse(hub, error, str(self.config.role))
+        except BaseException as error:
+            log("connection failed", role=str(self.config.role), error=type(error).__name__)
+            refuse(hub, error, str(self.config.role))
+        finally:
+            self._accepting.release()
+            hub.close()
+
+    def _serve(self, hub: Hub, link: Link, identity: Identity, _hello: m.Hello) -> None:
+        """One question, one answer."""
+        answer(self, hub, link, identity)
+
+    def _join(self, hub: Hub, link: Link, identity: Identity, hello: m.Hello) -> None:
+        """A role of the cluster joins a session that is being opened."""
+        with self._lock:
+            session = self._sessions.get(hello.ticket)
+        if session is None or session.session_id:
+            raise PeerRejected("there is no session of this ticket that waits for anybody")
+        hub.remove(link)
+        try:
+            session.waiting.arrive((link, identity, hello))
+        except BaseException:
+            hub.add(link)
+            raise
+
+    def _open(self, hub: Hub, link: Link, identity: Identity, hello: m.Hello) -> None:
+        """A controller opens a session."""
+        if identity.role.kind not in ("controller", "owner"):
+            raise PeerRejected(f"{identity.role} may not open sessions", remedy="use a controller's certificate")
+        config = self.config
+        waiting = Waiting(config.role, config.cluster, self.credentials, config.limits)
+        session = Running(str(identity.role), waiting)
+        with self._lock:
+            if hello.ticket in self._sessions or len(hello.ticket) != 16:
+                raise PeerRejected("a session of this ticket exists")
+            if len(self._sessions) >= config.limits.sessions:
+                raise LimitExceeded(
+                    f"{config.role} runs {len(self._sessions)} sessions, as many as it may",
+                    remedy="close one, or raise limits.sessions",
+                )
+            self._sessions[hello.ticket] = session
+        hub.remove(link)
+        session.thread = threading.Thread(
+            target=self._run, args=(session, link, identity, hello), name="torchveil session", daemon=True
+        )
+        session.thread.start()
+
+    # --- sessions ----------------------------------------------------------------------------------------------------
+
+    def _run(self, session: Running, link: Link, identity: Identity, hello: m.Hello) -> None:
+        """A session's thread, from its opening to its end."""
+        role = str(self.config.role)
+        code = ""
+        self.metrics.session_opened()
+        try:
+            opened = session.waiting.open(link, identity, hello)
+            session.session_id = opened.session_id
+            run_id = opened.session_id.hex()[:16]
+            log("session opened", role=role, session=run_id, controller=session.controller)
+            running: RoleSession | None = None
+            try:
+                running = self._session(opened, identity)
+                running.run()
+            except BaseException as error:
+                place = None if running is None else running.place
+                number, operation = (place.number, place.operation) if place else (0, "")
+                failure = refuse(opened.hub, error, role, number, operation)
+                log("session failed", role=role, session=run_id, code=failure.code, number=number, op=operation)
+                code = failure.code
+            else:
+                opened.hub.close()
+                log("session closed", role=role, session=run_id)
+        except TorchveilError as error:
+            code = error.code
+            log("session not opened", role=role, code=code)
+        finally:
+            with self._lock:
+                self._sessions.pop(hello.ticket, None)
+            self.metrics.session_ended(code)
+
+    def _session(self, opened: Opened, controller: Identity) -> RoleSession:
+        """The session's object, with fresh keys."""
+        common: dict[str, Any] = {
+            "hub": opened.hub,
+            "control": opened.control,
+            "session_id": opened.session_id,
+            "limits": self.config.limits,
+            "metrics": self.metrics,
+            "threads": self.config.threads,
+        }
+        made = self._make_role(self.config, opened)
+        if isinstance(made, Provider):
+            opened.hub.timeout_s = self.config.limits.session_s
+            return ProviderSession(made, opened.links(), **common)
+        releases = self._releases(opened, controller)
+        return PartySession(made, opened.links(), opened.need(opened.provider), releases, **common)
+
+    def _releases(self, opened: Opened, controller: Identity) -> Any:
+        from torchveil.network.releases import ReleasesOfSession
+
+        return ReleasesOfSession(self, opened, controller)
+
+
+_PURPOSES: dict[str, Callable[[Daemon, Hub, Link, Identity, m.Hello], None]] = {
+    "session": Daemon._open,
+    "link": Daemon._join,
+    "service": Daemon._serve,
+}
+
+__all__ = ["Daemon", "Running", "abort_raises", "make_role"]

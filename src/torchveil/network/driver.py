@@ -1,0 +1,311 @@
+"""The controller's driver: sends instructions to roles on other machines, and waits for nothing but a reveal.
+
+Theory of operation. Every instruction is first run on shapes alone (``drivers.shapes``): that finds what a user's
+program can do wrong before anything is sent, tells shapes and strides, and says exactly what it costs. Then it is
+encoded, once for the parties and, where it holds public tensors, once more without them for the provider, and put into
+a batch for each role. Batches are sent when they are large enough, before a reveal and before a plan; the roles work meanwhile.
+
+An error at a role may reach this program many instructions later. For every instruction on its way the driver notes
+the user's line and the torch operation, so that the error names them.
+
+What this side holds: shapes, its own inputs while it splits them, and what is revealed to it: sealed shares of each
+party, which it adds up.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchveil.drivers.clock import RoleClock
+from torchveil.drivers.shapes import ShapesDriver
+from torchveil.errors import Desynchronised, MalformedMessage, SessionStateError, TorchveilError
+from torchveil.gates.base import Cost
+from torchveil.kernels import less_pads, sum_pieces
+from torchveil.kernels.drawn import DrawnRing
+from torchveil.network import messages as m
+from torchveil.network.certificates import Credentials
+from torchveil.network.config import Limits
+from torchveil.network.framing import Frame
+from torchveil.network.links import Link
+from torchveil.network.opening import Opened
+from torchveil.network.pieces import padded
+from torchveil.program import instructions as ins
+from torchveil.program.encoding import encode, encode_plan, plan_without_public, without_public
+from torchveil.program.plan import Plan
+from torchveil.roles.keys import input_streams
+from torchveil.roles.party import RandomSource
+from torchveil.where import shown, user_frame
+
+#: A batch is sent when it has so many items,
+_ITEMS = 24
+#: or its structures and buffers so many bytes,
+_BYTES = 1 << 18
+#: and the lines of so many instructions are remembered.
+_LINES = 1 << 16
+
+
+class Batch:
+    """Items for one role that were not sent yet, with their buffers."""
+
+    __slots__ = ("buffers", "first", "items", "link", "n_bytes")
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.items: list[Any] = []
+        self.buffers: list[Any] = []
+        self.first = 0
+        self.n_bytes = 0
+
+    def add(self, item: Any, buffers: Sequence[Any] = (), size: int = 0) -> None:
+        self.items.append(item)
+        self.buffers += buffers
+        self.n_bytes += size + sum(map(len, buffers))
+
+    def take(self, number: int) -> Frame:
+        """All of it as a frame; ``number`` is the first instruction of the next batch."""
+        frame = m.message_of(m.Kind.STREAM, m.Stream(tuple(self.items)), number=self.first, body=padded(self.buffers))
+        self.items, self.buffers, self.n_bytes, self.first = [], [], 0, number
+        return frame
+
+
+class NetworkDriver:
+    """Runs instructions on the roles of an open session. ``operation`` tells the torch operation of now, for errors."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        credentials: Credentials,
+        limits: Limits,
+        *,
+        operation: Callable[[], str],
+        inputs: Sequence[RandomSource] | None = None,
+    ) -> None:
+        self.hub = opened.hub
+        self.limits = limits
+        self.number = 0
+        self.session_id = opened.session_id
+        self._credentials = credentials
+        self._links = opened.links()
+        self._provider = opened.need(opened.provider)
+        self.n_parties = len(self._links)
+        self._shapes = ShapesDriver(self.n_parties)
+        self._operation = operation
+        self._batches = [Batch(link) for link in self._links.values()]
+        self._dealer = Batch(self._provider)
+        self._notes: OrderedDict[int, tuple[str, Any]] = OrderedDict()
+        self._plans: dict[int, tuple[int, Plan]] = {}
+        self._failed: TorchveilError | None = None
+        self._inputs = (
+            list(inputs)
+            if inputs is not None
+            else input_streams(opened.keys, opened.halves[: self.n_parties], opened.session_id)
+        )
+
+    @property
+    def measured(self) -> Cost:
+        return self._shapes.measured
+
+    # --- instructions ------------------------------------------------------------------------------------------------
+
+    def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
+        """Send one instruction; a revealed value comes back, anything else at once None."""
+        self._require()
+        self._shapes.run(i)
+        number = self.number
+        self.number = number + 1
+        self._note(number)
+        if isinstance(i, ins.Input):
+            self._input(i, number, clear)
+        else:
+            self._send_instruction(i)
+        if isinstance(i, ins.Reveal):
+            return self._reveal(i, number)
+        if self._batches[0].n_bytes > _BYTES or len(self._batches[0].items) >= _ITEMS:
+            self.send()
+        return None
+
+    def _send_instruction(self, i: ins.Instruction) -> None:
+        structure, buffers = encode(i)
+        lengths = tuple(map(len, buffers))
+        item = m.Do(structure, lengths)
+        for batch in self._batches:
+            batch.add(item, buffers, len(structure))
+        seen = without_public(i)
+        if seen is not i:
+            structure, buffers = encode(seen)
+            item = m.Do(structure, tuple(map(len, buffers)))
+        self._dealer.add(item, buffers, len(structure))
+
+    def _input(self, i: ins.Input, number: int, clear: Tensor | None) -> None:
+        """Split a value: one party is sent what is missing, the others have their pieces from streams."""
+        if clear is None or tuple(clear.shape) != i.shape or clear.dtype != torch.int64:
+            raise MalformedMessage("an input is not a tensor of int64 of the shape that its instruction says")
+        receiver = number % self.n_parties
+        pads = [
+            DrawnRing(stream, number, 0, i.shape, 64) for rank, stream in enumerate(self._inputs) if rank != receiver
+        ]
+        correction = less_pads(clear, pads, 64, False).contiguous().view(-1).numpy().data.cast("B")
+        structure, _ = encode(i)
+        for rank, batch in enumerate(self._batches):
+            if rank == receiver:
+                batch.add(m.Share(structure, (len(correction),)), [correction], len(structure))
+            else:
+                batch.add(m.Share(structure), (), len(structure))
+        self._dealer.add(m.Share(structure), (), len(structure))
+
+    def _reveal(self, i: ins.Reveal, number: int) -> Tensor | None:
+        """Wait for every party's sealed share of a value for this program, and add them up."""
+        self.send()
+        shares = []
+        for link in self._links.values():
+            frame = self._awaited(link, m.Kind.REVEALED, "a revealed value")
+            if frame.number != number:
+                raise self._fail(Desynchronised(f"{link.peer} revealed another value than was asked for"))
+            if i.receiver != "controller":
+                continue
+            box = self._credentials.unseal(bytes(frame.received), m.seal_context(self.session_id, number, str(link.peer)))
+            share = torch.frombuffer(bytearray(box), dtype=torch.int64) if box else torch.empty(0, dtype=torch.int64)
+            if share.numel() != _numel(i.shape):
+                raise self._fail(MalformedMessage(f"{link.peer} revealed a share of another size"))
+            shares.append(share.view(i.shape))
+        return sum_pieces(shares, 64) if shares else None
+
+    def send(self) -> None:
+        """Send what waits in batches, and look whether a role has anything to say."""
+        try:
+            for batch in (*self._batches, self._dealer):
+                if batch.items:
+                    self.hub.post(batch.link, batch.take(self.number), "instructions")
+            self.hub.poll("instructions")
+            for batch in (*self._batches, self._dealer):
+                self._hear(batch.link)
+        except TorchveilError as error:
+            raise self._fail(error) from None
+
+    def _hear(self, link: Link) -> None:
+        """Take what a role said about its progress: lines of what is done are not needed any more."""
+        while link.decoder.ready:
+            if link.decoder.ready[0][1].kind != m.Kind.PROGRESS:
+                return
+            self._progress(self.hub.receive(link, 1.0, "progress"))
+
+    def _progress(self, frame: Frame) -> None:
+        while len(self._notes) > _LINES:
+            self._notes.popitem(last=False)
+
+    def _awaited(self, link: Link, kind: m.Kind, what: str) -> Frame:
+        """The next frame of a role that is no news of its progress; each one moves the deadline."""
+        try:
+            while True:
+                frame = self.hub.receive(link, self.limits.deadline_s, what)
+                if frame.kind == m.Kind.PROGRESS:
+                    self._progress(frame)
+                elif frame.kind == kind:
+                    return frame
+                else:
+                    raise MalformedMessage(f"{link.peer} sent a message of kind {frame.kind}")
+        except TorchveilError as error:
+            raise self._fail(error) from None
+
+    # --- plans -------------------------------------------------------------------------------------------------------
+
+    def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Have a plan run; the first time it is sent, later its number alone."""
+        self._require()
+        self._shapes.run_plan(plan, inputs, outputs)
+        self._note(self.number)
+        known = self._plans.get(id(plan))
+        if known is None:
+            known = len(self._plans), plan  # held, so that its id stays its own
+            self._plans[id(plan)] = known
+            structure, buffers = encode_plan(plan)
+            lengths = tuple(map(len, buffers))
+            for batch in self._batches:
+                batch.add(m.Define(known[0], structure, lengths), buffers, len(structure))
+            structure, buffers = encode_plan(plan_without_public(plan))
+            self._dealer.add(m.Define(known[0], structure, tuple(map(len, buffers))), buffers, len(structure))
+        self._item(m.RunPlan(known[0], tuple(inputs), tuple(outputs)))
+        self.number += plan.n_labels
+        self.send()
+
+    def alias(self, new: int, old: int, *, apart: bool = False) -> None:
+        self._shapes.alias(new, old, apart=apart)
+        self._item(m.Alias(new, old, apart))
+
+    def _item(self, item: m.Message) -> None:
+        for batch in (*self._batches, self._dealer):
+            batch.add(item, (), 32)
+
+    # --- errors ------------------------------------------------------------------------------------------------------
+
+    def _note(self, number: int) -> None:
+        self._notes[number] = self._operation(), user_frame()
+
+    def _require(self) -> None:
+        if self._failed is not None:
+            raise SessionStateError(
+                f"the session ended with an error: {self._failed.message}", remedy="open a new session"
+            )
+
+    def _fail(self, error: TorchveilError) -> TorchveilError:
+        """The session is over; the error with the operation and the line that it is about."""
+        failure = m.told_by(error)
+        operation, line = "", ""
+        if failure is not None and failure.number in self._notes:
+            operation, found = self._notes[failure.number]
+            line = "" if found is None else shown(*found)
+        out = error
+        if failure is not None:
+            told = m.Failure(
+                failure.code,
+                failure.role,
+                failure.message,
+                failure.number,
+                operation or failure.operation,
+                failure.remedy,
+            )
+            out = m.told(told, line)
+        self._failed = out
+        self.hub.close()
+        return out
+
+    # --- the rest of a driver ----------------------------------------------------------------------------------------
+
+    def watch(self, clock: RoleClock | None) -> None:
+        """Roles on other machines are not timed here."""
+
+    def share_of(self, wire: int) -> Tensor:
+        return self._shapes.share_of(wire)
+
+    def shape_of_bit(self, bit: int) -> tuple[int, ...]:
+        return self._shapes.shape_of_bit(bit)
+
+    def n_wires(self) -> int:
+        return self._shapes.n_wires()
+
+    def clear(self) -> None:
+        """End the session: the roles forget everything."""
+        if self._failed is None:
+            self.send()
+            for batch in (*self._batches, self._dealer):
+                batch.link.may_close = True
+                self.hub.post(batch.link, Frame(int(m.Kind.CLOSE)))
+            self.hub.flush(self.limits.deadline_s, "the end of the session")
+            self.hub.close()
+            self._failed = SessionStateError("the session is closed", remedy="open a new session")
+        self._shapes.clear()
+
+
+def _numel(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+__all__ = ["NetworkDriver"]

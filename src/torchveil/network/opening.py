@@ -1,0 +1,290 @@
+"""How a session opens: who connects to whom, what they tell each other, keys.
+
+    1. The controller connects to every role: HELLO with a ticket, its public half; WELCOME with theirs.
+    2. It tells every role everybody's contribution to the session id: BEGIN. A role finds its own among them, so the id
+       is fresh, whatever the controller did.
+    3. Roles connect to each other, a party to every party before it and to the provider: HELLO with the ticket and
+       their public half, WELCOME. Whoever is at the other end must be the role that its certificate says, be expected
+       in this session, and have contributed what the controller said.
+    4. READY with the session id, from every role to the controller.
+
+Every public half comes over the connection of the two roles that will share keys. From here on every frame carries the
+session's id.
+"""
+
+from __future__ import annotations
+
+import queue
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+
+from torchveil.errors import DeadlineExceeded, Desynchronised, PeerRejected, TorchveilError
+from torchveil.network import messages as m
+from torchveil.network.certificates import Credentials, Identity, peer_role
+from torchveil.network.config import ClusterConfig, Limits
+from torchveil.network.framing import Frame
+from torchveil.network.framing import Limits as FrameLimits
+from torchveil.network.links import Hub, Link, connect
+from torchveil.network.names import Role
+from torchveil.randomness import os_bytes
+from torchveil.roles.keys import Identity as KeyPair
+from torchveil.roles.keys import PublicHalf, agree_session_id
+from torchveil.version import VERSION
+
+#: How often somebody who waits for a connection looks after the links that stand.
+_LOOK_S = 0.02
+
+
+def frame_limits(limits: Limits) -> FrameLimits:
+    """What a link of a session takes. Streams of instructions and descriptions are larger than other structs."""
+    small: dict[int, int] = dict.fromkeys(
+        (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.ABORT), 0
+    )
+    return FrameLimits(meta=1 << 24, body=limits.body, kinds={**small, m.Kind.REQUEST: min(limits.body, 1 << 30)})
+
+
+def abort_raises(link: Link, frame: Frame) -> bool:
+    """For ``Hub.urgent``: the end of a session is heard at once, whoever is awaited."""
+    if frame.kind == m.Kind.ABORT:
+        raise m.told(m.parse(frame, m.Failure))
+    return False
+
+
+@dataclass(slots=True)
+class Opened:
+    """A session's links and keys. ``halves``: parties in order, provider, controller."""
+
+    hub: Hub
+    session_id: bytes
+    keys: KeyPair
+    halves: tuple[PublicHalf, ...]
+    control: Link | None = None
+    parties: dict[int, Link] | None = None
+    provider: Link | None = None
+
+    def links(self) -> dict[int, Link]:
+        """The links to parties, by rank."""
+        return self.parties or {}
+
+    def need(self, link: Link | None) -> Link:
+        if link is None:
+            raise Desynchronised("a link is missing")
+        return link
+
+
+def dial(
+    address: str, role: Role, credentials: Credentials, cluster: ClusterConfig, hello: m.Hello, limits: Limits
+) -> tuple[Link, Identity, m.Welcome]:
+    """Connect to a role, say hello, hear welcome. The link belongs to no hub yet.
+
+    Raises ``PeerLost``, ``DeadlineExceeded``, ``PeerRejected`` when somebody else than ``role`` answers, and whatever
+    the other end says.
+    """
+    sock = connect(address, credentials.client_context(), limits.handshake_s)
+    hub = Hub(timeout_s=limits.handshake_s)
+    try:
+        identity = peer_role(sock, cluster.name)
+        if identity.role != role:
+            raise PeerRejected(
+                f"{identity.role} answers at the address of {role}", remedy="check the addresses in the cluster's file"
+            )
+        link = Link(sock, identity.role, frame_limits(limits))
+        hub.add(link)
+        hub.post(link, m.message_of(m.Kind.HELLO, hello))
+        welcome = m.parse(hub.receive(link, limits.handshake_s, f"the welcome of {role}"), m.Welcome)
+        hub.remove(link)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        hub.close()
+    return link, identity, welcome
+
+
+def hello_of(cluster: ClusterConfig, purpose: str, ticket: bytes = b"", half: PublicHalf | None = None) -> m.Hello:
+    """What this end says first."""
+    if half is None:
+        return m.Hello(m.PROTOCOL, VERSION, cluster.digest(), purpose, ticket)
+    return m.Hello(m.PROTOCOL, VERSION, cluster.digest(), purpose, ticket, half.key, half.contribution)
+
+
+def check_hello(hello: m.Hello, cluster: ClusterConfig) -> None:
+    """Raise ``PeerRejected`` unless the other end speaks this protocol about this cluster."""
+    if hello.protocol != m.PROTOCOL:
+        raise PeerRejected(
+            f"the other end speaks protocol {hello.protocol} (version {hello.version}), this one {m.PROTOCOL} "
+            f"(version {VERSION})",
+            remedy="install the same version of torchveil everywhere",
+        )
+    if hello.cluster != cluster.digest():
+        raise PeerRejected(
+            "the other end has another cluster file: names, their order, authority or deadline differ",
+            remedy="give every role the same cluster.toml and ca.pem",
+        )
+
+
+def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits: Limits) -> Opened:
+    """Open a session with all roles of the cluster. Raises what a connection raises; nothing stays open then."""
+    keys = KeyPair(str(credentials.role))
+    ticket = os_bytes(16)
+    hub = Hub(timeout_s=limits.deadline_s)
+    links: list[Link] = []
+    halves: list[PublicHalf] = []
+    try:
+        for role, address in cluster.addresses.items():
+            hello = hello_of(cluster, "session", ticket, keys.half)
+            link, _, welcome = dial(address, role, credentials, cluster, hello, limits)
+            hub.add(link)
+            links.append(link)
+            halves.append(PublicHalf(str(role), welcome.key, welcome.contribution))
+        hub.urgent = abort_raises
+        halves.append(keys.half)
+        session_id = agree_session_id(halves)
+        begin = m.Begin(tuple(half.contribution for half in halves))
+        for link in links:
+            hub.post(link, m.message_of(m.Kind.BEGIN, begin))
+        for link in links:
+            link.session = session_id
+        for link in links:
+            ready = m.parse(hub.receive(link, 2 * limits.handshake_s, f"{link.peer} to be ready"), m.Ready)
+            if ready.session != session_id:
+                raise Desynchronised(f"{link.peer} agreed on another session")
+    except BaseException:
+        hub.close()
+        raise
+    *parties, provider = links
+    return Opened(hub, session_id, keys, tuple(halves), None, dict(enumerate(parties)), provider)
+
+
+#: A connection of another role to a session of this one: its link, who it is, what it said.
+Arrival = tuple[Link, Identity, m.Hello]
+
+
+class Waiting:
+    """A session that is being opened at a role; the daemon brings it the connections of others (``arrive``)."""
+
+    def __init__(self, role: Role, cluster: ClusterConfig, credentials: Credentials, limits: Limits) -> None:
+        self.role = role
+        self.cluster = cluster
+        self.credentials = credentials
+        self.limits = limits
+        self.keys = KeyPair(str(role))
+        self.order = list(cluster.addresses)
+        #: the session's links, once it is being opened; other threads may cancel it
+        self.hub: Hub | None = None
+        self._arrived: queue.Queue[Arrival] = queue.Queue(len(self.order) + 1)
+
+    def arrive(self, arrival: Arrival) -> None:
+        """From another thread: a role connected for this session. Raises ``PeerRejected`` if nobody waits for it."""
+        try:
+            self._arrived.put_nowait(arrival)
+        except queue.Full:
+            raise PeerRejected("more connections for a session than it has roles") from None
+
+    def open(self, control: Link, controller: Identity, hello: m.Hello) -> Opened:
+        """Open the session that ``hello`` asked for."""
+        self.hub = hub = Hub(timeout_s=self.limits.deadline_s)
+        hub.urgent = abort_raises
+        hub.add(control)
+        try:
+            return self._open(hub, control, PublicHalf(str(controller.role), hello.key, hello.contribution), hello)
+        except BaseException as error:
+            refuse(hub, error, str(self.role))
+            raise
+
+    def _open(self, hub: Hub, control: Link, controller: PublicHalf, hello: m.Hello) -> Opened:
+        mine = self.keys.half
+        hub.post(control, m.message_of(m.Kind.WELCOME, m.Welcome(VERSION, mine.key, mine.contribution)))
+        begin = m.parse(hub.receive(control, 2 * self.limits.handshake_s, "the session to begin"), m.Begin)
+        contributions = begin.contributions
+        own = self.order.index(self.role)
+        if len(contributions) != len(self.order) + 1 or contributions[own] != mine.contribution:
+            raise PeerRejected("a session id without this role's own contribution")
+        if contributions[-1] != controller.contribution or len(set(contributions)) != len(contributions):
+            raise PeerRejected("a session id with somebody else's contribution")
+        session_id = agree_session_id([PublicHalf("", b"", part) for part in contributions])
+        control.session = session_id
+        links: dict[Role, Link] = {}
+        halves: dict[Role, PublicHalf] = {self.role: mine}
+        for rank, role in enumerate(self.order):
+            if role == self.role or not self._dials(own, rank):
+                continue
+            address = self.cluster.addresses[role]
+            said = hello_of(self.cluster, "link", hello.ticket, mine)
+            link, _, welcome = dial(address, role, self.credentials, self.cluster, said, self.limits)
+            hub.add(link)
+            self._accept(link, role, PublicHalf(str(role), welcome.key, welcome.contribution), links, halves, begin)
+            link.session = session_id
+        self._wait(hub, links, halves, begin, session_id)
+        hub.post(control, m.message_of(m.Kind.READY, m.Ready(session_id)))
+        parties = {
+            rank: links[role] for rank, role in enumerate(self.order) if role.kind == "party" and role != self.role
+        }
+        provider = links.get(self.order[-1])
+        return Opened(
+            hub, session_id, self.keys, (*(halves[role] for role in self.order), controller), control, parties, provider
+        )
+
+    def _dials(self, own: int, other: int) -> bool:
+        """Whether this role connects to the other: parties to those before them and to the provider."""
+        last = len(self.order) - 1
+        return own != last and (other < own or other == last)
+
+    def _accept(
+        self,
+        link: Link,
+        role: Role,
+        half: PublicHalf,
+        links: dict[Role, Link],
+        halves: dict[Role, PublicHalf],
+        begin: m.Begin,
+    ) -> None:
+        if role not in self.order or role in links or role == self.role:
+            raise PeerRejected(f"{role} connected twice, or is no role of this session")
+        if half.contribution != begin.contributions[self.order.index(role)]:
+            raise PeerRejected(f"{role} contributed something else than the controller said")
+        links[role] = link
+        halves[role] = half
+
+    def _wait(
+        self,
+        hub: Hub,
+        links: dict[Role, Link],
+        halves: dict[Role, PublicHalf],
+        begin: m.Begin,
+        session_id: bytes,
+    ) -> None:
+        """Until every role that connects to this one has come."""
+        ends = monotonic() + 2 * self.limits.handshake_s
+        mine = self.keys.half
+        while len(links) < len(self.order) - 1:
+            hub.poll("waiting for the other roles")
+            try:
+                link, identity, hello = self._arrived.get(timeout=_LOOK_S)
+            except queue.Empty:
+                if monotonic() > ends:
+                    missing = [str(role) for role in self.order if role not in links and role != self.role]
+                    raise DeadlineExceeded(
+                        f"{', '.join(missing)} did not connect", remedy="see torchveil doctor"
+                    ) from None
+                continue
+            hub.add(link)
+            half = PublicHalf(str(identity.role), hello.key, hello.contribution)
+            self._accept(link, identity.role, half, links, halves, begin)
+            hub.post(link, m.message_of(m.Kind.WELCOME, m.Welcome(VERSION, mine.key, mine.contribution)))
+            link.session = session_id
+
+
+def refuse(hub: Hub, error: BaseException, role: str, number: int = 0, operation: str = "") -> m.Failure:
+    """End a session: tell everybody why, as far as they can still be told, and close."""
+    failure = m.told_by(error) or m.failure_of(error, role, number, operation)
+    hub.urgent = None
+    for link in hub.links:
+        link.may_close = True
+        with suppress(TorchveilError):
+            hub.post(link, m.message_of(m.Kind.ABORT, failure))
+    with suppress(TorchveilError):
+        hub.flush(1.0, "the end of the session")
+    hub.close()
+    return failure

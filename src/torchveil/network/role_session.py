@@ -1,0 +1,231 @@
+"""A session at a role: reads the controller's stream and carries it out, item by item, in order.
+
+What parties and provider have in common is here; ``party`` and ``provider`` say what an instruction and a plan are to
+them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream;
+parties keep one of everything too. Both begin with the session id, so that a controller that told roles different things
+is found out at the first message between them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from torchveil.errors import (
+    ConsentError,
+    Desynchronised,
+    LimitExceeded,
+    MalformedMessage,
+    PeerLost,
+    StorageError,
+    TorchveilError,
+)
+from torchveil.gates import GATES, Nature
+from torchveil.kernels.threads import Kernels
+from torchveil.network import messages as m
+from torchveil.network.config import Limits
+from torchveil.network.framing import Frame
+from torchveil.network.links import Hub, Link
+from torchveil.network.metrics import Metrics
+from torchveil.network.pieces import cut
+from torchveil.program import instructions as ins
+from torchveil.program.digest import StreamDigest
+from torchveil.program.encoding import DecodeLimits, decode, decode_plan, plan_digest
+from torchveil.program.plan import Plan
+from torchveil.roles.tables import Tables
+
+#: How often a role tells the controller how far it is, at least while it gets on.
+PROGRESS_S = 0.5
+
+#: How long the news that a session was closed may take from one role to another.
+_FAREWELL_S = 1.0
+
+#: Plans that a session may define.
+PLANS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a session stands: the instruction that is being carried out, for errors and logs."""
+
+    number: int = 0
+    operation: str = ""
+
+
+class RoleSession:
+    """Base of both kinds of sessions. ``run`` returns when the controller closes the session, and raises otherwise."""
+
+    def __init__(
+        self,
+        role: str,
+        n_parties: int,
+        tables: Tables,
+        hub: Hub,
+        control: Link,
+        session_id: bytes,
+        limits: Limits,
+        metrics: Metrics,
+        threads: int = 0,
+    ) -> None:
+        self.role = role
+        self.n_parties = n_parties
+        self.hub = hub
+        self.control = control
+        self.session_id = session_id
+        self.limits = limits
+        self.metrics = metrics
+        self.place = Place()
+        self._threads = threads
+        self._tables = tables
+        self._number = 0
+        self._told = 0.0
+        self._ends = monotonic() + limits.session_s
+        self._plans: dict[int, tuple[Plan, bytes, dict[str, int]]] = {}
+        self._nature = Nature(n_parties)
+        self._view = StreamDigest()
+        self._view.update(session_id)
+        self._decoding = DecodeLimits(elements=limits.elements)
+        self._handlers = self._table()
+
+    def run(self) -> None:
+        """Carry out the stream until it ends."""
+        while True:
+            frame = self._next()
+            if frame.kind == m.Kind.CLOSE:
+                return
+            stream = m.parse(frame, m.Stream)
+            if frame.number != self._number:
+                raise Desynchronised(f"the controller is at instruction {frame.number}, this role at {self._number}")
+            if monotonic() > self._ends:
+                raise LimitExceeded("the session is older than this role allows", remedy="save, and open a new one")
+            buffers = cut(frame.received, [n for item in stream.items for n in getattr(item, "buffers", ())])
+            at = 0
+            with Kernels(self._threads):
+                for item in stream.items:
+                    count = len(getattr(item, "buffers", ()))
+                    self._handlers[type(item)](item, buffers[at : at + count])
+                    at += count
+                    self._progress()
+            if len(self._tables.wires) + len(self._tables.bits) > self.limits.wires:
+                raise LimitExceeded(
+                    f"more than {self.limits.wires} values at a time", remedy="let go of tensors, or raise limits.wires"
+                )
+
+    def _next(self) -> Frame:
+        """The controller's next frame. When the session is closed, others may be gone before this role hears of it."""
+        what = "the controller's next instruction"
+        try:
+            return self.hub.receive(self.control, self.limits.idle_s, what)
+        except PeerLost as lost:
+            for link in self.hub.links:
+                link.may_close = link is not self.control
+            try:
+                frame = self.hub.receive(self.control, _FAREWELL_S, what)
+            except TorchveilError:
+                raise lost from None
+            if frame.kind != m.Kind.CLOSE:
+                raise
+            return frame
+
+    def _table(self) -> dict[type, Callable[[Any, Sequence[memoryview]], None]]:
+        """What each kind of item does."""
+        return {
+            m.Do: self._do,
+            m.Share: self._share,
+            m.Alias: self._alias,
+            m.Define: self._define,
+            m.RunPlan: self._run_plan,
+            m.Forget: self._forget,
+            m.Save: self._save,
+            m.Load: self._load,
+            m.Dataset: self._dataset,
+            m.Deliver: self._deliver,
+        }
+
+    def _do(self, item: m.Do, buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _share(self, item: m.Share, buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None:
+        raise NotImplementedError
+
+    def _begin(self, i: ins.Instruction) -> int:
+        """Count an instruction; its number."""
+        number = self._number
+        self._number += 1
+        self.place = Place(number, GATES[type(i)].name)
+        return number
+
+    def _input_of(self, item: m.Share) -> ins.Input:
+        i = decode(item.structure, (), self._decoding)
+        if not isinstance(i, ins.Input):
+            raise MalformedMessage("a share that belongs to no input")
+        return i
+
+    def _note(self, item: m.Message, more: bytes = b"") -> None:
+        """Take an item that is no instruction into the digests."""
+        self._view.update(m.pack_meta(item) + more)
+
+    def _alias(self, item: m.Alias, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+        self._tables.alias(item.new, item.old, apart=item.apart)
+
+    def _forget(self, item: m.Forget, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+        self._tables.forget()
+
+    def _save(self, item: m.Save, _buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _load(self, item: m.Load, _buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _answer(self, number: int, work: Callable[[], None], *, done: bool = True) -> None:
+        """Do what the controller waits for, and say that it is done, or why not; the session goes on either way."""
+        try:
+            work()
+        except (ConsentError, StorageError) as error:
+            failure = m.failure_of(error, self.role, number, self.place.operation)
+            self.hub.post(self.control, m.message_of(m.Kind.REFUSED, failure, number=number))
+        else:
+            if done:
+                self.hub.post(self.control, Frame(int(m.Kind.DONE), number))
+
+    def _define(self, item: m.Define, buffers: Sequence[memoryview]) -> None:
+        if item.key in self._plans:
+            raise MalformedMessage("a plan was defined twice")
+        if len(self._plans) >= PLANS:
+            raise LimitExceeded(f"more than {PLANS} plans in a session", remedy="compile once, call often")
+        plan = decode_plan(item.structure, buffers, self._nature, self._decoding)
+        gates = Counter(GATES[type(i)].name for i in plan.instructions)
+        self._plans[item.key] = plan, plan_digest(plan), dict(gates)
+
+    def _run_plan(self, item: m.RunPlan, _buffers: Sequence[memoryview]) -> None:
+        known = self._plans.get(item.key)
+        if known is None:
+            raise MalformedMessage("a plan was never defined")
+        plan, digest, gates = known
+        first = self._number
+        self._number += plan.n_labels
+        self.place = Place(first, "a plan")
+        self._note(item, digest)
+        self._play(plan, item, first)
+        self.metrics.plan(gates)
+
+    def _progress(self) -> None:
+        """Tell the controller now and then how far this role is; look after the links meanwhile."""
+        now = monotonic()
+        if now - self._told > PROGRESS_S:
+            self._told = now
+            self.hub.post(self.control, Frame(int(m.Kind.PROGRESS), number=self._number))

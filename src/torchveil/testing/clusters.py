@@ -1,0 +1,192 @@
+"""Clusters of this machine, for tests, demonstrations and trying things out: certificates, files, daemons.
+
+``local_cluster`` runs the daemons in threads of this process, so that a test can look inside; ``Processes`` runs them
+as the commands that an operator would. Both listen on 127.0.0.1 only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+
+from torchveil.network.certificates import create_authority, issue
+from torchveil.network.config import ClusterConfig, Limits, read_cluster, read_role
+from torchveil.network.daemon import Daemon, MakeRole, make_role
+from torchveil.network.names import Role
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on at this moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [sock.getsockname()[1] for sock in sockets]
+
+
+def write_cluster(
+    directory: Path,
+    parties: Sequence[str] = ("alice", "bob"),
+    provider: str = "james",
+    *,
+    name: str = "study",
+    controllers: Sequence[str] = ("scientist",),
+    owners: Sequence[str] = (),
+    limits: Mapping[str, float] | None = None,
+    role_limits: Mapping[str, float] | None = None,
+    addresses: Mapping[str, str] | None = None,
+) -> ClusterConfig:
+    """Certificates and files of a cluster in ``directory``: ca.pem, cluster.toml, and NAME.toml for each role.
+
+    addresses: where others find a role, by its name, if that is not where it listens (a relay between them).
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    create_authority(directory, name)
+    roles = [*(Role("party", party) for party in parties), Role("provider", provider)]
+    people = [*(Role("controller", who) for who in controllers), *(Role("owner", who) for who in owners)]
+    for role in (*roles, *people):
+        issue(directory, role)
+    listen = {role: f"127.0.0.1:{port}" for role, port in zip(roles, free_ports(len(roles)), strict=True)}
+    lines = ["[cluster]", f'name = "{name}"', 'authority = "ca.pem"']
+    for role in roles:
+        at = (addresses or {}).get(role.name, listen[role])
+        lines += ["[[party]]" if role.kind == "party" else "[provider]", f'name = "{role.name}"', f'address = "{at}"']
+    lines += ["[limits]", *[f"{key} = {value}" for key, value in (limits or {}).items()]]
+    (directory / "cluster.toml").write_text("\n".join(lines) + "\n")
+    for role in roles:
+        file = f"{role.kind}-{role.name}"
+        own = [
+            f'role = "{role}"',
+            'cluster = "cluster.toml"',
+            f'certificate = "{file}.pem"',
+            f'key = "{file}.key"',
+            f'listen = "{listen[role]}"',
+            f'state = "{role.name}"',
+            "[limits]",
+            *[f"{key} = {value}" for key, value in (role_limits or {}).items()],
+        ]
+        (directory / f"{role.name}.toml").write_text("\n".join(own) + "\n")
+    return read_cluster(directory / "cluster.toml")
+
+
+@dataclass(slots=True)
+class LocalCluster:
+    """A running cluster: its directory, what its file says, the daemons by name."""
+
+    directory: Path
+    config: ClusterConfig
+    daemons: dict[str, Daemon] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """cluster.toml."""
+        return self.directory / "cluster.toml"
+
+
+@contextmanager
+def local_cluster(directory: Path, *, make: MakeRole = make_role, **options: object) -> Iterator[LocalCluster]:
+    """A cluster whose daemons run in threads of this process; ``options`` are those of ``write_cluster``.
+
+    Nothing is protected from whoever runs the process, as in lockstep.
+    """
+    config = write_cluster(directory, **options)  # type: ignore[arg-type]
+    cluster = LocalCluster(directory, config)
+    with ExitStack() as stack:
+        for role in config.addresses:
+            daemon = Daemon(read_role(directory / f"{role.name}.toml"), make_role=make)
+            cluster.daemons[role.name] = stack.enter_context(daemon)
+        yield cluster
+
+
+class Processes:
+    """The roles of a cluster as processes of this machine, started as an operator would; used as a context manager.
+
+    ``start(name)``, ``kill(name, signal)`` and ``pid(name)`` are for tests of faults. What a process writes goes to
+    NAME.log in the cluster's directory.
+    """
+
+    def __init__(self, directory: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        self.directory = directory
+        self.config = read_cluster(directory / "cluster.toml")
+        self._environment = {**os.environ, **(environment or {})}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def file(self) -> Path:
+        """cluster.toml."""
+        return self.directory / "cluster.toml"
+
+    def start(self, name: str, timeout_s: float = 60.0) -> None:
+        """Start a role and wait until it listens. Raises ``TimeoutError`` or ``RuntimeError`` with the log's place."""
+        command = "provider" if name == self.config.provider.name else "worker"
+        listen = read_role(self.directory / f"{name}.toml").listen
+        with open(self.directory / f"{name}.log", "ab") as log:
+            arguments = [sys.executable, "-m", "torchveil.cli", command, "--config", f"{self.directory / name}.toml"]
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and files
+                arguments, stderr=log, stdout=log, env=self._environment, start_new_session=True
+            )
+        self._running[name] = process
+        ends = monotonic() + timeout_s
+        while not _listens(listen):
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} ended with status {process.returncode}; see {name}.log")
+            if monotonic() > ends:
+                raise TimeoutError(f"{name} does not listen; see {name}.log")
+            sleep(0.05)
+
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
+
+    def kill(self, name: str, sign: int = signal.SIGKILL) -> None:
+        """Send a signal; after one that ends a process, wait for its end."""
+        process = self._running[name]
+        process.send_signal(sign)
+        if sign in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+            process.wait(15)
+
+    def statuses(self) -> dict[str, int | None]:
+        """The exit status of every process, None while it runs."""
+        return {name: process.poll() for name, process in self._running.items()}
+
+    def __enter__(self) -> Processes:
+        try:
+            for role in self.config.addresses:
+                self.start(role.name)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Ask all to stop, and kill who does not."""
+        for process in self._running.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in self._running.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+__all__ = ["Limits", "LocalCluster", "Processes", "free_ports", "local_cluster", "write_cluster"]
