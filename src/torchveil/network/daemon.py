@@ -62,7 +62,6 @@ class Running:
 
     controller: str
     waiting: Waiting
-    hub: Hub | None = None
     session_id: bytes = b""
     thread: threading.Thread | None = field(default=None, repr=False)
 
@@ -126,8 +125,8 @@ class Daemon:
         with self._lock:
             running = list(self._sessions.values())
         for session in running:
-            if session.hub is not None:
-                session.hub.cancel(PeerRejected(f"{self.config.role} is shutting down", remedy="try again later"))
+            if session.waiting.hub is not None:
+                session.waiting.hub.cancel(PeerRejected(f"{self.config.role} is shutting down", remedy="try again later"))
         for session in running:
             if session.thread is not None:
                 session.thread.join(5.0)
@@ -243,7 +242,7 @@ class Daemon:
         self.metrics.session_opened()
         try:
             opened = session.waiting.open(link, identity, hello)
-            session.hub, session.session_id = opened.hub, opened.session_id
+            session.session_id = opened.session_id
             run_id = opened.session_id.hex()[:16]
             log("session opened", role=role, session=run_id, controller=session.controller)
             running: RoleSession | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -80,6 +81,12 @@ class Caller:
         timeout_s: float = 0,
     ) -> tuple[bytes, memoryview]:
         """(result, body) of a question to a role. Raises what the connection or the other end raises."""
+        return self.timed(role, service, arguments, body, timeout_s=timeout_s)[:2]
+
+    def timed(
+        self, role: Role, service: str, arguments: msgspec.Struct | bytes = b"", body: Body = (), *, timeout_s: float = 0
+    ) -> tuple[bytes, memoryview, float]:
+        """As ``call``, and the seconds from the question to its answer, without those of making the connection."""
         limits = self.cluster.limits
         address = self.cluster.addresses[role]
         hello = hello_of(self.cluster, "service")
@@ -89,9 +96,11 @@ class Caller:
         hub.urgent = abort_raises
         try:
             data = arguments if isinstance(arguments, bytes) else msgspec.msgpack.encode(arguments)
+            began = perf_counter()
             hub.post(link, m.message_of(m.Kind.REQUEST, m.Request(service, data), body=list(body)))
             frame = hub.receive(link, timeout_s or limits.deadline_s, f"{service} of {role}")
-            return m.parse(frame, m.Reply).result, frame.received
+            seconds = perf_counter() - began
+            return m.parse(frame, m.Reply).result, frame.received, seconds
         finally:
             hub.close()
 
