@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.network.owners import MemoryShares
+from tests.network.owners import Disk, opened
 from torchveil.cli import main
 from torchveil.fixedpoint import FixedPoint, decode
 from torchveil.network.certificates import Credentials, create_authority, issue
@@ -73,7 +73,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, di
             file.write_text(CLUSTER.format(**addresses))
             (here / f"{name}.toml").write_text(ROLE.format(name=name))
             daemon = Daemon(read_role(here / f"{name}.toml"))
-            stores[name] = DatasetStore(MemoryShares())
+            stores[name] = opened(Disk(here / name))
             daemon.datasets = stores[name]  # type: ignore[attr-defined]
             addresses[name] = daemon.address
             daemons.append(daemon.start())
