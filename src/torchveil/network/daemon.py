@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+import torchveil.network.health  # noqa: F401 - its services are in the table from here on
 from torchveil.errors import LimitExceeded, PeerRejected, TorchveilError
 from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials, Identity, peer_role

@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -49,9 +48,6 @@ _BYTES = 1 << 18
 #: and the lines of so many instructions are remembered.
 _LINES = 1 << 16
 
-#: What a sealed share is bound to: the session, the instruction, the party.
-_SEAL = "reveal"
-
 
 class Batch:
     """Items for one role that were not sent yet, with their buffers."""
@@ -75,11 +71,6 @@ class Batch:
         frame = m.message_of(m.Kind.STREAM, m.Stream(tuple(self.items)), number=self.first, body=padded(self.buffers))
         self.items, self.buffers, self.n_bytes, self.first = [], [], 0, number
         return frame
-
-
-def seal_context(session_id: bytes, number: int, party: str) -> bytes:
-    """What the seal of a revealed share is bound to."""
-    return msgspec.msgpack.encode((_SEAL, session_id, number, party))
 
 
 class NetworkDriver:
@@ -177,7 +168,7 @@ class NetworkDriver:
                 raise self._fail(Desynchronised(f"{link.peer} revealed another value than was asked for"))
             if i.receiver != "controller":
                 continue
-            box = self._credentials.unseal(bytes(frame.received), seal_context(self.session_id, number, str(link.peer)))
+            box = self._credentials.unseal(bytes(frame.received), m.seal_context(self.session_id, number, str(link.peer)))
             share = torch.frombuffer(bytearray(box), dtype=torch.int64) if box else torch.empty(0, dtype=torch.int64)
             if share.numel() != _numel(i.shape):
                 raise self._fail(MalformedMessage(f"{link.peer} revealed a share of another size"))
@@ -317,4 +308,4 @@ def _numel(shape: Sequence[int]) -> int:
     return count
 
 
-__all__ = ["NetworkDriver", "seal_context"]
+__all__ = ["NetworkDriver"]

@@ -84,7 +84,13 @@ class Caller:
         return self.timed(role, service, arguments, body, timeout_s=timeout_s)[:2]
 
     def timed(
-        self, role: Role, service: str, arguments: msgspec.Struct | bytes = b"", body: Body = (), *, timeout_s: float = 0
+        self,
+        role: Role,
+        service: str,
+        arguments: msgspec.Struct | bytes = b"",
+        body: Body = (),
+        *,
+        timeout_s: float = 0,
     ) -> tuple[bytes, memoryview, float]:
         """As ``call``, and the seconds from the question to its answer, without those of making the connection."""
         limits = self.cluster.limits
