@@ -271,10 +271,10 @@ def test_an_error_at_a_role_names_role_operation_and_line(cluster: LocalCluster)
     broken = threading.Event()
     rank = cluster.daemons["bob"]
     (running,) = [s for s in rank._sessions.values() if s.controller == "controller/scientist"]
-    assert running.hub is not None
     x.reveal()
+    assert running.waiting.hub is not None
     y = x * x  # the line to be named
-    running.hub.cancel(LimitExceeded("a limit of the test"))
+    running.waiting.hub.cancel(LimitExceeded("a limit of the test"))
     with pytest.raises(LimitExceeded) as caught:
         for _ in range(100):
             y = y * x

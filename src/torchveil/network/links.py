@@ -17,6 +17,7 @@ import os
 import selectors
 import socket
 import ssl
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -102,6 +103,7 @@ class Link:
             self.ended = PeerLost("closed at this end")
         with suppress(OSError, ValueError):
             if isinstance(self.sock, ssl.SSLSocket):
+                self.sock.setblocking(False)
                 self.sock.unwrap()  # sends the notice; does not wait for an answer
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
@@ -203,6 +205,7 @@ class Hub:
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._alarm, _READ)
         self._cancelled: BaseException | None = None
+        self._open = threading.Lock()  # so that no other thread writes into a descriptor that is somebody else's by now
         self._closed = False
 
     def add(self, link: Link) -> None:
@@ -267,8 +270,9 @@ class Hub:
 
     def wake(self) -> None:
         """Interrupts a wait, from any thread, so that ``woken`` is called."""
-        with suppress(OSError):
-            os.eventfd_write(self._alarm, 1)
+        with self._open:
+            if not self._closed:
+                os.eventfd_write(self._alarm, 1)
 
     def cancel(self, error: BaseException) -> None:
         """From any thread: whoever waits now, or later, gets this error."""
@@ -277,15 +281,15 @@ class Hub:
 
     def close(self) -> None:
         """Closes all links and the loop itself."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._open:
+            if self._closed:
+                return
+            self._closed = True
+            os.close(self._alarm)
         self._selector.close()
         for link in self.links:
             link._registered = 0
             link.close()
-        os.close(self._alarm)
-        self._alarm = -1
 
     def _until(self, done: Callable[[], bool], awaited: Iterable[Link], timeout_s: float, what: str) -> None:
         """Drives all links until ``done`` says so."""

@@ -171,6 +171,8 @@ class Waiting:
         self.limits = limits
         self.keys = KeyPair(str(role))
         self.order = list(cluster.addresses)
+        #: the session's links, once it is being opened; other threads may cancel it
+        self.hub: Hub | None = None
         self._arrived: queue.Queue[Arrival] = queue.Queue(len(self.order) + 1)
 
     def arrive(self, arrival: Arrival) -> None:
@@ -182,7 +184,7 @@ class Waiting:
 
     def open(self, control: Link, controller: Identity, hello: m.Hello) -> Opened:
         """Open the session that ``hello`` asked for."""
-        hub = Hub(timeout_s=self.limits.deadline_s)
+        self.hub = hub = Hub(timeout_s=self.limits.deadline_s)
         hub.urgent = abort_raises
         hub.add(control)
         try:
