@@ -244,6 +244,7 @@ REFUSED_TENSORS: dict[str, tuple[list[Any], list[bytes]]] = {
     "a long buffer": ([0, "int64", [6], None, 0], [bytes(49)]),
     "a buffer too many": ([0, "int64", [6], None, 0], [bytes(48), b""]),
     "another buffer": ([0, "int64", [6], None, 1], [bytes(48), bytes(48)]),
+    "a buffer by another number": ([0, "int64", [6], None, 1], [bytes(48)]),
     "a negative buffer": ([0, "int64", [6], None, -1], [bytes(48)]),
     "strides with gaps": ([0, "int64", [6], [2], 0], [bytes(88)]),
     "strides that overlap": ([0, "int64", [3, 3], [2, 1], 0], [bytes(56)]),
