@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import mkdtemp
 
 import msgspec
 import torch
 from torch import Tensor
 
-from torchveil.errors import LimitExceeded, PeerRejected, StorageError
+from torchveil.errors import LimitExceeded, PeerRejected
 from torchveil.network.dataset_store import DatasetLimits, DatasetStore
 from torchveil.network.datasets_service import DATASET_SERVICES
 from torchveil.network.names import Role
+from torchveil.storage import Manifest, ShareStore
 
 
-class MemoryShares:
-    """A store of shares that survives what crashes: what was written stays, and writes may be told to fail."""
+class Disk(ShareStore):
+    """A store of shares that may be told to fail before it writes or deletes."""
 
-    def __init__(self) -> None:
-        self.entries: dict[str, tuple[dict[str, Tensor], dict[str, object]]] = {}
-        self.fail: Callable[[str], bool] = lambda name: False
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, bytes(32), party="party/alice", cluster="study")
+        self.fail: Callable[[str], None] = lambda name: None
 
-    def write(self, name: str, tensors: Mapping[str, Tensor], manifest: Mapping[str, object]) -> None:
-        if self.fail(name):
-            raise StorageError("the disk is full")
-        self.entries[name] = ({key: x.clone() for key, x in tensors.items()}, copy.deepcopy(dict(manifest)))
+    def write(self, name: str, tensors: Mapping[str, Tensor], manifest: Manifest) -> Manifest:
+        self.fail(name)
+        return super().write(name, tensors, manifest)
 
-    def read(self, name: str) -> tuple[Mapping[str, Tensor], Mapping[str, object]]:
-        if name not in self.entries:
-            raise StorageError("no such entry")
-        return self.entries[name]
+    def delete(self, name: str) -> None:
+        self.fail(name)
+        super().delete(name)
 
-    def names(self) -> Iterable[str]:
-        return list(self.entries)
 
-    def remove(self, name: str) -> None:
-        self.entries.pop(name, None)
+def opened(disk: ShareStore, limits: DatasetLimits | None = None) -> DatasetStore:
+    """The data sets on a disk, as a daemon opens them when it starts."""
+    return DatasetStore(disk, party="party/alice", cluster="study", limits=limits)
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,10 @@ class Caller:
         return msgspec.msgpack.encode(reply), memoryview(b"".join(bytes(piece) for piece in answer))
 
 
-def network(*names: str, limits: DatasetLimits | None = None) -> Network:
+def network(directory: Path, *names: str, limits: DatasetLimits | None = None) -> Network:
+    """Parties (alice and bob) that keep their shares in new folders of ``directory``."""
     roles = [Role("party", name) for name in names or ("alice", "bob")]
-    return Network({role: Daemon(DatasetStore(MemoryShares(), limits)) for role in roles})
+    return Network({role: Daemon(opened(Disk(Path(mkdtemp(dir=directory))), limits)) for role in roles})
 
 
 HOSPITAL_A, HOSPITAL_B = Who(Role("owner", "hospital-a")), Who(Role("owner", "hospital-b"))

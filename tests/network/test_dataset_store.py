@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.network.owners import MemoryShares
+from tests.network.owners import Disk, opened
 from torchveil.errors import DataNotFound, InvalidArgument, LimitExceeded, PeerRejected, StorageError
 from torchveil.network.dataset_store import INDEX, DatasetLimits, DatasetStore
 from torchveil.network.datasets import Entry, Schema
+from torchveil.storage import Entry as Stored
+from torchveil.storage import Manifest
 
 PARTIES = ("party/alice", "party/bob")
 OWNER = "owner/hospital-a"
@@ -32,8 +36,8 @@ def shared(store: DatasetStore, fill: int, identifier: bytes = FIRST, name: str 
     store.commit(identifier, OWNER, [name])
 
 
-def test_what_is_staged_is_not_shown_until_it_is_committed() -> None:
-    store = DatasetStore(MemoryShares())
+def test_what_is_staged_is_not_shown_until_it_is_committed(tmp_path: Path) -> None:
+    store = opened(Disk(tmp_path))
     store.stage(entry(), 0, share(1))
     assert store.list() == []
     for look in (store.find, store.open):
@@ -48,14 +52,14 @@ def test_what_is_staged_is_not_shown_until_it_is_committed() -> None:
         store.open("hospital-a/x", SECOND)
 
 
-def test_a_restart_keeps_what_was_committed_and_what_waits() -> None:
-    disk = MemoryShares()
-    shared(DatasetStore(disk), 1)
-    DatasetStore(disk).stage(entry("hospital-a/y", SECOND), 0, share(2))
-    again = DatasetStore(disk)
+def test_a_restart_keeps_what_was_committed_and_what_waits(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    shared(opened(disk), 1)
+    opened(disk).stage(entry("hospital-a/y", SECOND), 0, share(2))
+    again = opened(disk)
     assert again.open("hospital-a/x")[0].equal(share(1))
     again.commit(SECOND, OWNER, ["hospital-a/y"])
-    assert DatasetStore(disk).open("hospital-a/y")[0].equal(share(2))
+    assert opened(disk).open("hospital-a/y")[0].equal(share(2))
 
 
 class Crash(BaseException):
@@ -63,23 +67,18 @@ class Crash(BaseException):
 
 
 @pytest.mark.parametrize("step", range(8))
-def test_a_crash_at_any_write_leaves_the_old_or_the_new_sharing(step: int) -> None:
+def test_a_crash_at_any_write_leaves_the_old_or_the_new_sharing(tmp_path: Path, step: int) -> None:
     """Every write and removal while a sharing of two arrays replaces another is a place to crash at."""
-    disk = MemoryShares()
-    shared(DatasetStore(disk), 1)
-    store = DatasetStore(disk)
+    disk = Disk(tmp_path)
+    shared(opened(disk), 1)
+    store = opened(disk)
     count = iter(range(100))
-    write, remove = disk.write, disk.remove
 
-    def crash_before(act: object) -> object:
-        def acting(*arguments: object) -> None:
-            if next(count) == step:
-                raise Crash
-            act(*arguments)  # type: ignore[operator]
+    def crash(_name: str) -> None:
+        if next(count) == step:
+            raise Crash
 
-        return acting
-
-    disk.write, disk.remove = crash_before(write), crash_before(remove)  # type: ignore[method-assign,assignment]
+    disk.fail = crash
     crashed = False
     try:
         store.stage(entry(identifier=SECOND), 0, share(2))
@@ -88,21 +87,26 @@ def test_a_crash_at_any_write_leaves_the_old_or_the_new_sharing(step: int) -> No
     except Crash:
         crashed = True
     assert crashed == (step < 6)  # two shares, two indexes; the index, and the old share's end
-    disk.write, disk.remove = write, remove  # type: ignore[method-assign]
-    after = DatasetStore(disk)
+    disk.fail = lambda name: None
+    after = opened(disk)
     fills = {e.schema.name: int(after.open(e.schema.name)[0][0]) for e in after.list()}
     assert fills == ({"hospital-a/x": 1} if step < 5 else {"hospital-a/x": 2, "hospital-a/x.target": 3})
     shared(after, 4, b"3" * 16)
     assert after.open("hospital-a/x")[0].equal(share(4))
-    assert len(disk.entries) == 2 and INDEX in disk.entries  # nothing is left over
+    assert len(disk.names()) == 2 and INDEX in disk.names()  # nothing is left over
 
 
-def test_a_write_that_fails_changes_nothing() -> None:
-    disk = MemoryShares()
-    store = DatasetStore(disk)
+def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    store = opened(disk)
     shared(store, 1)
     store.stage(entry(identifier=SECOND), 0, share(2))
-    disk.fail = lambda name: name == INDEX
+
+    def full(name: str) -> None:
+        if name == INDEX:
+            raise StorageError("the disk is full")
+
+    disk.fail = full
     for act in (
         lambda: store.commit(SECOND, OWNER, ["hospital-a/x"]),
         lambda: store.remove("hospital-a/x", OWNER),
@@ -111,28 +115,28 @@ def test_a_write_that_fails_changes_nothing() -> None:
     ):
         with pytest.raises(StorageError):
             act()
-    disk.fail = lambda name: False
+    disk.fail = lambda name: None
     assert store.open("hospital-a/x")[0].equal(share(1))
     store.stage(entry("hospital-a/y", b"3" * 16), 0, share(3))
     store.commit(SECOND, OWNER, ["hospital-a/x"])
     assert store.open("hospital-a/x")[0].equal(share(2))
 
 
-def test_staging_a_name_anew_drops_what_was_staged() -> None:
-    disk = MemoryShares()
-    store = DatasetStore(disk)
+def test_staging_a_name_anew_drops_what_was_staged(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    store = opened(disk)
     store.stage(entry(identifier=FIRST), 0, share(1))
     store.stage(entry(identifier=SECOND), 0, share(2))
     with pytest.raises(DataNotFound):
         store.commit(FIRST, OWNER, ["hospital-a/x"])
-    assert len(disk.entries) == 2
+    assert len(disk.names()) == 2
     store.discard(SECOND, OWNER)
-    assert set(disk.entries) == {INDEX}
+    assert set(disk.names()) == {INDEX}
 
 
-def test_what_nobody_commits_goes_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = MemoryShares()
-    store = DatasetStore(disk, DatasetLimits(n_arrays_per_owner=1, staged_life_s=100.0))
+def test_what_nobody_commits_goes_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(tmp_path)
+    store = opened(disk, DatasetLimits(n_arrays_per_owner=1, staged_life_s=100.0))
     now = [1000.0]
     monkeypatch.setattr("time.time", lambda: now[0])
     store.stage(entry("hospital-a/y"), 0, share(1))
@@ -146,9 +150,9 @@ def test_what_nobody_commits_goes_after_a_while(monkeypatch: pytest.MonkeyPatch)
     assert store.open("hospital-a/x")[0].equal(share(2))
 
 
-def test_limits_hold_for_each_owner_before_anything_is_kept() -> None:
-    disk = MemoryShares()
-    store = DatasetStore(disk, DatasetLimits(n_bytes_per_owner=100, n_arrays_per_owner=3))
+def test_limits_hold_for_each_owner_before_anything_is_kept(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    store = opened(disk, DatasetLimits(n_bytes_per_owner=100, n_arrays_per_owner=3))
     shared(store, 1)
     for n in (9, 2**39):
         with pytest.raises(LimitExceeded, match="100 bytes"):
@@ -158,20 +162,19 @@ def test_limits_hold_for_each_owner_before_anything_is_kept() -> None:
         store.stage(entry(f"hospital-a/y{k}", bytes([k]) * 16, n=1), 0, share(1, 1))
     with pytest.raises(LimitExceeded, match="3 arrays"):
         store.admit(entry("hospital-a/z", SECOND, n=1))
-    assert len(disk.entries) == 4
+    assert len(disk.names()) == 4
 
 
-def test_shares_that_arrive_at_once_count_towards_the_limits() -> None:
+def test_shares_that_arrive_at_once_count_towards_the_limits(tmp_path: Path) -> None:
     """The second is asked for while the first one is still being written."""
-    disk = MemoryShares()
-    store = DatasetStore(disk, DatasetLimits(n_bytes_per_owner=64))
+    disk = Disk(tmp_path)
+    store = opened(disk, DatasetLimits(n_bytes_per_owner=64))
     writing, go_on = threading.Event(), threading.Event()
 
-    def slow(name: str) -> bool:
+    def slow(name: str) -> None:
         if name != INDEX:
             writing.set()
             go_on.wait(5)
-        return False
 
     disk.fail = slow
     first = threading.Thread(target=store.stage, args=(entry(), 0, share(1)), daemon=True)
@@ -189,8 +192,8 @@ def test_shares_that_arrive_at_once_count_towards_the_limits() -> None:
     store.admit(entry("hospital-a/y", SECOND, n=4))
 
 
-def test_only_the_owner_changes_what_is_its_own() -> None:
-    store = DatasetStore(MemoryShares())
+def test_only_the_owner_changes_what_is_its_own(tmp_path: Path) -> None:
+    store = opened(Disk(tmp_path))
     shared(store, 1)
     other = "owner/hospital-b"
     with pytest.raises(PeerRejected):
@@ -206,17 +209,17 @@ def test_only_the_owner_changes_what_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("wrong", [share(1, 5), share(1).float(), share(1).view(2, 2), share(1, 0)])
-def test_a_piece_of_another_size_or_type_is_refused(wrong: Tensor) -> None:
-    store = DatasetStore(MemoryShares())
+def test_a_piece_of_another_size_or_type_is_refused(tmp_path: Path, wrong: Tensor) -> None:
+    store = opened(Disk(tmp_path))
     with pytest.raises(InvalidArgument):
         store.stage(entry(), 0, wrong)
     store.admit(entry())
 
 
-def test_a_share_arrives_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_arrives_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchveil.network.dataset_store.PIECE", 2)
-    disk = MemoryShares()
-    store = DatasetStore(disk)
+    disk = Disk(tmp_path)
+    store = opened(disk)
     meta = entry(n=5)
     for start, piece in [(0, [1, 2]), (2, [3, 4])]:
         store.stage(meta, start, torch.tensor(piece))
@@ -226,14 +229,14 @@ def test_a_share_arrives_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         store.stage(meta, 4, torch.tensor([5, 6]))
     store.stage(meta, 4, torch.tensor([5]))
     store.commit(FIRST, OWNER, ["hospital-a/x"])
-    assert DatasetStore(disk).open("hospital-a/x")[0].tolist() == [1, 2, 3, 4, 5]
+    assert opened(disk).open("hospital-a/x")[0].tolist() == [1, 2, 3, 4, 5]
     store.remove("hospital-a/x", OWNER)
-    assert set(disk.entries) == {INDEX}
+    assert set(disk.names()) == {INDEX}
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 5, -1])
-def test_pieces_come_in_order_and_once(start: int) -> None:
-    store = DatasetStore(MemoryShares())
+def test_pieces_come_in_order_and_once(tmp_path: Path, start: int) -> None:
+    store = opened(Disk(tmp_path))
     store.stage(entry(n=5), 0, share(1, 3))
     with pytest.raises(InvalidArgument):
         store.stage(entry(n=5), start, share(2, 1))
@@ -242,73 +245,100 @@ def test_pieces_come_in_order_and_once(start: int) -> None:
         store.stage(other, 3, share(2, 1))
 
 
-def test_what_arrives_is_dropped_on_request_by_a_crash_and_by_a_failing_disk() -> None:
-    disk = MemoryShares()
+def full_once(disk: Disk) -> Callable[[str], None]:
+    """Fails the next write, and nothing after it."""
+
+    def full(_name: str) -> None:
+        disk.fail = lambda name: None
+        raise StorageError("the disk is full")
+
+    return full
+
+
+def test_what_arrives_is_dropped_on_request_by_a_crash_and_by_a_failing_disk(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
     for drop in ("discard", "restart", "anew", "failure"):
-        store = DatasetStore(disk)
+        store = opened(disk)
         store.stage(entry(n=5), 0, share(1, 3))
         if drop == "discard":
             store.discard(FIRST, "owner/hospital-b")
-            assert len(disk.entries) == 1
+            assert len(disk.names()) == 1
             store.discard(FIRST, OWNER)
         if drop == "restart":
-            store = DatasetStore(disk)
+            store = opened(disk)
         if drop == "anew":
             store.stage(entry("hospital-a/x.mask", SECOND, n=2), 0, share(1, 1))
-            assert len(disk.entries) == 1
+            assert len(disk.names()) == 1
             store.discard(SECOND, OWNER)
         if drop == "failure":
-            disk.fail = lambda name: True
+            disk.fail = full_once(disk)
             with pytest.raises(StorageError):
                 store.stage(entry(n=5), 3, share(1, 2))
-            disk.fail = lambda name: False
-        assert disk.entries == {}
+            disk.fail = lambda name: None
+        assert disk.names() == []
         with pytest.raises(InvalidArgument):
             store.stage(entry(n=5), 3, share(1, 2))
 
 
-def test_what_is_dropped_while_it_is_written_leaves_nothing() -> None:
-    disk = MemoryShares()
-    store = DatasetStore(disk)
+def test_what_is_dropped_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    store = opened(disk)
 
-    def dropped(_name: str) -> bool:
+    def dropped(_name: str) -> None:
+        disk.fail = lambda name: None
         store.discard(FIRST, OWNER)
-        return False
 
     disk.fail = dropped
     with pytest.raises(DataNotFound, match="dropped"):
         store.stage(entry(), 0, share(1))
-    assert disk.entries == {}
-    disk.fail = lambda name: False
+    assert disk.names() == []
+    disk.fail = lambda name: None
     store.stage(entry(), 0, share(1))
 
 
-def test_a_damaged_disk_is_named() -> None:
-    disk = MemoryShares()
-    shared(DatasetStore(disk), 1)
-    (name,) = set(disk.entries) - {INDEX}
-    store = DatasetStore(disk)
-    disk.entries[name] = {"share": share(1, 3)}, {}
+def replace_share(disk: Disk, fill: int, n: int = 3) -> str:
+    """Put a share of another length where the one array's share is; its name on disk."""
+    (name,) = set(disk.names()) - {INDEX}
+    manifest = Manifest(cluster="study", party="party/alice", entries={"share": Stored((n,))})
+    disk.write(name, {"share": share(fill, n)}, manifest)
+    return name
+
+
+def test_a_damaged_disk_is_named(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    shared(opened(disk), 1)
+    store = opened(disk)
+    name = replace_share(disk, 1)
     with pytest.raises(StorageError, match="damaged"):
         store.open("hospital-a/x")
-    del disk.entries[name]
+    disk.delete(name)
     with pytest.raises(StorageError):
         store.open("hospital-a/x")
-    disk.entries[INDEX] = {}, {"sharings": [{"id": "no"}]}
+    manifest = Manifest(cluster="study", party="party/alice", entries={}, attached=b"\x91\x80")
+    disk.write(INDEX, {}, manifest)
     with pytest.raises(StorageError, match="index"):
-        DatasetStore(disk)
+        opened(disk)
 
 
-def test_no_share_is_shown() -> None:
+def test_shares_lie_encrypted_and_under_names_that_tell_nothing(tmp_path: Path) -> None:
+    pattern = 0x4847464544434241
+    shared(opened(Disk(tmp_path)), pattern)
+    assert opened(Disk(tmp_path)).open("hospital-a/x")[0].equal(share(pattern))
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+        assert b"ABCDEFGH" not in path.read_bytes() and b"hospital" not in path.read_bytes()
+        assert "hospital" not in path.name and "=x" not in path.name
+
+
+def test_no_share_is_shown(tmp_path: Path) -> None:
     canary = 77001177
-    disk = MemoryShares()
-    store = DatasetStore(disk)
+    disk = Disk(tmp_path)
+    store = opened(disk)
     shared(store, canary)
     shown = repr(store) + repr(store.list())
-    (name,) = set(disk.entries) - {INDEX}
-    disk.entries[name] = {"share": share(canary, 3)}, {}
+    replace_share(disk, canary)
     try:
         store.open("hospital-a/x")
     except StorageError as error:
         shown += "".join(traceback.format_exception(error))
-    assert str(canary) not in shown + "".join(disk.entries)
+    assert "damaged" in shown and str(canary) not in shown + "".join(disk.names())

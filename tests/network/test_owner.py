@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -18,10 +20,10 @@ from torchveil.errors import (
 )
 from torchveil.fixedpoint import FixedPoint, decode
 from torchveil.network.dataset_store import DatasetLimits
-from torchveil.network.datasets import Array, Entry, Schema, agree, prepare
+from torchveil.network.datasets import Array, Schema, prepare
 from torchveil.network.datasets_service import DATASET_SERVICES, Commit, Discard, Remove, Stage
 from torchveil.network.names import Role
-from torchveil.network.owner import by_name, listings, share_parts, unshare
+from torchveil.network.owner import find, listings, share_parts, unshare
 
 X = torch.tensor([[1.5, -2.0], [0.25, 7.0], [3.0, 4.0]])
 Y = torch.tensor([0, 1, 1])
@@ -33,45 +35,41 @@ def shared(net: Network, who: Who, name: str, x: Tensor, y: Tensor | None = None
     return share_parts(net.by(who), name, prepare(arrays, FixedPoint(), **options))
 
 
-def held(net: Network, name: str) -> dict[str, Entry | None]:
-    return by_name(listings(net.by(SCIENTIST), name))[name]
-
-
 @pytest.mark.parametrize("names", [("alice", "bob"), ("alice", "bob", "carol")])
-def test_what_is_shared_is_found_and_sums_up(names: tuple[str, ...]) -> None:
-    net = network(*names)
+def test_what_is_shared_is_found_and_sums_up(tmp_path: Path, names: tuple[str, ...]) -> None:
+    net = network(tmp_path, *names)
     shared(net, HOSPITAL_A, "hospital-a/x", X, Y, columns=("age", "dose"))
     assert decode(net.total("hospital-a/x"), 2**16).equal(X.double())
     assert net.total("hospital-a/x.target").equal(Y)
-    entry = agree("hospital-a/x", held(net, "hospital-a/x"), [f"party/{name}" for name in names])
+    entry = find(net.by(SCIENTIST), "hospital-a/x")
     assert entry.owner == "owner/hospital-a"
     assert entry.schema.shape == (3, 2) and entry.schema.columns == ("age", "dose")
     share_of_alice, schema, owner = net.store("alice").open("hospital-a/x", entry.id)
     assert share_of_alice.shape == (3, 2) and schema == entry.schema and owner == entry.owner
 
 
-def test_each_party_is_sent_its_own_share_and_nothing_more() -> None:
-    net = network("alice", "bob", "carol")
+def test_each_party_is_sent_its_own_share_and_nothing_more(tmp_path: Path) -> None:
+    net = network(tmp_path, "alice", "bob", "carol")
     shared(net, HOSPITAL_A, "hospital-a/x", X)
     sent = {party: body for party, name, body in net.log if name == "datasets/stage"}
     assert len(sent) == 3 == len(set(sent.values())) and all(len(body) == 8 * 6 for body in sent.values())
     assert all(not body for _, name, body in net.log if name != "datasets/stage")
 
 
-def test_large_arrays_travel_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_arrays_travel_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("owner", "dataset_store"):
         monkeypatch.setattr(f"torchveil.network.{module}.PIECE", 4)
-    net = network("alice", "bob", "carol")
+    net = network(tmp_path, "alice", "bob", "carol")
     shared(net, HOSPITAL_A, "hospital-a/x", X, Y)
     assert [len(body) for party, _, body in net.log if party == "party/bob"] == [32, 16, 24, 0]
     assert decode(net.total("hospital-a/x"), 2**16).equal(X.double()) and net.total("hospital-a/x.target").equal(Y)
 
 
-def test_padding_is_the_same_for_every_number_of_rows() -> None:
+def test_padding_is_the_same_for_every_number_of_rows(tmp_path: Path) -> None:
     """What the network and the parties see: sizes and schemas do not depend on the number of rows."""
     seen = []
     for rows in (1, 3):
-        net = network()
+        net = network(tmp_path)
         shared(net, HOSPITAL_A, "hospital-a/x", X[:rows], Y[:rows], pad_rows=8)
         entries = listings(net.by(SCIENTIST))["party/alice"]
         seen.append(([entry.schema for entry in entries], [(party, name, len(body)) for party, name, body in net.log]))
@@ -79,8 +77,8 @@ def test_padding_is_the_same_for_every_number_of_rows() -> None:
     assert seen[0] == seen[1]
 
 
-def test_sharing_again_replaces_all_of_it() -> None:
-    net = network()
+def test_sharing_again_replaces_all_of_it(tmp_path: Path) -> None:
+    net = network(tmp_path)
     shared(net, HOSPITAL_A, "hospital-a/x", X, pad_rows=8)
     shared(net, HOSPITAL_A, "hospital-a/x", 2 * X)
     assert decode(net.total("hospital-a/x"), 2**16).equal(2 * X.double())
@@ -89,8 +87,8 @@ def test_sharing_again_replaces_all_of_it() -> None:
 
 
 @pytest.mark.parametrize("failing", ["party/alice", "party/bob"])
-def test_a_failure_while_staging_leaves_nothing(failing: str) -> None:
-    net = network()
+def test_a_failure_while_staging_leaves_nothing(tmp_path: Path, failing: str) -> None:
+    net = network(tmp_path)
     shared(net, HOSPITAL_A, "hospital-a/x", X)
     before = net.total("hospital-a/x")
 
@@ -105,8 +103,8 @@ def test_a_failure_while_staging_leaves_nothing(failing: str) -> None:
     assert all(repr(daemon.datasets) == "<DatasetStore of 1 sharings>" for daemon in net.daemons.values())
 
 
-def test_a_failure_between_commits_is_named_and_mended_by_sharing_again() -> None:
-    net = network()
+def test_a_failure_between_commits_is_named_and_mended_by_sharing_again(tmp_path: Path) -> None:
+    net = network(tmp_path)
     shared(net, HOSPITAL_A, "hospital-a/x", X)
 
     def fail(party: str, name: str) -> None:
@@ -117,15 +115,15 @@ def test_a_failure_between_commits_is_named_and_mended_by_sharing_again() -> Non
     with pytest.raises(NetworkError, match="not committed at party/bob:"):
         shared(net, HOSPITAL_A, "hospital-a/x", 2 * X)
     with pytest.raises(DataNotFound, match="party/alice and party/bob hold different"):
-        agree("hospital-a/x", held(net, "hospital-a/x"), ("party/alice", "party/bob"))
+        find(net.by(SCIENTIST), "hospital-a/x")
     net.fail = lambda party, name: None
     shared(net, HOSPITAL_A, "hospital-a/x", 2 * X)
-    agree("hospital-a/x", held(net, "hospital-a/x"), ("party/alice", "party/bob"))
+    find(net.by(SCIENTIST), "hospital-a/x")
     assert decode(net.total("hospital-a/x"), 2**16).equal(2 * X.double())
 
 
-def test_unshare_deletes_at_every_party() -> None:
-    net = network()
+def test_unshare_deletes_at_every_party(tmp_path: Path) -> None:
+    net = network(tmp_path)
     shared(net, HOSPITAL_A, "hospital-a/x", X, Y)
     shared(net, HOSPITAL_A, "hospital-a/z", X)
     with pytest.raises(InvalidArgument):
@@ -135,10 +133,12 @@ def test_unshare_deletes_at_every_party() -> None:
     assert names == {"hospital-a/z"}
     with pytest.raises(DataNotFound):
         unshare(net.by(HOSPITAL_A), "hospital-a/x")
+    with pytest.raises(DataNotFound, match="no party holds"):
+        find(net.by(SCIENTIST), "hospital-a/x")
 
 
-def test_who_is_told_what() -> None:
-    net = network()
+def test_who_is_told_what(tmp_path: Path) -> None:
+    net = network(tmp_path)
     for who in (HOSPITAL_A, HOSPITAL_B):
         shared(net, who, f"{who.role.name}/x", X)
 
@@ -161,9 +161,9 @@ IDENTIFIER = b"i" * 16
 
 
 @pytest.mark.parametrize("who", [HOSPITAL_B, SCIENTIST, JAMES, ALICE, Who(Role("controller", "hospital-a"))])
-def test_nobody_else_changes_an_owners_data(who: Who) -> None:
+def test_nobody_else_changes_an_owners_data(tmp_path: Path, who: Who) -> None:
     """The client would refuse before; here a party is asked directly, with the role that the certificate says."""
-    net = network()
+    net = network(tmp_path)
     identifier = shared(net, HOSPITAL_A, "hospital-a/x", X)
     before = net.total("hospital-a/x")
     with pytest.raises(PeerRejected):
@@ -179,8 +179,8 @@ def test_nobody_else_changes_an_owners_data(who: Who) -> None:
     assert net.total("hospital-a/x").equal(before)
 
 
-def test_another_owner_cannot_join_or_commit_a_staged_sharing() -> None:
-    net = network()
+def test_another_owner_cannot_join_or_commit_a_staged_sharing(tmp_path: Path) -> None:
+    net = network(tmp_path)
     ask(net, HOSPITAL_A, "datasets/stage", Stage(IDENTIFIER, SCHEMA, 0), [bytes(48)])
     other = Schema("hospital-b/x", (3, 2), 2, 16, ("party/alice", "party/bob"))
     with pytest.raises(InvalidArgument):
@@ -191,8 +191,8 @@ def test_another_owner_cannot_join_or_commit_a_staged_sharing() -> None:
     ask(net, HOSPITAL_A, "datasets/commit", Commit(IDENTIFIER, ("hospital-a/x",)))
 
 
-def test_a_sharing_is_committed_whole_or_not() -> None:
-    net = network()
+def test_a_sharing_is_committed_whole_or_not(tmp_path: Path) -> None:
+    net = network(tmp_path)
     ask(net, HOSPITAL_A, "datasets/stage", Stage(IDENTIFIER, SCHEMA, 0), [bytes(48)])
     with pytest.raises(DataNotFound, match="not all of it"):
         ask(net, HOSPITAL_A, "datasets/commit", Commit(IDENTIFIER, ("hospital-a/x", "hospital-a/x.mask")))
@@ -202,14 +202,14 @@ def test_a_sharing_is_committed_whole_or_not() -> None:
 @pytest.mark.parametrize(
     ("size", "error"), [(0, InvalidArgument), (47, MalformedMessage), (96, InvalidArgument), (9 << 20, LimitExceeded)]
 )
-def test_a_body_of_another_size_is_refused(size: int, error: type[Exception]) -> None:
-    net = network()
+def test_a_body_of_another_size_is_refused(tmp_path: Path, size: int, error: type[Exception]) -> None:
+    net = network(tmp_path)
     with pytest.raises(error):
         ask(net, HOSPITAL_A, "datasets/stage", Stage(IDENTIFIER, SCHEMA, 0), [bytes(size)])
 
 
-def test_too_much_is_refused_before_memory_is_taken() -> None:
-    net = network(limits=DatasetLimits(n_bytes_per_owner=100))
+def test_too_much_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    net = network(tmp_path, limits=DatasetLimits(n_bytes_per_owner=100))
     huge = Schema("hospital-a/x", (2**39,), 2, 16, ("party/alice", "party/bob"))
     with pytest.raises(LimitExceeded, match="100 bytes"):  # by what is announced, with the first piece
         ask(net, HOSPITAL_A, "datasets/stage", Stage(IDENTIFIER, huge, 0), [bytes(8)])
@@ -221,8 +221,8 @@ def test_too_much_is_refused_before_memory_is_taken() -> None:
 
 @pytest.mark.parametrize("name", DATASET_SERVICES)
 @pytest.mark.parametrize("request_bytes", [b"", b"\xc1", b"\x80" * 40, b"\x81\xa2id\xc4\x10" + bytes(15)])
-def test_requests_that_are_none(name: str, request_bytes: bytes) -> None:
-    daemon = next(iter(network().daemons.values()))
+def test_requests_that_are_none(tmp_path: Path, name: str, request_bytes: bytes) -> None:
+    daemon = next(iter(network(tmp_path).daemons.values()))
     if name == "datasets/list" and request_bytes.startswith(b"\x80"):
         request_bytes = b"\x92\x00"
     with pytest.raises(MalformedMessage):

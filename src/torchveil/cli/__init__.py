@@ -17,6 +17,7 @@ from torchveil.errors import TorchveilError
 #: command -> (its module in this package, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "what of a model runs encrypted, and what it will cost"),
+    "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
     "worker": ("serve", "run a party"),
     "provider": ("serve", "run the provider"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),

@@ -1,7 +1,8 @@
 """Certificates of a cluster: make a development authority, issue them, look at them, check them.
 
     torchveil certs init DIRECTORY --cluster NAME
-    torchveil certs issue DIRECTORY party/alice [--days 365] [--address HOST] [--renew]
+    torchveil certs issue DIRECTORY party/alice [--days 365] [--address HOST] [--renew] [--request FILE]
+    torchveil certs request DIRECTORY party/alice [--renew]
     torchveil certs show PATH ...
     torchveil certs check PATH ... [--warn-days 30]
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from torchveil.network.certificates import Finding, create_authority, inspect, issue
 from torchveil.network.inspection import WARN_DAYS
 from torchveil.network.names import Role
+from torchveil.network.requests import KEY, REQUEST, make_request, read_request
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--days", type=int, default=365, help="how long it is valid")
     made.add_argument("--address", action="append", default=[], help="a host name or IP address to write into it")
     made.add_argument("--renew", action="store_true", help="a new certificate for the keys that are there")
+    made.add_argument("--request", type=Path, metavar="FILE", help="what the role wrote with `certs request`")
     made.set_defaults(action=_issue)
+
+    asked = actions.add_parser(
+        "request", help="make the keys of a role where they stay, and a request to the authority"
+    )
+    asked.add_argument("directory", type=Path, help="where the files are written")
+    asked.add_argument("role", help="as for issue")
+    asked.add_argument("--renew", action="store_true", help="a new request for the keys that are there")
+    asked.set_defaults(action=_request)
 
     show = actions.add_parser("show", help="list certificates and what is wrong with them")
     check = actions.add_parser("check", help="as show, but silent unless something is wrong or soon will be")
@@ -67,10 +78,29 @@ def _init(options: argparse.Namespace) -> int:
 
 def _issue(options: argparse.Namespace) -> int:
     role = Role.parse(options.role)
-    paths = issue(options.directory, role, days=options.days, addresses=options.address, renew=options.renew)
+    paths = issue(
+        options.directory,
+        role,
+        days=options.days,
+        addresses=options.address,
+        renew=options.renew,
+        request=options.request,
+    )
     (found,) = inspect([paths.certificate])
     print(f"{paths.certificate}: the certificate of {role}, valid until {found.not_after:%Y-%m-%d}")
-    print(f"{paths.key}: its private keys; move them to its machine and keep no copy")
+    if options.request:
+        print(f"for keys with SHA-256 {read_request(options.request, role).fingerprint()}: ask {role} whether they are")
+    else:
+        print(f"{paths.key}: its private keys; move them to its machine and keep no copy")
+    return 0
+
+
+def _request(options: argparse.Namespace) -> int:
+    role = Role.parse(options.role)
+    keys = make_request(options.directory, role, renew=options.renew)
+    path = options.directory / role.stem
+    print(f"{path}{KEY}: the private keys of {role}; they stay here")
+    print(f"{path}{REQUEST}: send it to the authority, for keys with SHA-256 {keys.fingerprint()}")
     return 0
 
 

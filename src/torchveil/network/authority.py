@@ -3,10 +3,10 @@
     DIRECTORY/ca.pem, ca.key                    the authority
     DIRECTORY/party-alice.pem, party-alice.key  a role: its certificate; its keys for signatures and for sealed values
 
-Whoever has ``ca.key`` can be any role of the cluster, towards anybody. And here the keys of roles are made where the
-authority is, so its directory holds them all until they are moved. That is right for a try on one's own machines.
-Organisations that do not trust each other need an authority that none of them runs alone, and keys that never leave
-their machines; what the certificates of such an authority look like says ``profile``.
+Whoever has ``ca.key`` can be any role of the cluster, towards anybody. If the keys of roles are made here too, the
+directory holds them all until they are moved: right for a try on one's own machines. Organisations that do not trust
+each other make their keys themselves and send a request (``requests``), and agree on who runs the authority, which can
+be one of their own making; what its certificates must look like says ``profile``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from torchveil.errors import CertificateError, ConfigurationError
+from torchveil.errors import CertificateError
 from torchveil.network import files, profile
-from torchveil.network.keys import PrivateKeys, private_pem, signing_key
+from torchveil.network.keys import PrivateKeys, PublicKeys, private_pem, signing_key
 from torchveil.network.names import Role, check_name
+from torchveil.network.requests import KEY, own_keys, read_request, require_absent, subject
 
 AUTHORITY = "ca"
-CERTIFICATE, KEY = ".pem", ".key"
+CERTIFICATE = ".pem"
 #: A certificate is valid a little before it is made: the clocks of two machines never agree.
 _EARLIER = timedelta(minutes=5)
+_RENEW = "--renew makes a new certificate for the same keys; for new keys move the files away first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +55,18 @@ def create_authority(directory: Path, cluster: str, *, days: int = 3650, valid_f
     ``valid_from`` is for tests: now, if it is not given.
     """
     check_name(cluster, "cluster")
-    _require_absent(directory / (AUTHORITY + CERTIFICATE), directory / (AUTHORITY + KEY))
+    require_absent(directory / (AUTHORITY + CERTIFICATE), directory / (AUTHORITY + KEY))
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = generate_private_key(SECP256R1())
-    subject = _subject(cluster, "authority")
-    builder = _dated(x509.CertificateBuilder(), days, valid_from).subject_name(subject).issuer_name(subject)
+    named = subject("authority", cluster)
+    builder = _dated(x509.CertificateBuilder(), days, valid_from).subject_name(named).issuer_name(named)
     usage = _key_usage(digital_signature=False, key_cert_sign=True, crl_sign=True)
-    named = x509.UniformResourceIdentifier(f"{profile.SCHEME}{cluster}")
+    made_for = x509.UniformResourceIdentifier(f"{profile.SCHEME}{cluster}")
     certificate = (
         builder.public_key(key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectAlternativeName([named]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([made_for]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -80,14 +81,16 @@ def issue(
     days: int = 365,
     addresses: Sequence[str] = (),
     renew: bool = False,
+    request: Path | None = None,
     valid_from: datetime | None = None,
 ) -> Paths:
     """Make the certificate and the keys of a role, with the authority in ``directory``.
 
     It ends with the authority's own at the latest. ``addresses`` (host names, IP addresses) are written into it for
-    tools that ask for them; torchveil does not. ``renew`` makes a new certificate for the keys that are there already.
-    ``valid_from`` is for tests. Raises ``ConfigurationError`` if the role has files already (or none, to ``renew``),
-    ``CertificateError`` if the authority's cannot be used.
+    tools that ask for them; torchveil does not. ``renew`` makes a new certificate for the keys that are there already,
+    ``request`` one for the keys that a file of ``requests`` names; then there is no file of keys. ``valid_from`` is for
+    tests. Raises ``ConfigurationError`` if the role has files already (or none, to ``renew``), ``CertificateError`` if
+    the authority's or the request cannot be used.
     """
     paths = Paths.of(directory, role)
     authority = profile.parse_pem(profile.read(paths.authority))
@@ -97,24 +100,15 @@ def issue(
     (cluster,) = profile.Authority((authority,)).clusters or (None,)
     if cluster is None:
         raise CertificateError("ca.pem does not say of which cluster it is", remedy="torchveil certs init")
-    keys = _keys(paths, renew=renew)
-    certificate = _leaf(authority, authority_key, cluster, role, keys, days, addresses, valid_from)
-    pem = certificate.public_bytes(Encoding.PEM)
-    if renew:
-        files.replace(paths.certificate, pem, files.PUBLIC)
-    else:
-        files.write_new(paths.key, keys.pem(), files.PRIVATE)
-        files.write_new(paths.certificate, pem, files.PUBLIC)
-    return paths
-
-
-def _keys(paths: Paths, *, renew: bool) -> PrivateKeys:
-    if renew and not paths.key.exists():
-        raise ConfigurationError(f"there is no {paths.key} to renew a certificate for", remedy="issue one first")
     if not renew:
-        remedy = "--renew makes a new certificate for the same keys; for new keys move the files away first"
-        _require_absent(paths.key, paths.certificate, remedy=remedy)
-    return PrivateKeys.from_pem(profile.read(paths.key)) if renew else PrivateKeys.generate()
+        require_absent(paths.certificate, remedy=_RENEW)
+    keys = read_request(request, role) if request else own_keys(paths.key, renew=renew)
+    public = keys if isinstance(keys, PublicKeys) else keys.public()
+    certificate = _leaf(authority, authority_key, cluster, role, public, days, addresses, valid_from)
+    if isinstance(keys, PrivateKeys) and not renew:
+        files.write_new(paths.key, keys.pem(), files.PRIVATE)
+    files.replace(paths.certificate, certificate.public_bytes(Encoding.PEM), files.PUBLIC)
+    return paths
 
 
 def _leaf(
@@ -122,25 +116,23 @@ def _leaf(
     authority_key: EllipticCurvePrivateKey,
     cluster: str,
     role: Role,
-    keys: PrivateKeys,
+    keys: PublicKeys,
     days: int,
     addresses: Sequence[str],
     valid_from: datetime | None,
 ) -> x509.Certificate:
-    public = keys.signing.public_key()
-    sealing = keys.sealing.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     names = [x509.UniformResourceIdentifier(profile.uri(cluster, role)), *(_address(text) for text in addresses)]
     builder = _dated(x509.CertificateBuilder(), days, valid_from, authority.not_valid_after_utc)
     return (
-        builder.subject_name(_subject(cluster, str(role)))
+        builder.subject_name(subject(str(role), cluster))
         .issuer_name(authority.subject)
-        .public_key(public)
+        .public_key(keys.signing)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage(profile.USAGES), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.UnrecognizedExtension(profile.SEALING_KEY, sealing), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.UnrecognizedExtension(profile.SEALING_KEY, keys.sealing_der()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(keys.signing), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
@@ -157,14 +149,6 @@ def _dated(
         raise CertificateError("the certificate would end before it begins", remedy="renew the authority, or more days")
     serial = x509.random_serial_number()
     return builder.serial_number(serial).not_valid_before(first).not_valid_after(last)
-
-
-def _subject(cluster: str, name: str) -> x509.Name:
-    """For people who look at a certificate; nothing is decided by it."""
-    common = name if len(name) <= 64 else name[:61] + "..."  # 64 characters are the most that X.509 allows
-    organisation = f"torchveil cluster {cluster}"[:64]
-    parts = (NameOID.ORGANIZATION_NAME, organisation), (NameOID.COMMON_NAME, common)
-    return x509.Name([x509.NameAttribute(oid, value) for oid, value in parts])
 
 
 def _key_usage(*, digital_signature: bool, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
@@ -186,9 +170,3 @@ def _address(text: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         return x509.DNSName(check_name(text, "host"))
-
-
-def _require_absent(*paths: Path, remedy: str = "give another directory, or move it away") -> None:
-    for path in paths:
-        if path.exists():
-            raise ConfigurationError(f"{path} exists already, and nothing is replaced", remedy=remedy)

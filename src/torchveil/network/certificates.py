@@ -8,7 +8,7 @@ never the other end. There is no check of host names: they say where a role is t
 In TLS 1.3 the client's handshake ends before the server has looked at the client's certificate. A client that is
 rejected learns of it at its first read, as an ``ssl.SSLError`` with the server's alert.
 
-Certificates are made by ``authority`` and described in ``profile``; this module is where the rest of the package takes
+Certificates are made by ``authority`` and described in ``profile``. This module is where the rest of the package takes
 all of it from.
 """
 
@@ -23,16 +23,15 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from torchveil.errors import CertificateError, PeerRejected, SessionStateError
 from torchveil.network import files, profile, sealing
 from torchveil.network.authority import Paths, create_authority, issue
 from torchveil.network.inspection import Finding, inspect
-from torchveil.network.keys import PrivateKeys
+from torchveil.network.keys import PrivateKeys, PublicKeys
 from torchveil.network.names import Role
 from torchveil.network.profile import Authority
 
@@ -62,8 +61,7 @@ class Identity:
     fingerprint: bytes  # SHA-256 of the certificate's DER
     certificate_der: bytes = field(repr=False, compare=False)
     not_after: datetime = field(repr=False, compare=False)
-    _signing: EllipticCurvePublicKey = field(repr=False, compare=False)
-    _sealing: X25519PublicKey = field(repr=False, compare=False)
+    _keys: PublicKeys = field(repr=False, compare=False)
 
     @classmethod
     def from_der(cls, der: bytes, authority: bytes | Authority, *, at: datetime | None = None) -> Identity:
@@ -80,7 +78,7 @@ class Identity:
     def verify(self, signature: bytes, data: bytes | memoryview, purpose: str) -> None:
         """Raise ``CertificateError`` unless this role signed ``data`` for ``purpose``."""
         try:
-            self._signing.verify(signature, _digest(data, purpose), _ECDSA)
+            self._keys.signing.verify(signature, _digest(data, purpose), _ECDSA)
         except InvalidSignature:
             raise CertificateError(f"a signature is not one of {self.role} for this {purpose}") from None
 
@@ -89,7 +87,7 @@ class Identity:
 
         It does not prove who sealed it. Raises ``LimitExceeded`` beyond 2 GiB.
         """
-        return sealing.seal(data, self._sealing, context)
+        return sealing.seal(data, self._keys.sealing, context)
 
 
 class Credentials:
@@ -122,7 +120,7 @@ class Credentials:
         keys = PrivateKeys.from_pem(profile.read(key))
         if files.open_to_others(key):
             raise CertificateError(f"other users of this machine can read {key}", remedy=f"chmod 600 {key}")
-        if not keys.belong_to(parsed):
+        if keys.public() != profile.public_keys(parsed):
             raise CertificateError(f"{key} does not belong to {certificate}", remedy="take both from the same issue")
         sides = ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT
         contexts = tuple(_context(side, certificate, key, authority) for side in sides)
@@ -217,8 +215,7 @@ def _identity(certificate: x509.Certificate) -> Identity:
         certificate.fingerprint(_HASH),
         certificate.public_bytes(Encoding.DER),
         certificate.not_valid_after_utc,
-        said.signing,
-        said.sealing,
+        said.keys,
     )
 
 

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import msgspec
 import torch
@@ -27,22 +26,12 @@ from torchveil.errors import DataNotFound, InvalidArgument, LimitExceeded, PeerR
 from torchveil.network.datasets import PIECE, Entry, Schema, owner_of
 from torchveil.network.messages import Bytes16, Name
 from torchveil.randomness import os_bytes
+from torchveil.storage import Entry as Stored
+from torchveil.storage import Manifest, ShareStore
 
 #: The entry of the share store that says which sharings there are.
 INDEX = "datasets-index"
 _ENTRY = "dataset-"
-
-
-class Shares(Protocol):
-    """What is asked of a store of shares at rest; every write is atomic."""
-
-    def write(self, name: str, tensors: Mapping[str, Tensor], manifest: Mapping[str, object]) -> None: ...
-
-    def read(self, name: str) -> tuple[Mapping[str, Tensor], Mapping[str, object]]: ...
-
-    def names(self) -> Iterable[str]: ...
-
-    def remove(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +77,16 @@ _Entries = list[Entry]
 
 
 class DatasetStore:
-    """The data sets of one party. Safe to use from several threads; shares are written and read outside of its lock.
+    """The data sets of one party, in a store of their own. Safe to use from several threads; shares are written and
+    read outside of its lock.
 
     Reads the index at once, and deletes what a crash left behind. Raises ``StorageError`` for an index that is none.
     """
 
-    def __init__(self, shares: Shares, limits: DatasetLimits | None = None) -> None:
+    def __init__(self, shares: ShareStore, *, party: str, cluster: str, limits: DatasetLimits | None = None) -> None:
         self._shares = shares
+        self._party = party
+        self._cluster = cluster
         self._limits = limits or DatasetLimits()
         self._lock = threading.RLock()
         self._arriving: dict[tuple[bytes, str], _Arriving] = {}
@@ -161,14 +153,14 @@ class DatasetStore:
             arriving.entries.append(name)
             arriving.n_elements = end
         try:
-            self._shares.write(name, {"share": piece}, {})
+            self._shares.write(name, {"share": piece}, self._manifest({"share": _stored(meta, piece)}))
             with self._lock:
                 self._written(key, arriving)
         except BaseException:
             with self._lock:
                 if self._arriving.get(key) is arriving:
                     self._abandon([key])
-            self._shares.remove(name)
+            self._shares.delete(name)
             raise
 
     def _written(self, key: tuple[bytes, str], arriving: _Arriving) -> None:
@@ -287,25 +279,25 @@ class DatasetStore:
         for key in keys:
             arriving = self._arriving.pop(key, None)
             for name in [] if arriving is None else arriving.entries:
-                self._shares.remove(name)
+                self._shares.delete(name)
 
     def _save(self, sharings: _Sharings) -> None:
         """Take these for all sharings there are: first the index, then what it names no more is deleted."""
         if sharings == self._sharings:
             return
-        self._shares.write(INDEX, {}, {"sharings": msgspec.to_builtins(sharings)})
+        self._shares.write(INDEX, {}, self._manifest({}, msgspec.msgpack.encode(sharings)))
         gone = _entries(self._sharings) - _entries(sharings)
         self._sharings = sharings
         for name in gone:
-            self._shares.remove(name)
+            self._shares.delete(name)
 
     def _read_index(self) -> _Sharings:
         if INDEX not in set(self._shares.names()):
             return []
         _, manifest = self._shares.read(INDEX)
         try:
-            return msgspec.convert(manifest.get("sharings"), _Sharings, strict=True)
-        except msgspec.ValidationError as error:
+            return msgspec.msgpack.decode(manifest.attached, type=_Sharings)
+        except msgspec.DecodeError as error:
             raise StorageError(
                 "the index of data sets is damaged", op="datasets", remedy="empty the directory of shares, share again"
             ) from error
@@ -315,7 +307,10 @@ class DatasetStore:
         named = _entries(self._sharings)
         for name in list(self._shares.names()):
             if name.startswith(_ENTRY) and name not in named:
-                self._shares.remove(name)
+                self._shares.delete(name)
+
+    def _manifest(self, entries: dict[str, Stored], attached: bytes = b"") -> Manifest:
+        return Manifest(cluster=self._cluster, party=self._party, entries=entries, attached=attached)
 
     def __repr__(self) -> str:
         return f"<DatasetStore of {len(self._sharings)} sharings>"
@@ -324,6 +319,13 @@ class DatasetStore:
 def _entries(sharings: _Sharings) -> set[str]:
     """The entries of the share store that belong to sharings."""
     return {name for sharing in sharings for array in sharing.arrays.values() for name in array.entries}
+
+
+def _stored(meta: Entry, piece: Tensor) -> Stored:
+    """What a stored piece says of itself."""
+    number_format = meta.schema.number_format
+    scale, base, digits = number_format.scale, number_format.base, number_format.digits
+    return Stored(tuple(piece.shape), scale, base, digits, provenance=(meta.owner,))
 
 
 def _not_shared(name: str) -> DataNotFound:

@@ -179,7 +179,7 @@ def prepare(
     for suffix, array in arrays.items():
         if suffix and not _SUFFIX.fullmatch(suffix):
             raise _bad_name(suffix)
-        values = array.values.detach()
+        values = array.values.detach().cpu()
         if values.dtype.is_complex or not values.numel():
             raise InvalidArgument(
                 "an array without numbers, or of complex ones", op="share", remedy="share real numbers"

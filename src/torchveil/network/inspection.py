@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives import hashes
 
 from torchveil.errors import CertificateError
 from torchveil.network import files, profile
-from torchveil.network.authority import AUTHORITY, CERTIFICATE, KEY
+from torchveil.network.authority import AUTHORITY, CERTIFICATE
 from torchveil.network.keys import PrivateKeys, signing_key
 from torchveil.network.names import Role
+from torchveil.network.requests import KEY
 
 WARN_DAYS = 30
 
@@ -104,7 +105,7 @@ def _key_problems(key: Path, certificate: x509.Certificate, of_authority: bool) 
         if of_authority:
             belongs = signing_key(pem).public_key() == certificate.public_key()
         else:
-            belongs = PrivateKeys.from_pem(pem).belong_to(certificate)
+            belongs = PrivateKeys.from_pem(pem).public() == profile.public_keys(certificate)
     except CertificateError as error:
         yield f"{key.name}: {error.message}"
     else:

@@ -1,27 +1,50 @@
-"""The two private keys of a role, and the file they lie in: P-256 for signatures and TLS, X25519 for sealed values.
+"""The two keys of a role, and the file they lie in: P-256 for signatures and TLS, X25519 for sealed values.
 
 The file has two PEM blocks (PKCS #8), the P-256 key first, because that is the one that OpenSSL takes from it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 
 from torchveil.errors import CertificateError, SessionStateError
-from torchveil.network import profile
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKeys:
+    """Both public keys of a role."""
+
+    signing: EllipticCurvePublicKey
+    sealing: X25519PublicKey
+
+    def sealing_der(self) -> bytes:
+        """The sealing key as certificates and requests carry it."""
+        return self.sealing.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of both, hexadecimal, for people to compare."""
+        signing = self.signing.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(signing + self.sealing_der()).hexdigest()
+
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
@@ -54,10 +77,9 @@ class PrivateKeys:
         """Both keys, unencrypted: for a file that only its role can read."""
         return private_pem(self.signing) + private_pem(self.sealing)
 
-    def belong_to(self, certificate: x509.Certificate) -> bool:
-        """Whether a role's certificate is about these two keys; raises ``CertificateError`` if it is of no role."""
-        said = profile.fields(certificate)
-        return said.signing == self.signing.public_key() and said.sealing == self.sealing.public_key()
+    def public(self) -> PublicKeys:
+        """What others may know of them."""
+        return PublicKeys(self.signing.public_key(), self.sealing.public_key())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise SessionStateError("private keys cannot be copied or pickled", remedy="load them where they are needed")

@@ -124,13 +124,6 @@ class Metrics(Collector):
         self.plan({gate: 1})
 
     def plan(self, gates: Mapping[str, int]) -> None:
-        """One run of a plan done: its instructions by gate."""
-        with self._lock:
-            for gate, count in gates.items():
-                label = gate if gate in _GATES else "other"
-                self._gates[label] = self._gates.get(label, 0) + count
-
-    def plan(self, gates: Mapping[str, int]) -> None:
         """A plan was carried out; how many instructions of each gate it has."""
         with self._lock:
             for gate, count in gates.items():

@@ -28,6 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from torchveil.errors import CertificateError, ConfigurationError
+from torchveil.network.keys import PublicKeys
 from torchveil.network.names import Role, check_name
 
 SCHEME = "torchveil://"
@@ -37,7 +38,7 @@ USAGES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 MAX_DER = 1 << 14  # bytes of a certificate; ours have about 700
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 #: What the package `cryptography` raises about bytes that are no certificate, or no extension, that it knows.
-_UNREADABLE = (
+UNREADABLE = (
     ValueError,
     TypeError,
     UnsupportedAlgorithm,
@@ -53,8 +54,7 @@ class Fields:
 
     role: Role
     cluster: str
-    signing: EllipticCurvePublicKey
-    sealing: X25519PublicKey
+    keys: PublicKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Authority:
         """Read it; raises ``CertificateError``."""
         try:
             return cls(tuple(x509.load_pem_x509_certificates(pem)))
-        except _UNREADABLE:
+        except UNREADABLE:
             raise CertificateError(
                 "this holds no certificate of an authority", remedy="give the cluster's ca.pem"
             ) from None
@@ -102,7 +102,7 @@ def parse_pem(pem: bytes) -> x509.Certificate:
     """The one certificate of a PEM file; raises ``CertificateError``."""
     try:
         (certificate,) = x509.load_pem_x509_certificates(pem)
-    except _UNREADABLE:
+    except UNREADABLE:
         raise CertificateError("this is no PEM file with one certificate") from None
     return certificate
 
@@ -113,7 +113,7 @@ def parse_der(der: bytes) -> x509.Certificate:
         raise CertificateError(f"a certificate of {len(der)} bytes is too long")
     try:
         return x509.load_der_x509_certificate(der)
-    except _UNREADABLE:
+    except UNREADABLE:
         raise CertificateError("these bytes are no certificate") from None
 
 
@@ -121,13 +121,20 @@ def fields(certificate: x509.Certificate) -> Fields:
     """What a role's certificate says; raises ``CertificateError`` if it is none of a role."""
     try:
         role, cluster = _name(certificate)
-        signing = certificate.public_key()
-        sealing = _sealing_key(certificate)
-    except _UNREADABLE:
+    except UNREADABLE:
         raise CertificateError("this certificate cannot be read") from None
+    return Fields(role, cluster, public_keys(certificate))
+
+
+def public_keys(document: x509.Certificate | x509.CertificateSigningRequest) -> PublicKeys:
+    """The keys that a certificate or a request is about; raises ``CertificateError`` unless they are a role's."""
+    try:
+        signing, sealing = document.public_key(), _sealing_key(document.extensions)
+    except UNREADABLE:
+        raise CertificateError("the keys in it cannot be read") from None
     if not isinstance(signing, EllipticCurvePublicKey) or not isinstance(signing.curve, SECP256R1):
-        raise CertificateError("this certificate is not about a P-256 key")
-    return Fields(role, cluster, signing, sealing)
+        raise CertificateError("it is not about a P-256 key")
+    return PublicKeys(signing, sealing)
 
 
 def _uris(certificate: x509.Certificate) -> list[str]:
@@ -151,17 +158,13 @@ def _name(certificate: x509.Certificate) -> tuple[Role, str]:
         raise CertificateError("this certificate names no role of a cluster") from None
 
 
-def _sealing_key(certificate: x509.Certificate) -> X25519PublicKey:
-    try:
-        found = certificate.extensions.get_extension_for_oid(SEALING_KEY).value
-    except x509.ExtensionNotFound:
-        raise CertificateError("this certificate has no key to seal values to") from None
-    if not isinstance(found, x509.UnrecognizedExtension):
-        raise CertificateError("this certificate has no key to seal values to")
-    key = serialization.load_der_public_key(found.value)
-    if not isinstance(key, X25519PublicKey):
-        raise CertificateError("the sealing key of this certificate is not an X25519 key")
-    return key
+def _sealing_key(extensions: x509.Extensions) -> X25519PublicKey:
+    for extension in extensions:
+        if extension.oid == SEALING_KEY and isinstance(extension.value, x509.UnrecognizedExtension):
+            key = serialization.load_der_public_key(extension.value.value)
+            if isinstance(key, X25519PublicKey):
+                return key
+    raise CertificateError("it has no X25519 key to seal values to")
 
 
 # --- what can be wrong -----------------------------------------------------------------------------------------------
@@ -175,7 +178,7 @@ def problems(certificate: x509.Certificate, authority: Authority, at: datetime) 
             found += check(certificate, authority, at)
         except CertificateError as error:
             found.append(error.message)
-        except _UNREADABLE:
+        except UNREADABLE:
             found.append("it cannot be read")
     if not found:
         try:  # everything that X.509 asks and the rows do not mention
@@ -183,7 +186,7 @@ def problems(certificate: x509.Certificate, authority: Authority, at: datetime) 
             naive = at.astimezone(UTC).replace(tzinfo=None)
             builder = PolicyBuilder().store(store).time(naive).max_chain_depth(0)
             builder.build_client_verifier().verify(certificate, [])
-        except (VerificationError, *_UNREADABLE) as error:
+        except (VerificationError, *UNREADABLE) as error:
             found.append(f"the rules of X.509 forbid it: {error}")
     return found
 
@@ -218,7 +221,7 @@ def _issuer(certificate: x509.Certificate, authority: Authority, at: datetime) -
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *_UNREADABLE):
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.network.consent.authority import CLUSTER, Authority, Credentials
 from torchveil.errors import AuditBroken, StorageError
-from torchveil.network.consent.audit import AuditLog, Report, SignedHead, records, verify, verify_all
+from torchveil.network.consent.audit import AuditLog, Report, SignedHead, compare, records, verify, verify_all
 
 AUTHORITY = Authority()
 ALICE, BOB = AUTHORITY.issue("party/alice"), AUTHORITY.issue("party/bob")
@@ -161,17 +161,52 @@ def test_a_cut_tail_is_found_by_the_other_party(tmp_path: Path) -> None:
     assert both() == [False, True]
 
 
-def test_a_party_that_shows_a_shorter_log_is_noticed_at_once(tmp_path: Path) -> None:
+def test_a_head_that_was_overtaken_changes_nothing(tmp_path: Path) -> None:
     alice, bob = filled(tmp_path / "a"), filled(tmp_path / "b", BOB)
     early = alice.head()
     alice.append("session end")
     bob.note_head(alice.head(), AUTHORITY.recognise)
+    bob.note_head(early, AUTHORITY.recognise)
+    assert bob.head().lines == 7
+    assert compare([early, alice.head(), early]) == []
+
+
+@pytest.mark.parametrize("n", [2, 3], ids=["shorter", "as long"])
+def test_a_log_that_was_cut_and_goes_on_is_noticed_at_once(tmp_path: Path, n: int) -> None:
+    alice, bob = filled(tmp_path / "a"), filled(tmp_path / "b", BOB)
+    bob.note_head(alice.head(), AUTHORITY.recognise)
+    alice.close()
+    (tmp_path / "a").write_bytes(b"".join(lines(tmp_path / "a")[:3]))
+    alice = AuditLog(tmp_path / "a", ALICE, clock=lambda: 1_800_000_001.0)
+    for _ in range(n):
+        alice.append("session end")
     with pytest.raises(AuditBroken, match="cut or rewritten"):
-        bob.note_head(early, AUTHORITY.recognise)
+        bob.note_head(alice.head(), AUTHORITY.recognise)
     bob.close()
     assert [record.kind for record in records(tmp_path / "b")][-2:] == ["head", "head"]
     bob = AuditLog(tmp_path / "b", BOB)
-    assert bob.heads()[0].lines == 7
+    assert bob.heads()[0].lines == 6
+
+
+def test_time_never_goes_back(path: Path) -> None:
+    times = iter([100.0, 50.0, 50.0])
+    log = AuditLog(path, ALICE, clock=lambda: next(times))
+    log.append("session start")
+    log.append("session end")
+    log.close()
+    log = AuditLog(path, ALICE, clock=lambda: 20.0)
+    log.append("session end")
+    assert {record.time for record in records(path)} == {"1970-01-01T00:01:40.000Z"}
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "\x1b[2J", "a b"])
+def test_what_could_not_be_read_again_is_not_written(path: Path, text: str) -> None:
+    log = filled(path)
+    with pytest.raises(StorageError):
+        log.append("reveal", session=text)
+    with pytest.raises(StorageError):
+        log.append("reveal", owners=[text])
+    assert check(path, log.head()).good and log.head().lines == 6
 
 
 def test_the_same_head_is_kept_once(tmp_path: Path) -> None:

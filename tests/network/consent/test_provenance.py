@@ -257,3 +257,59 @@ def test_following_is_cheap() -> None:
     for _ in range(20_000):
         provenance.follow(i)
     assert (perf_counter() - start) / 20_000 < 20e-6
+
+
+# --- results of plans ------------------------------------------------------------------------------------------------
+
+PLAN = bytes(32)
+
+
+def marked() -> Provenance:
+    """Wire 1 is output 5 of a plan, wire 2 is not."""
+    provenance = Provenance()
+    provenance.input(1, A)
+    provenance.input(2, B)
+    provenance.mark(1, PLAN, 5)
+    return provenance
+
+
+def test_a_result_of_a_plan_stays_one_while_it_is_the_same_value() -> None:
+    provenance = marked()
+    provenance.follow(ins.Refresh(3, 1, (2,)))
+    provenance.follow(ins.Truncate(4, 3, None, 10, (2,)))
+    provenance.alias(5, 4)
+    provenance.follow(ins.Open((5,), ((2,),)))
+    for wire in (1, 3, 4, 5):
+        assert provenance.origin(wire) == (PLAN, 5)
+    assert provenance.origin(2) is None
+
+
+@pytest.mark.parametrize("kind", DERIVING, ids=lambda kind: kind.__name__)
+def test_any_other_instruction_makes_another_value(kind: type[ins.Instruction]) -> None:
+    i = an_instruction(kind)
+    provenance = marked()
+    for x in reads(i):
+        provenance.input(x, A)
+    for out in defines(i):
+        provenance.input(out, A)
+        provenance.mark(out, PLAN, 7)  # a wire of this name was a result before
+    if reads(i):
+        provenance.mark(reads(i)[0], PLAN, 5)
+    provenance.follow(i)
+    whole = kind in (ins.Refresh, ins.BitToArithmetic)
+    for out in defines(i):
+        assert provenance.origin(out) == ((PLAN, 5) if whole else None)
+
+
+def test_a_name_that_is_given_again_is_another_value() -> None:
+    for change in (
+        lambda p: p.input(1, A),
+        lambda p: p.restore(1, [A]),
+        lambda p: p.alias(1, 2),
+        lambda p: p.release([1]),
+        lambda p: p.forget(),
+        lambda p: p.follow(ins.Free((1,))),
+    ):
+        provenance = marked()
+        change(provenance)
+        assert provenance.origin(1) is None

@@ -14,7 +14,7 @@ import pytest
 from tests.network.consent.cluster import ClusterHere, PartyHere
 from torchveil.cli import main, owners
 from torchveil.errors import AuditBroken, ConsentError, ConsentRequired, GrantInvalid
-from torchveil.network.consent.audit import records
+from torchveil.network.consent.audit import AuditLog, records
 from torchveil.network.consent.grants import encode, new_grant, sign_grant
 from torchveil.network.consent.services import Denial, Withdrawal, swap_heads
 from torchveil.network.consent.session import SessionConsent
@@ -135,11 +135,28 @@ def test_parties_swap_heads(cluster: ClusterHere) -> None:
     assert heads["party/bob"].others[0].lines == 1
     with pytest.raises(GrantInvalid, match="brought the head"):
         ask("audit/swap", encode(bob.log.head()))
-    early = alice.log.head()
-    session(cluster, alice)
+
+
+def test_a_party_whose_log_became_shorter_is_found_by_a_swap(cluster: ClusterHere) -> None:
+    alice, bob = cluster.alice, cluster.bob
+    session(cluster, bob)
+    ask = bob.asked_by(alice.credentials)
     swap_heads(alice.log, alice.consent.recognise, ask)
-    with pytest.raises(AuditBroken):
-        ask("audit/swap", encode(early))
+    bob.log.close()
+    bob.path.write_bytes(b"")
+    bob.log = AuditLog(bob.path, bob.credentials)
+    bob.consent._log = bob.log
+    with pytest.raises(AuditBroken, match="a log of 2 lines and later one of 1"):
+        swap_heads(alice.log, alice.consent.recognise, ask)
+
+
+def test_a_party_that_answers_with_an_old_head_is_found_by_a_swap(cluster: ClusterHere) -> None:
+    alice, bob = cluster.alice, cluster.bob
+    old = bob.log.head()
+    session(cluster, bob)
+    swap_heads(alice.log, alice.consent.recognise, bob.asked_by(alice.credentials))
+    with pytest.raises(AuditBroken, match="its end was cut off"):
+        swap_heads(alice.log, alice.consent.recognise, lambda *_: encode(old))
 
 
 def test_a_party_that_cannot_be_reached_is_named(cluster: ClusterHere) -> None:

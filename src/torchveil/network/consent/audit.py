@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,12 +47,16 @@ Kind = Literal["reveal", "refusal", "grant", "denial", "withdrawal", "session st
 
 
 class SignedHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The state of a party's log: so many lines, the hash of the last; ``time`` in seconds since 1970."""
+    """The state of a party's log: so many lines, the hash of the last and when it was written.
+
+    ``time``: when it was signed, seconds since 1970. ``written`` never goes back while a log grows.
+    """
 
     party: Role
     cluster: Cluster
     lines: Annotated[int, Meta(ge=0, le=1 << 48)]
     hash: Digest
+    written: Word
     time: Annotated[float, Meta(ge=0, le=1 << 37)]
     signature: Annotated[bytes, Meta(max_length=1024)] = b""
     certificate: Annotated[bytes, Meta(max_length=16 << 10)] = b""
@@ -93,6 +98,10 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     torn: Word = ""
 
 
+def _utc(now: float) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
+
+
 def _start(cluster: str, party: str) -> bytes:
     """The hash that the first line continues."""
     return hashlib.sha256(f"torchveil audit 1\n{cluster}\n{party}".encode()).digest()
@@ -130,6 +139,7 @@ class _Reading:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.heads: list[SignedHead] = []
+        self.written = ""
         self.torn = b""
         self.size = 0
         for raw in file:
@@ -154,6 +164,7 @@ class _Reading:
             self.heads.append(record.head)
         elif record.kind == "torn":
             self.notes.append(f"line {place}: a crash tore a line, what was left of it is kept here")
+        self.written = self.written if record is None else record.time
         self.hashes.append(hashlib.sha256(raw[:-1]).digest())
 
     def _problem(self, line: int, text: str) -> None:
@@ -210,6 +221,7 @@ class AuditLog:
             )
         self._lines = len(read.hashes) - 1
         self._hash = read.hashes[-1]
+        self._written = read.written
         self._size = read.size
         self._heads: dict[str, SignedHead] = {}
         for head in read.heads:
@@ -237,10 +249,9 @@ class AuditLog:
     ) -> None:
         """Write an event and wait until it is on disk. Raises ``StorageError`` if it cannot be written."""
         with self._lock:
-            now = self._clock()
             record = Record(
                 line=self._lines + 1,
-                time=f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z",
+                time=max(self._written, _utc(self._clock())),  # also when the clock was set back
                 kind=kind,
                 previous=self._hash.hex(),
                 session=session,
@@ -258,10 +269,11 @@ class AuditLog:
                 torn=torn,
             )
             raw = msgspec.json.encode(record) + b"\n"
-            if len(raw) > MAX_LINE:
-                raise StorageError(f"a line of {len(raw)} bytes does not fit the log of releases")
+            if _parsed(raw) is None:
+                raise StorageError(f"an event that does not fit the log of releases ({kind}, {len(raw)} bytes)")
             self._write(raw)
             self._lines += 1
+            self._written = record.time
             self._hash = hashlib.sha256(raw[:-1]).digest()
             self._size += len(raw)
 
@@ -288,6 +300,7 @@ class AuditLog:
                 cluster=credentials.cluster,
                 lines=self._lines,
                 hash=self._hash,
+                written=self._written,
                 time=self._clock(),
             )
         return msgspec.structs.replace(
@@ -297,8 +310,9 @@ class AuditLog:
     def note_head(self, head: SignedHead, recognise: Recognise) -> None:
         """Keep the head of another party's log, in a line of this one.
 
-        Raises ``AuditBroken`` if the other party did not sign it, or if it does not continue one that is kept already:
-        then the other party's log was cut or rewritten. The new head is kept all the same, since it is the evidence.
+        Raises ``AuditBroken`` if the other party did not sign it, or if it cannot be true together with the one that is
+        kept already: then the other log was cut or rewritten. It is kept all the same, since it is the evidence. A head
+        that was overtaken on its way, by another of the same log, changes nothing.
         """
         head.check(recognise)
         if head.party == str(self._credentials.role) or head.cluster != self._credentials.cluster:
@@ -306,12 +320,14 @@ class AuditLog:
         known = self._heads.get(head.party)
         if known is not None and (known.lines, known.hash) == (head.lines, head.hash):
             return
+        contradictions = [] if known is None else compare((known, head))
+        if known is not None and head.lines < known.lines and not contradictions:
+            return
         self.append("head", head=head)
         self._remember(head)
-        if known is not None and head.lines <= known.lines:
+        if contradictions:
             raise AuditBroken(
-                f"the log of {head.party} had {known.lines} lines, now it shows {head.lines}: it was cut or rewritten",
-                remedy="torchveil audit verify over the logs of all parties",
+                f"{contradictions[0]}: it was cut or rewritten", remedy="torchveil audit verify over all parties' logs"
             )
 
     def heads(self) -> tuple[SignedHead, ...]:
@@ -370,22 +386,20 @@ def verify(
 def compare(heads: Iterable[SignedHead]) -> list[str]:
     """What cannot be true of heads together, whoever held them: logs only grow, and have one past.
 
-    Finds a party that showed two logs of one length, or a shorter log later. What was changed before two heads of
-    different length shows only against the log itself.
+    Finds a party that showed two logs of one length, or went on writing after a shorter log than it had. What was
+    changed before two heads of different length shows only against the log itself.
     """
     problems = []
     by_party: dict[str, list[SignedHead]] = {}
     for head in heads:
         by_party.setdefault(head.party, []).append(head)
     for party, theirs in sorted(by_party.items()):
-        hashes: dict[int, bytes] = {}
-        longest = 0
-        for head in sorted(theirs, key=lambda head: (head.time, head.lines)):
-            if hashes.setdefault(head.lines, head.hash) != head.hash:
-                problems.append(f"{party} signed two different logs of {head.lines} lines")
-            if head.lines < longest:
-                problems.append(f"{party} had a log of {longest} lines and later one of {head.lines}")
-            longest = max(longest, head.lines)
+        theirs.sort(key=lambda head: (head.lines, head.written))
+        for shorter, longer in pairwise(theirs):
+            if shorter.lines == longer.lines and shorter.hash != longer.hash:
+                problems.append(f"{party} signed two different logs of {longer.lines} lines")
+            elif shorter.written > longer.written:
+                problems.append(f"{party} had a log of {longer.lines} lines and later one of {shorter.lines}")
     return problems
 
 

@@ -229,12 +229,17 @@ def verify(signed: SignedGrant, recognise: Recognise, cluster: str, now: float) 
     return grant
 
 
+def check_fields(x: msgspec.Struct) -> None:
+    """Raises ``GrantInvalid`` if a field is not what its type says: others could not read ``x`` then."""
+    try:
+        msgspec.msgpack.decode(encode(x), type=type(x))
+    except (msgspec.MsgspecError, OverflowError, TypeError, UnicodeEncodeError) as error:
+        raise GrantInvalid(f"a {type(x).__name__} with an impossible field: {error}") from None
+
+
 def _check(grant: Grant) -> None:
     """What the types of the fields do not say. Raises ``GrantInvalid``."""
-    try:
-        msgspec.msgpack.decode(encode(grant), type=Grant)
-    except (msgspec.MsgspecError, OverflowError, TypeError) as error:
-        raise GrantInvalid(f"a grant with an impossible field: {error}") from None
+    check_fields(grant)
     if (grant.plan is None) != (grant.slot is None):
         raise GrantInvalid("a grant names a plan and which of its outputs, or neither")
     if grant.not_before >= grant.expires:
@@ -250,7 +255,10 @@ def describe_grant(grant: Grant) -> str:
     if grant.plan is None:
         what = f"may disclose any function of your data, up to {grant.quota} bits ({about})"
     else:
-        what = f"may disclose output {grant.slot} of the plan {grant.plan.hex()}, {_times(grant.quota)} ({about})"
+        what = (
+            f"may disclose output {grant.slot} of the plan {grant.plan.hex()}, {_times(grant.quota)} ({about}), "
+            f"whatever the plan was given"
+        )
     return (
         f"To {grant.receiver} (certificate {grant.fingerprint.hex()}):\n"
         f"  {what}\n  for {(grant.expires - grant.not_before) / 86400:g} days, over all sessions; "
@@ -264,7 +272,7 @@ def describe_request(request: Request) -> str:
     if request.plan is None:
         what = f"may disclose any function of your data, up to {request.bits} bits ({about})"
     else:
-        what = f"output {request.slot} of the plan {request.plan.hex()}, once ({about})"
+        what = f"output {request.slot} of the plan {request.plan.hex()}, once ({about}), whatever the plan was given"
     return (
         f"{request.id}: to {request.receiver} (certificate {request.fingerprint.hex()})\n"
         f"  {what}\n  from data of {', '.join(request.owners)}"
@@ -285,6 +293,7 @@ __all__ = [
     "Request",
     "SignedGrant",
     "answer",
+    "check_fields",
     "decode",
     "describe_grant",
     "describe_request",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torchveil.errors import ConsentRequired, GrantInvalid
 from torchveil.network.consent.audit import AuditLog, Kind
-from torchveil.network.consent.grants import Grant, Request, SignedGrant, upper_bound_bits, verify
+from torchveil.network.consent.grants import Grant, Request, SignedGrant, check_fields, upper_bound_bits, verify
 from torchveil.network.consent.identities import Recognise
 from torchveil.network.consent.store import Asked, State, Store
 
@@ -131,7 +131,7 @@ class Consent:
             raise GrantInvalid(f"a release of {release.bits} bits")
         if (release.plan is None) != (release.slot is None):
             raise GrantInvalid("a release names a plan and which of its outputs, or neither")
-        return Request(
+        request = Request(
             cluster=self.cluster,
             receiver=release.receiver,
             fingerprint=release.fingerprint,
@@ -142,6 +142,8 @@ class Consent:
             plan=release.plan,
             slot=release.slot,
         )
+        check_fields(request)  # what is kept has to be readable again
+        return request
 
     @property
     def recognise(self) -> Recognise:

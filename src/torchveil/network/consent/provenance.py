@@ -107,10 +107,11 @@ class Provenance:
             united = read(masks, i)
         except KeyError as missing:
             raise _unknown(missing.args[0]) from None
-        for out in made(i):
+        outs = made(i)
+        for out in outs:
             masks[out] = united
         if self._origins:
-            self._follow_origin(i)
+            self._follow_origin(i, outs)
 
     def follow_plan(self, flow: PlanFlow, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """A run of a plan on the wires ``inputs``, whose results are the wires ``outputs``."""
@@ -175,10 +176,13 @@ class Provenance:
         self._masks[wire] = mask
         self._origins.pop(wire, None)
 
-    def _follow_origin(self, i: ins.Instruction) -> None:
+    def _follow_origin(self, i: ins.Instruction, outs: tuple[int, ...]) -> None:
         """Who defines a wire anew makes another value of it; some instructions give the value on."""
-        origin = self._origins.get(reads(i)[0]) if type(i) in _SAME_VALUE and len(reads(i)) == 1 else None
-        for out in defines(i):
+        origin = None
+        if type(i) in _SAME_VALUE:
+            origins = {self._origins.get(x) for x in reads(i)}
+            origin = origins.pop() if len(origins) == 1 else None
+        for out in outs:
             if origin is None:
                 self._origins.pop(out, None)
             else:

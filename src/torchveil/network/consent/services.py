@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta
 
-from torchveil.errors import GrantInvalid
+from torchveil.errors import AuditBroken, GrantInvalid
 from torchveil.network.consent.audit import AuditLog, SignedHead
 from torchveil.network.consent.grants import Grant, Nonce, Request, SignedGrant, decode, encode
 from torchveil.network.consent.identities import Recognise
@@ -115,7 +115,14 @@ def swap_heads(log: AuditLog, recognise: Recognise, ask: Callable[[str, bytes], 
     At the end of a session the party of the lower rank does it with every other. Raises ``AuditBroken`` if the other
     log does not continue what was seen of it, and what ``ask`` raises.
     """
-    log.note_head(decode(ask("audit/swap", encode(log.head())), SignedHead), recognise)
+    seen = {head.party: head.lines for head in log.heads()}
+    head = decode(ask("audit/swap", encode(log.head())), SignedHead)
+    log.note_head(head, recognise)
+    if head.lines < seen.get(head.party, 0):
+        raise AuditBroken(
+            f"the log of {head.party} had {seen[head.party]} lines, now it has {head.lines}: its end was cut off",
+            remedy="torchveil audit verify over all parties' logs",
+        )
 
 
 _OWNERS = ("owner", "controller")
