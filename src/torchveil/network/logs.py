@@ -65,6 +65,7 @@ FIELDS = MappingProxyType(
         "role": _ROLE,
         "controller": _ROLE,
         "peer": _ROLE,
+        "at_fault": _ROLE,
         "receiver": _ROLE,
         "address": Field(r"[A-Za-z0-9_.:\[\]-]{1,255}"),
         "service": Field(r"[a-z][a-z_ -]{0,39}"),
