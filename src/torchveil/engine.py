@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -18,12 +18,13 @@ from torch import Tensor
 from torchveil.costs import Account, CostReport, Observer, PlanCosts
 from torchveil.drivers.base import Driver
 from torchveil.drivers.clock import RoleClock
-from torchveil.drivers.lockstep import Lockstep, make_roles
+from torchveil.drivers.lockstep import CLUSTER, Lockstep, make_roles
 from torchveil.drivers.plain import PlainDriver
 from torchveil.errors import (
     ConfigurationError,
     InvalidArgument,
     PlainDiverged,
+    PlanError,
     RangeExceeded,
     RevealRequired,
     SessionMismatch,
@@ -39,6 +40,7 @@ from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.recording import ACTIVE
 from torchveil.roles.plain import Plain
+from torchveil.storage import Checkpoint, Place
 from torchveil.where import backward_module_path, user_line
 
 #: The ring is Z_2^64.
@@ -118,6 +120,10 @@ class Engine:
         self._reveals: list[RevealRecord] = []
         self._process = os.getpid()
         self._closed = False
+        #: Where the parties are, as checkpoints say it: one of another home is refused.
+        self.home = CLUSTER
+        #: How often what this session computes on was taken up from a checkpoint.
+        self.epoch = 0
         self._running = threading.RLock()
         self.operation = ""
         self.module_path: list[str] = []
@@ -131,9 +137,9 @@ class Engine:
             return PlainDriver(len(self.parties), strict=debug)
         if backend != "lockstep":
             raise ConfigurationError(f"no backend is called {backend!r}", remedy="choose 'lockstep' or 'plain'")
-        roles, provider_role, inputs, _ = make_roles(self.parties, self.provider)
+        roles, provider_role, inputs, session_id = make_roles(self.parties, self.provider)
         plain = Plain(provider_role, strict=True) if debug else None
-        return Lockstep(roles, provider_role, inputs, plain=plain)
+        return Lockstep(roles, provider_role, inputs, plain=plain, session_id=session_id)
 
     # --- running instructions ----------------------------------------------------------------------------------------
 
@@ -416,6 +422,43 @@ class Engine:
             # both are truncated at once: a gradient and its transpose
             out.memo["view"] = (x, linear_map)
         return out
+
+    # --- at rest -----------------------------------------------------------------------------------------------------
+
+    def store(self, checkpoint: Checkpoint, values: Mapping[str, Secret], place: Place) -> None:
+        """Have the parties write their shares of ``values``, refreshed for it. 0 rounds, 0 bytes."""
+        self._refuse_recording("saves a checkpoint")
+        self.own(*values.values())
+        fresh: dict[str, int] = {}
+        try:
+            for key, x in values.items():
+                fresh[key] = self.new_id()
+                self._submit_as("save", ins.Refresh(fresh[key], x.id, x.shape))
+            self._enter()
+            try:
+                self._driver.save(checkpoint, fresh, place)
+            finally:
+                self._running.release()
+        finally:
+            self._dropped.extend(fresh.values())
+
+    def restore(self, checkpoint: Checkpoint, place: Place) -> dict[str, int]:
+        """Wires, by key, of what the parties stored; none has an opening."""
+        self._refuse_recording("loads a checkpoint")
+        wires = {key: self.new_id() for key in checkpoint.entries}
+        self._enter()
+        try:
+            self._flush()
+            self._driver.load(checkpoint, wires, place)
+        finally:
+            self._running.release()
+        self.epoch = max(self.epoch, checkpoint.epoch + 1)
+        return wires
+
+    def _refuse_recording(self, what: str) -> None:
+        recorder = ACTIVE.recorder
+        if recorder is not None and recorder.listening:
+            raise PlanError(f"a compiled function {what}", remedy="do it outside, between two calls of the function")
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

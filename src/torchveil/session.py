@@ -1,14 +1,15 @@
-"""Session: what a user holds. Shares tensors and modules, reveals results, tells costs."""
+"""Session: what a user holds. Shares tensors and modules, reveals results, saves and loads, tells costs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from torchveil import modules
+from torchveil import checkpoints, modules
 from torchveil.engine import Engine
 from torchveil.errors import InvalidArgument
 from torchveil.fixedpoint import FixedPoint
@@ -76,6 +77,28 @@ class Session(Engine):
     def decrypt(self, module: M, to: str = "controller") -> M:
         """Reveal every parameter and buffer of a module to ``to``, in place: an explicit reveal of the whole model."""
         return modules.decrypt(module, to)
+
+    def save(self, path: str | os.PathLike[str], state: Any, *, keys: str | os.PathLike[str] | None = None) -> None:
+        """Write ``state`` to disk: each party its shares, this process the rest. Nothing is revealed.
+
+        path: a folder of this checkpoint; a later save into it takes the place of the one before when all parts are
+        complete. state: dictionaries, lists, numbers, texts, plain and secret tensors, as ``state_dict()`` of models,
+        optimizers and schedulers gives them. keys: the folder of the keys, ``path/keys`` if not given, made when
+        missing; parties on machines of their own have theirs there. See docs/how-to/checkpoints.md.
+
+        0 rounds and 0 bytes, but for values that nobody had asked for yet. Raises ``InvalidArgument`` for what cannot
+        be saved, ``StorageError`` when a disk refuses, somebody else saves there, or with backend="plain", and
+        ``CheckpointInvalid`` when ``path`` holds a checkpoint of others.
+        """
+        checkpoints.save(self, path, state, keys)
+
+    def load(self, path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None = None) -> Any:
+        """The state that was saved at ``path``, its secrets as values of this session, under masks of its own.
+
+        Nothing is revealed or opened. Raises ``CheckpointInvalid`` when a part is missing, damaged, under another key,
+        or not of this save, these parties in this order, this cluster.
+        """
+        return checkpoints.load(self, path, keys)
 
     def profile(self, *, lines: bool = True) -> Profile:
         """Where a block spends time, rounds and bytes: ``with session.profile() as profile: ...``, ``print(profile)``.

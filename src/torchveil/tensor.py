@@ -233,7 +233,7 @@ class EncryptedTensor(torch.Tensor):
     def __reduce_ex__(self, _protocol: Any) -> Any:
         raise SessionStateError(
             "a secret tensor cannot be pickled or saved: this process holds no clear value",
-            remedy="reveal it first: torch.save(x.reveal()), or model = session.decrypt(model)",
+            remedy="keep its shares: session.save(path, x); or reveal it first: torch.save(x.reveal())",
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

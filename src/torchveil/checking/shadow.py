@@ -6,17 +6,18 @@ What would read a secret is noted, and the program goes on with a zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from torchveil.drivers.shapes import ShapesDriver
 from torchveil.engine import reading_refused
-from torchveil.errors import RevealRequired
+from torchveil.errors import RevealRequired, StorageError
 from torchveil.fixedpoint import FixedPoint
 from torchveil.handle import Bit, Secret
 from torchveil.session import Session
+from torchveil.storage import Checkpoint, Place
 from torchveil.tensor import EncryptedTensor, wrap
 
 
@@ -49,6 +50,10 @@ class Shadow(Session):
     def refuse_reading(self, how: str, text: str = "") -> None:
         """Note it, and let the caller go on with a zero."""
         self._reading(reading_refused(how, text))
+
+    def store(self, checkpoint: Checkpoint, values: Mapping[str, Secret], place: Place) -> None:
+        """Nothing is there to be stored."""
+        raise StorageError("a program that is only checked has nothing to save", remedy="save in a session")
 
     def invent(self, like: Tensor) -> EncryptedTensor:
         """A tensor of the shape, strides and dtype of ``like`` at no cost: the result of what has no rule."""

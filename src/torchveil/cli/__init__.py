@@ -17,10 +17,21 @@ from torchveil.errors import TorchveilError
 #: command -> (its module in this package, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "what of a model runs encrypted, and what it will cost"),
+    "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
     "worker": ("serve", "run a party"),
     "provider": ("serve", "run the provider"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
+    "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
+    "share": ("share", "split a file between the parties of a cluster"),
+    "datasets": ("datasets", "list what owners shared: names and shapes, never data"),
+    "unshare": ("unshare", "delete what was shared, at every party"),
+    "grant": ("grant", "allow somebody to see a result made from your data"),
+    "requests": ("requests", "what waits for your answer, and what you granted"),
+    "approve": ("approve", "allow exactly what a request asks for, once"),
+    "deny": ("deny", "refuse a request, or withdraw a grant"),
+    "audit": ("audit", "read and check the logs of releases"),
     "explain": ("explain", "what an error's number means, and what to do"),
+    "status": ("status", "how the roles of a cluster are, as a live table"),
 }
 
 

@@ -1,7 +1,7 @@
 """Run a role: ``torchveil worker --config alice.toml``, ``torchveil provider --config james.toml``.
 
 Runs until it gets SIGTERM or SIGINT; then it ends its sessions, whose other roles are told, and stops. Logs are JSON
-lines on stderr, or in the file that the configuration names.
+lines on stderr, or in the file that the configuration names; metrics are served where it says, if it does.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
 from torchveil.cli.usage import UsageError
-from torchveil.network import logs
+from torchveil.network import logs, metrics
 from torchveil.network.config import read_role
 from torchveil.network.daemon import Daemon
 
@@ -41,7 +42,10 @@ def run(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    with daemon:
+    with ExitStack() as stack:
+        if config.metrics:
+            stack.callback(metrics.serve(daemon.metrics, config.metrics).stop)
+        stack.enter_context(daemon)
         print(f"torchveil: {config.role} listens at {daemon.address}", file=sys.stderr, flush=True)
         daemon.stopping.wait()
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torchveil.drivers.clock import RoleClock
 from torchveil.gates.base import Cost
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
+from torchveil.storage import Checkpoint, Place
 
 
 class Driver(Protocol):
@@ -45,6 +46,18 @@ class Driver(Protocol):
 
     def n_wires(self) -> int:
         """How many wires and bit wires a role holds."""
+        ...
+
+    def save(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        """Have every party write its shares of ``wires``, by the keys of ``checkpoint.entries``; it is on disk then.
+
+        The wires were refreshed for it. ``place`` is for parties in this process; others know their own. Raises
+        ``StorageError``; the save before is not touched, whatever happens.
+        """
+        ...
+
+    def load(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        """Define ``wires`` by what every party stored, or none and raise ``CheckpointInvalid``. Nothing is opened."""
         ...
 
     def clear(self) -> None:

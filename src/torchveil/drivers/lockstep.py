@@ -6,7 +6,7 @@ process: it is the embedded default, the reference for other drivers, and where 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,11 @@ from torchveil.roles.party import Party, RandomSource
 from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
 from torchveil.roles.tables import Tables
+from torchveil.roles.wires import Wire
+from torchveil.storage import Checkpoint, Holder, Place, read_shares, write_shares
+
+#: In place of a cluster's name, in what is stored.
+CLUSTER = "lockstep"
 
 
 def make_roles(
@@ -68,7 +73,19 @@ class Lockstep:
     add up to it exactly, and a range that is left raises before anything is computed from it.
     """
 
-    __slots__ = ("gates", "inputs", "measured", "n_parties", "number", "parties", "plain", "provider", "tally", "width")
+    __slots__ = (
+        "gates",
+        "inputs",
+        "measured",
+        "n_parties",
+        "number",
+        "parties",
+        "plain",
+        "provider",
+        "session_id",
+        "tally",
+        "width",
+    )
 
     def __init__(
         self,
@@ -77,7 +94,9 @@ class Lockstep:
         inputs: Sequence[RandomSource],
         *,
         plain: Plain | None = None,
+        session_id: bytes = b"",
     ) -> None:
+        self.session_id = session_id
         self.parties = list(parties)
         self.provider = provider
         self.inputs = list(inputs)
@@ -183,6 +202,32 @@ class Lockstep:
     def n_wires(self) -> int:
         """How many wires and bit wires a party holds."""
         return len(self.parties[0].wires) + len(self.parties[0].bits)
+
+    def _holder(self, party: Party) -> Holder:
+        names = tuple(each.name for each in self.parties)
+        return Holder(party.name, party.rank, names, CLUSTER, self.session_id)
+
+    def save(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        for party in self.parties:
+            write_shares(
+                place.store(party.name, CLUSTER, create=True),
+                self._holder(party),
+                checkpoint,
+                {key: party.wires[x].value() for key, x in wires.items()},
+                dict.fromkeys(wires, ()),
+            )
+
+    def load(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        read = [
+            read_shares(place.store(party.name, CLUSTER), self._holder(party), checkpoint)[0] for party in self.parties
+        ]
+        for key, x in wires.items():
+            shares = [shares.pop(key) for shares in read]
+            for party, share in zip(self.parties, shares, strict=True):
+                party.wires[x] = Wire(share)
+            self.provider.wires[x] = Wire(None)
+            if self.plain is not None:
+                self.plain.set(x, combine("sum", shares, self.width))
 
     def clear(self) -> None:
         """Forget all shares and masks."""

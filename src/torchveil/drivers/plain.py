@@ -6,17 +6,19 @@ that the gates' formulas predict for the stated number of parties.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
+from torchveil.errors import StorageError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.program.wiring import defines
 from torchveil.roles.plain import Plain
+from torchveil.storage import Checkpoint, Place
 
 
 class PlainDriver:
@@ -53,6 +55,12 @@ class PlainDriver:
     def n_wires(self) -> int:
         return len(self.plain.wires) + len(self.plain.bits)
 
+    def save(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        raise _nothing_stored()
+
+    def load(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        raise _nothing_stored()
+
     def clear(self) -> None:
         self.plain.forget()
 
@@ -76,3 +84,10 @@ class PlainDriver:
         finally:
             self.plain.free(plan.slots)
         self.measured = Cost(plan.rounds, total.sent, total.dealt)
+
+
+def _nothing_stored() -> StorageError:
+    return StorageError(
+        "the plain backend has no shares, and clear values of secrets are not written to disk",
+        remedy="use Session(backend='lockstep') where checkpoints are wanted",
+    )

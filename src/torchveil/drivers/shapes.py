@@ -10,7 +10,7 @@ Nothing is protected because nothing is there. A revealed value is zeros of its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.program.wiring import defines
 from torchveil.roles.plain import Plain
+from torchveil.storage import Checkpoint, Place
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype = torch.int64) -> Tensor:
@@ -194,6 +195,14 @@ class ShapesDriver:
 
     def n_wires(self) -> int:
         return len(self._tables.wires) + len(self._tables.bits)
+
+    def save(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        """There is nothing to write."""
+
+    def load(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        """Wires of the shapes that the checkpoint says."""
+        for key, x in wires.items():
+            self._tables.set(x, _empty(checkpoint.entries[key].shape))
 
     def clear(self) -> None:
         self._tables.forget()

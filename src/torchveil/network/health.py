@@ -1,12 +1,14 @@
 """What a daemon says of itself, and measures on request: the services ``status``, ``probe`` and ``measure``.
 
-    status    who I am, what I run, how much I did: ``StatusReply``
-    probe     take these bytes and send that many back, with your clock: ``ProbeReply``
-    measure   probe those peers yourself and say what you saw: ``MeasureReply``
+    status    who I am, what I run, how much I did: ``Status``
+    probe     take these bytes; your clock: ``ProbeReply``
+    measure   probe a peer yourself and say what you saw: ``Link``
 
-Any role with a certificate of the cluster may ask; what it learns are the counts that ``metrics`` shows. A handler is
-``handler(context, peer, request, body)`` and returns the reply; both are bytes of msgpack, ``body`` is not used. They
-block (``measure`` for seconds), so a daemon calls them off the threads of its sessions.
+Any role with a certificate of the cluster may ask; what it learns are the counts that ``metrics`` shows. ``measure``
+sends about 10 MiB to the peer and takes some seconds; a daemon does one at a time.
+
+Latency is measured from a question to its answer on a connection that stands already. Bandwidth comes from the
+difference between a large and a small body, so that neither the start of a connection nor TCP's slow start counts.
 
 A reply is checked as strictly as a request: its texts are printed on an operator's terminal.
 """
@@ -15,26 +17,32 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from torchveil.errors import LimitExceeded, MalformedMessage, TorchveilError
+from torchveil.errors import LimitExceeded, MalformedMessage, PeerRejected, TorchveilError
+from torchveil.network.certificates import Credentials
+from torchveil.network.config import RoleConfig
 from torchveil.network.metrics import Metrics, resident_bytes
+from torchveil.network.names import Role
+from torchveil.network.services import Caller, Service
+from torchveil.version import VERSION
 
 #: Texts of a role: short, and without anything that moves a terminal's cursor.
 Word = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_.:/+\[\]-]*\Z")]
 Line = Annotated[str, Meta(max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 Count = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+Difference = Annotated[float, Meta(ge=-1e12, le=1e12)]
+Speed = Annotated[float, Meta(ge=0, le=1e15)]
 
-PAYLOAD_BYTES = 1 << 20
-MAX_PEERS = 64
-_ECHOES = 7
-_PAYLOADS = 3
+LARGE_BYTES, SMALL_BYTES = 4 << 20, 1 << 20
+_ECHOES = 5
+#: A daemon that is well says so within this; a bandwidth may take as long as any other message.
+_STATUS_S = 5.0
+_TRANSFERS = 2
 
 S = TypeVar("S", bound=Struct)
 
@@ -43,7 +51,7 @@ class StatusRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Who are you and how are you?"""
 
 
-class StatusReply(Struct, frozen=True, forbid_unknown_fields=True):
+class Status(Struct, frozen=True, forbid_unknown_fields=True):
     """A daemon at one moment; counts since it started, times in seconds since 1970.
 
     config_digest: of the cluster's description; equal at all roles that can work together.
@@ -70,23 +78,19 @@ class StatusReply(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProbeRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """``payload`` goes one way, ``reply_bytes`` zeros come back."""
-
-    payload: Annotated[bytes, Meta(max_length=PAYLOAD_BYTES)] = b""
-    reply_bytes: Annotated[int, Meta(ge=0, le=PAYLOAD_BYTES)] = 0
+    """What comes along as the body is thrown away."""
 
 
 class ProbeReply(Struct, frozen=True, forbid_unknown_fields=True):
-    """The answering role's clock, in seconds since 1970, and the bytes asked for."""
+    """The answering role's clock, in seconds since 1970."""
 
     time_s: Seconds
-    payload: Annotated[bytes, Meta(max_length=PAYLOAD_BYTES)]
 
 
 class MeasureRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """The peers to measure, ``kind/name``."""
+    """The peer to measure, ``kind/name``."""
 
-    peers: Annotated[list[Word], Meta(max_length=MAX_PEERS)]
+    peer: Word
 
 
 class Link(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,8 +102,8 @@ class Link(Struct, frozen=True, forbid_unknown_fields=True):
 
     peer: Word
     round_trip_s: Seconds = 0.0
-    sent_bytes_per_s: Seconds = 0.0
-    clock_ahead_s: float = 0.0
+    sent_bytes_per_s: Speed = 0.0
+    clock_ahead_s: Difference = 0.0
     code: Word = ""
     message: Line = ""
 
@@ -109,33 +113,26 @@ class Link(Struct, frozen=True, forbid_unknown_fields=True):
         return self.round_trip_s / 2
 
 
-class MeasureReply(Struct, frozen=True, forbid_unknown_fields=True):
-    """One link per peer asked for, in that order."""
+class Ask(Protocol):
+    """Asks a service of a role and waits: its result, and the seconds from the question to the answer.
 
-    links: Annotated[list[Link], Meta(max_length=MAX_PEERS)]
-
-
-class Call(Protocol):
-    """Asks a service of the daemon at an address and waits for the answer; raises our errors.
-
-    ``credentials`` say who asks. It should keep the connection to an address open between calls: measured latency would
-    otherwise hold the start of a connection.
+    It holds that the other end is that role, by its certificate, and raises our errors.
     """
 
-    def __call__(self, address: str, credentials: Any, service_name: str, request: bytes) -> bytes: ...
+    def __call__(self, role: str, service: str, arguments: Struct, body: bytes = b"") -> tuple[bytes, float]: ...
 
 
-class Context(Protocol):
-    """What a daemon lets its handlers use. ``peers``: address by role, of the whole cluster."""
+def asking(caller: Caller) -> Ask:
+    """Questions over connections of the network."""
 
-    role: str
-    version: str
-    config_digest: str
-    certificate_expires_at_s: float
-    metrics: Metrics
-    peers: Mapping[str, str]
-    credentials: Any
-    call: Call
+    def ask(role: str, service: str, arguments: Struct, body: bytes = b"") -> tuple[bytes, float]:
+        timeout_s = _STATUS_S if service == "status" else 0
+        result, _, seconds = caller.timed(
+            Role.parse(role), service, arguments, [body] if body else (), timeout_s=timeout_s
+        )
+        return result, seconds
+
+    return ask
 
 
 # --- asking ----------------------------------------------------------------------------------------------------------
@@ -149,64 +146,78 @@ def read(kind: type[S], data: bytes | memoryview) -> S:
         raise MalformedMessage(f"what came is no {kind.__name__}", remedy="run the same version everywhere") from None
 
 
-def ask_status(call: Call, address: str, credentials: Any) -> StatusReply:
-    """The status of the daemon at an address."""
-    return read(StatusReply, call(address, credentials, "status", msgspec.msgpack.encode(StatusRequest())))
+def ask_status(ask: Ask, role: str) -> Status:
+    """The status of a role. Raises ``PeerRejected`` if what it says of itself is another role."""
+    status = read(Status, ask(role, "status", StatusRequest())[0])
+    if status.role != role:
+        raise PeerRejected(f"{status.role} answers in place of {role}", remedy="correct the address in cluster.toml")
+    return status
 
 
-def ask_measure(call: Call, address: str, credentials: Any, peers: Iterable[str]) -> list[Link]:
-    """What the daemon at an address sees of its ways to ``peers``. Raises ``MalformedMessage`` for other peers."""
-    asked = list(peers)
-    reply = read(MeasureReply, call(address, credentials, "measure", msgspec.msgpack.encode(MeasureRequest(asked))))
-    if [link.peer for link in reply.links] != asked:
-        raise MalformedMessage("a role measured other peers than asked for", remedy="run the same version everywhere")
-    return reply.links
-
-
-def measure_link(call: Call, peer: str, address: str, credentials: Any) -> Link:
-    """Latency, bandwidth and clock of the way to ``peer``; about 3 MiB go there. An error of ours becomes its code."""
+def ask_measure(ask: Ask, role: str, peer: str) -> Link:
+    """What ``role`` sees of its way to ``peer``. An error of ours becomes its code."""
     try:
-        return _measured(call, peer, address, credentials)
+        link = read(Link, ask(role, "measure", MeasureRequest(peer))[0])
+        if link.peer != peer or not (link.code or link.sent_bytes_per_s):
+            raise MalformedMessage(f"{role} did not measure its way to {peer}")
+    except TorchveilError as error:
+        return Link(peer, code=error.code, message=one_line(error))
+    return link
+
+
+def measure_link(ask: Ask, peer: str) -> Link:
+    """Latency, bandwidth and clock of the way to ``peer``; about 10 MiB go there. An error of ours becomes its code."""
+    try:
+        return _measured(ask, peer)
     except TorchveilError as error:
         return Link(peer, code=error.code, message=one_line(error))
 
 
 def one_line(error: TorchveilError) -> str:
-    """What an error says, without its code, in one line that a terminal shows as it is."""
-    text = str(error).partition("\n")[0].removeprefix(f"[{error.code}] ")[:300]
+    """What an error says, in one line that a terminal shows as it is."""
+    text = error.message.partition("\n")[0][:300]
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _measured(call: Call, peer: str, address: str, credentials: Any) -> Link:
-    def took(request: bytes) -> tuple[float, float]:
-        """Seconds, and by how much the other clock is ahead."""
-        wall, began = time.time(), time.perf_counter()
-        reply = read(ProbeReply, call(address, credentials, "probe", request))
-        seconds = time.perf_counter() - began
-        return seconds, reply.time_s - (wall + seconds / 2)
+def _measured(ask: Ask, peer: str) -> Link:
+    def took(body: bytes) -> tuple[float, float]:
+        """Seconds, and by how much the other clock is ahead if both ways take the same."""
+        result, seconds = ask(peer, "probe", ProbeRequest(), body)
+        return seconds, read(ProbeReply, result).time_s - (time.time() - seconds / 2)
 
-    small, large = (msgspec.msgpack.encode(ProbeRequest(bytes(n))) for n in (0, PAYLOAD_BYTES))
-    took(small)  # opens the connection
-    round_trip_s, ahead_s = min(took(small) for _ in range(_ECHOES))
-    # slow start spoils the first on a long way; what a round trip takes anyway is no transfer
-    transfers = [max(took(large)[0] - round_trip_s, 1e-9) for _ in range(_PAYLOADS)]
-    return Link(peer, round_trip_s, PAYLOAD_BYTES / min(transfers), ahead_s)
+    round_trip_s, ahead_s = min(took(b"") for _ in range(_ECHOES))
+    small_s, large_s = (min(took(bytes(n))[0] for _ in range(_TRANSFERS)) for n in (SMALL_BYTES, LARGE_BYTES))
+    if large_s > small_s:
+        return Link(peer, round_trip_s, (LARGE_BYTES - SMALL_BYTES) / (large_s - small_s), ahead_s)
+    return Link(peer, round_trip_s, LARGE_BYTES / large_s, ahead_s)  # too noisy to tell them apart
 
 
 # --- answering -------------------------------------------------------------------------------------------------------
 
 
-def answer_status(context: Context, _peer: Any, request: bytes, _body: Any = b"") -> bytes:
+class Context(Protocol):
+    """What the handlers ask of a daemon."""
+
+    metrics: Metrics
+
+    @property
+    def config(self) -> RoleConfig: ...
+
+    @property
+    def credentials(self) -> Credentials: ...
+
+
+def answer_status(context: Context, _peer: Any, arguments: bytes, _body: Any) -> tuple[Status, tuple[()]]:
     """The service ``status``."""
-    read(StatusRequest, request)
+    read(StatusRequest, arguments)
     now = context.metrics.totals()
-    reply = StatusReply(
-        role=context.role,
-        version=context.version,
-        config_digest=context.config_digest,
+    status = Status(
+        role=str(context.config.role),
+        version=VERSION,
+        config_digest=context.config.cluster.digest().hex(),
         time_s=time.time(),
         started_at_s=context.metrics.started_at,
-        certificate_expires_at_s=context.certificate_expires_at_s,
+        certificate_expires_at_s=context.credentials.identity.not_after.timestamp(),
         sessions=now.sessions,
         sessions_opened=now.sessions_opened,
         wires=now.wires,
@@ -220,34 +231,37 @@ def answer_status(context: Context, _peer: Any, request: bytes, _body: Any = b""
         memory_bytes=resident_bytes(),
         last_code=now.last_code,
     )
-    return msgspec.msgpack.encode(reply)
+    return status, ()
 
 
-def answer_probe(_context: Context, _peer: Any, request: bytes, _body: Any = b"") -> bytes:
+def answer_probe(_context: Context, _peer: Any, arguments: bytes, _body: Any) -> tuple[ProbeReply, tuple[()]]:
     """The service ``probe``."""
-    asked = read(ProbeRequest, request)
-    return msgspec.msgpack.encode(ProbeReply(time.time(), bytes(asked.reply_bytes)))
+    read(ProbeRequest, arguments)
+    return ProbeReply(time.time()), ()
 
 
 _measuring = threading.Lock()
 
 
-def answer_measure(context: Context, _peer: Any, request: bytes, _body: Any = b"") -> bytes:
-    """The service ``measure``: probes peers of the cluster's description, nobody else, one request at a time.
+def answer_measure(context: Context, _peer: Any, arguments: bytes, _body: Any) -> tuple[Link, tuple[()]]:
+    """The service ``measure``: probes a role of the cluster's description, nobody else, one at a time.
 
     Raises ``LimitExceeded`` while another one is measured, ``MalformedMessage`` for a name that is no peer.
     """
-    asked = read(MeasureRequest, request).peers
-    if not set(asked) <= context.peers.keys():
+    peer = read(MeasureRequest, arguments).peer
+    if peer not in map(str, context.config.cluster.addresses):
         raise MalformedMessage("asked to measure a role that is not of this cluster", remedy="compare cluster.toml")
     if not _measuring.acquire(blocking=False):
         raise LimitExceeded("this role is measuring already", remedy="ask again in a few seconds")
     try:
-        links = [measure_link(context.call, peer, context.peers[peer], context.credentials) for peer in asked]
+        return measure_link(asking(Caller(context.config.cluster, context.credentials)), peer), ()
     finally:
         _measuring.release()
-    return msgspec.msgpack.encode(MeasureReply(links))
 
 
-#: What a daemon answers with: service -> handler.
-SERVICES = MappingProxyType({"status": answer_status, "probe": answer_probe, "measure": answer_measure})
+#: Rows for the table of services.
+HEALTH_SERVICES: dict[str, Service] = {
+    "status": Service(answer_status),
+    "probe": Service(answer_probe, body=LARGE_BYTES),
+    "measure": Service(answer_measure),
+}

@@ -33,14 +33,13 @@ from types import MappingProxyType, TracebackType
 from typing import Any, TextIO
 
 from torchveil.errors import ConfigurationError, TorchveilError
+from torchveil.network.names import KINDS, MAX_NAME
 from torchveil.randomness import os_bytes
 
 _LOGGER = logging.getLogger("torchveil.network")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _EVENT = re.compile(r"[a-z][a-z ,'-]{0,79}")
 _MESSAGE_CHARACTERS = 300
-
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +56,14 @@ class Field:
 
 
 _NUMBER = Field()
-_ROLE = Field(rf"(party|provider|owner|controller)/{_NAME}")
+_ROLE = Field(rf"({'|'.join(KINDS)})/[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}")
 
 #: Every field that a caller may give. Nothing here can hold a share, a value, a mask or a key.
 FIELDS = MappingProxyType(
     {
         "session": Field(r"[0-9a-f]{1,64}"),
+        "role": _ROLE,
+        "controller": _ROLE,
         "peer": _ROLE,
         "receiver": _ROLE,
         "address": Field(r"[A-Za-z0-9_.:\[\]-]{1,255}"),
@@ -72,6 +73,8 @@ FIELDS = MappingProxyType(
         "code": Field(r"TV[0-9]{3}"),
         "version": Field(r"[0-9A-Za-z.+-]{1,40}"),
         "state": Field(r"[a-z][a-z ]{0,39}"),
+        "error": Field(r"[A-Za-z_][A-Za-z0-9_.]{0,79}"),
+        "number": _NUMBER,
         "instruction": _NUMBER,
         "rounds": _NUMBER,
         "n_bytes": _NUMBER,
@@ -157,8 +160,7 @@ def describe(error: BaseException) -> dict[str, str]:
     """What may be said of an error: ``code``, ``op``, ``message`` of one of ours; ``error``, ``place`` of any other."""
     if not isinstance(error, TorchveilError):
         return {"error": _type_name(error), "place": _place(error.__traceback__)}
-    first = str(error).partition("\n")[0].removeprefix(f"[{error.code}] ")
-    said = {"code": error.code, "message": first[:_MESSAGE_CHARACTERS]}
+    said = {"code": error.code, "message": error.message.partition("\n")[0][:_MESSAGE_CHARACTERS]}
     if FIELDS["op"].takes(error.op):
         said["op"] = error.op
     return said
@@ -204,7 +206,8 @@ def _write(level: int, event: str, fields: dict[str, object], said: dict[str, st
 
 
 def _accepted(fields: dict[str, object]) -> tuple[dict[str, Any], list[str]]:
-    """The fields that may be written, and the types of the others."""
+    """The fields that may be written, and the types of the others; an empty text is no field."""
+    fields = {name: value for name, value in fields.items() if type(value) is not str or value}
     taken = {name: value for name, value in fields.items() if name in FIELDS and FIELDS[name].takes(value)}
     return taken, [type(value).__name__ for name, value in fields.items() if name not in taken]
 

@@ -7,6 +7,7 @@ Small things are msgspec structs in a frame's ``meta``; tensors are its ``body``
     STREAM              controller to roles: what to do next, in order
     DEALT, EXCHANGE     the hot path: provider to party, party to party
     REVEALED, PROGRESS  roles to controller
+    DONE, REFUSED       what was asked of a role is done, or is not and nothing happened
     ABORT, CLOSE        a session ends, with or without an error
     REQUEST, REPLY      outside of sessions
 """
@@ -23,6 +24,7 @@ from msgspec import Meta
 
 from torchveil.errors import MalformedMessage, TorchveilError
 from torchveil.network.framing import Frame
+from torchveil.storage import Checkpoint
 
 #: Changes whenever two versions could not understand each other.
 PROTOCOL = 1
@@ -49,6 +51,7 @@ class Kind(IntEnum):
     REVEALED = 13
     PROGRESS = 14
     DONE = 15
+    REFUSED = 16
     ABORT = 20
     CLOSE = 21
     REQUEST = 30
@@ -136,19 +139,17 @@ class RunPlan(Message, tag="r", frozen=True):
 
 
 class Save(Message, tag="s", frozen=True):
-    """Write shares to disk under a name; ``entries`` is what the storage keeps beside them."""
+    """Write shares to disk."""
 
-    name: Name
+    checkpoint: Checkpoint
     wires: dict[str, Identifier]
-    entries: bytes = b""
 
 
 class Load(Message, tag="l", frozen=True):
-    """Read shares from disk."""
+    """Shares on disk become wires."""
 
-    name: Name
+    checkpoint: Checkpoint
     wires: dict[str, Identifier]
-    entries: bytes = b""
 
 
 class Dataset(Message, tag="d", frozen=True):
@@ -160,11 +161,18 @@ class Dataset(Message, tag="d", frozen=True):
     identifier: Bytes16
 
 
+class Deliver(Message, tag="o", frozen=True):
+    """An instruction ``Reveal`` to an owner, who will fetch it; ``result`` is a struct of ``results``."""
+
+    structure: bytes
+    result: bytes
+
+
 class Forget(Message, tag="f", frozen=True):
     """Forget all values."""
 
 
-Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Forget
+Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver | Forget
 
 
 class Stream(Message, frozen=True):
@@ -205,12 +213,6 @@ class Failure(Message, frozen=True):
     remedy: Text = ""
 
 
-class Done(Message, frozen=True):
-    """Role to controller: an item that is waited for is complete; ``entries`` is what it gives back."""
-
-    entries: bytes = b""
-
-
 # --- outside of sessions ----------------------------------------------------------------------------------------------
 
 
@@ -234,7 +236,7 @@ _BODIES: dict[Kind, type[Message]] = {
     Kind.READY: Ready,
     Kind.STREAM: Stream,
     Kind.DEALT: Dealt,
-    Kind.DONE: Done,
+    Kind.REFUSED: Failure,
     Kind.ABORT: Failure,
     Kind.REQUEST: Request,
     Kind.REPLY: Reply,
@@ -287,6 +289,11 @@ def _kind(frame: Frame) -> Kind:
 def message_of(kind: Kind, message: Message, **fields: Any) -> Frame:
     """A frame that carries a struct."""
     return Frame(int(kind), meta=pack_meta(message), **fields)
+
+
+def seal_context(session_id: bytes, number: int, party: str) -> bytes:
+    """What the seal of a share that is revealed to the controller is bound to."""
+    return _ENCODER.encode(("reveal", session_id, number, party))
 
 
 # --- errors across machines -------------------------------------------------------------------------------------------

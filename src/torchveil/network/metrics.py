@@ -28,11 +28,11 @@ from prometheus_client.registry import Collector
 from torchveil import errors
 from torchveil.errors import ConfigurationError
 from torchveil.gates import GATES
+from torchveil.network.names import KINDS
 
 #: Upper ends of the buckets of an exchange's latency, in seconds.
 BUCKETS_S = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
-_KINDS = ("party", "provider", "owner", "controller")
 _GATES = frozenset(gate.name for gate in GATES.values())
 _CODES = frozenset(
     kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.TorchveilError)
@@ -121,9 +121,7 @@ class Metrics(Collector):
 
     def instruction(self, gate: str) -> None:
         """One instruction done; ``gate`` is its gate's name."""
-        with self._lock:
-            label = gate if gate in _GATES else "other"
-            self._gates[label] = self._gates.get(label, 0) + 1
+        self.plan({gate: 1})
 
     def plan(self, gates: Mapping[str, int]) -> None:
         """A plan was carried out; how many instructions of each gate it has."""
@@ -182,7 +180,7 @@ class Metrics(Collector):
     def _other(self, peer: str) -> _Peer:
         """The counts of a peer's kind, under the lock."""
         kind = peer.partition("/")[0]
-        return self._peers.setdefault(kind if kind in _KINDS else "other", _Peer())
+        return self._peers.setdefault(kind if kind in KINDS else "other", _Peer())
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

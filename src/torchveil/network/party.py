@@ -4,65 +4,78 @@ An exchange is one frame to every other party, for all instructions under way: t
 the digest of everything that was streamed so far, and the pieces one after another. What the other party sends must be
 of the same number, digest and length. What the provider deals carries the digest of what the provider may see.
 
-Values are released to a receiver only if ``Releases`` allows it, and sealed to the receiver's key.
+Values are released to a receiver only if consent allows it, and sealed to the receiver's key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import prod
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from torchveil.drivers.exchange import Flight, combine
 from torchveil.drivers.replay import Run, playing
-from torchveil.errors import Desynchronised, MalformedMessage, ProtocolError
+from torchveil.errors import ConsentError, DataNotFound, Desynchronised, MalformedMessage, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import Exchange
 from torchveil.network import messages as m
+from torchveil.network.certificates import Identity
+from torchveil.network.consent.provenance import PlanFlow
+from torchveil.network.consent.session import SessionConsent
+from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.framing import Frame
 from torchveil.network.links import Link
 from torchveil.network.pieces import dealt, exchange_of, exchanged
+from torchveil.network.results import Kept, Result, ResultStore
 from torchveil.network.role_session import RoleSession
 from torchveil.program import instructions as ins
 from torchveil.program.digest import StreamDigest
-from torchveil.program.encoding import decode, encode, without_public
+from torchveil.program.encoding import decode, encode, plan_digest, without_public
 from torchveil.program.plan import Plan
 from torchveil.roles.party import Party
+from torchveil.roles.wires import Wire
+from torchveil.storage import Holder, ShareStore, read_shares, write_shares
 
 
-class Releases(Protocol):
-    """Who may see what, and how it reaches them; follows the stream to know whose data went into which wire."""
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What a party keeps beyond a session: data of owners, checkpoints, results for owners."""
 
-    def input(self, wire: int) -> None:
-        """The controller shared a value."""
-
-    def follow(self, i: ins.Instruction) -> None:
-        """An instruction was carried out."""
-
-    def alias(self, new: int, old: int) -> None:
-        """A wire has a second name."""
-
-    def release(self, i: ins.Reveal, number: int) -> Callable[[memoryview], None]:
-        """Decide on a reveal, or raise; what sends this party's share to the receiver."""
+    datasets: DatasetStore
+    checkpoints: ShareStore
+    results: ResultStore
 
 
 class PartySession(RoleSession):
-    """One session of a party. ``links``: to the other parties by rank; ``provider``: to the provider."""
+    """One session of a party. ``links``: to the other parties by rank; ``provider``: to the provider.
+
+    ``consent`` follows the stream and is asked before anything is released; ``controller`` is who opened the session.
+    """
 
     def __init__(
         self,
         party: Party,
         links: Mapping[int, Link],
         provider: Link,
-        releases: Releases,
+        consent: SessionConsent,
+        controller: Identity,
+        keeping: Keeping,
+        holder: Holder,
         **common: Any,
     ) -> None:
         super().__init__(f"party/{party.name}", party.n_parties, party, **common)
         self.party = party
-        self.releases = releases
+        self.consent = consent
+        self.provenance = consent.provenance
+        self.controller = controller
+        self.keeping = keeping
+        self.holder = holder
+        self._flows: dict[int, tuple[PlanFlow, bytes]] = {}
         self._links = dict(sorted(links.items()))
         self._provider = provider
         self._all = StreamDigest()
@@ -79,27 +92,40 @@ class PartySession(RoleSession):
 
     def _alias(self, item: m.Alias, buffers: Sequence[memoryview]) -> None:
         super()._alias(item, buffers)
-        self.releases.alias(item.new, item.old)
+        self.provenance.alias(item.new, item.old)
+
+    def _forget(self, item: m.Forget, buffers: Sequence[memoryview]) -> None:
+        super()._forget(item, buffers)
+        self.provenance.forget()
+
+    def _define(self, item: m.Define, buffers: Sequence[memoryview]) -> None:
+        super()._define(item, buffers)
+        plan = self._plans[item.key][0]
+        self._flows[item.key] = PlanFlow(plan), plan_digest(plan, public=True)
+
+    def _start(self, i: ins.Instruction, structure: bytes, buffers: Sequence[memoryview]) -> int:
+        """Count an instruction and take it into both digests; its number."""
+        number = self._begin(i)
+        self._all.update(structure, buffers)
+        seen = without_public(i)
+        if seen is i:
+            self._view.update(structure, buffers)
+        else:
+            self._view.update(*encode(seen))
+        self.party.begin(number)
+        self._due = range(number, number + 1)
+        return number
 
     def _do(self, item: m.Do, buffers: Sequence[memoryview]) -> None:
         i = decode(item.structure, buffers, self._decoding)
-        number = self._begin(i)
-        self._all.update(item.structure, buffers)
-        seen = without_public(i)
-        if seen is i:
-            self._view.update(item.structure, buffers)
-        else:
-            self._view.update(*encode(seen))
-        party = self.party
-        party.begin(number)
-        self._due = range(number, number + 1)
-        gate = GATES[type(i)]
+        number = self._start(i, item.structure, buffers)
+        party, gate = self.party, GATES[type(i)]
         if isinstance(i, ins.Input):
             raise MalformedMessage("an input without a share")
         if isinstance(i, ins.Free):
             party.free(i.xs)
         elif isinstance(i, ins.Reveal):
-            self._reveal(i, number)
+            self._answer(number, partial(self._reveal, i, number), done=False)
         elif gate.interactive:
             flight = Flight([gate.evaluate(party, i)], number)
             flight.launch(0)
@@ -107,16 +133,13 @@ class PartySession(RoleSession):
                 flight.answer(0, self._swap((flight,))[0])
         else:
             gate.evaluate(party, i)
-        self.releases.follow(i)
+        self.provenance.follow(i)
         self.metrics.instruction(gate.name)
 
     def _share(self, item: m.Share, buffers: Sequence[memoryview]) -> None:
         i = self._input_of(item)
-        number = self._begin(i)
-        self._all.update(item.structure)
-        self._view.update(item.structure)
+        self._start(i, item.structure, ())
         party = self.party
-        party.begin(number)
         if len(buffers) != (1 if party.receiver else 0):
             raise ProtocolError("the correction of an input went to the wrong party")
         for raw in buffers:
@@ -125,32 +148,94 @@ class PartySession(RoleSession):
             piece = torch.frombuffer(raw, dtype=torch.int64) if len(raw) else torch.empty(0, dtype=torch.int64)
             party.deliver({("input", 0): piece.view(i.shape)})
         GATES[ins.Input].evaluate(party, i)
-        self.releases.input(i.out)
+        self.provenance.input(i.out, str(self.controller.role))
         self.metrics.instruction("input")
 
-    def _reveal(self, i: ins.Reveal, number: int) -> None:
-        send = self.releases.release(i, number)
+    # --- out ---------------------------------------------------------------------------------------------------------
+
+    def _share_of(self, i: ins.Reveal, number: int) -> memoryview:
+        """This party's share of a value, re-randomised, once its release was allowed."""
         flight = Flight([GATES[ins.Reveal].evaluate(self.party, i)], number)
         flight.launch(0)
         (sent,) = flight.taken()
-        send(exchange_of(sent.pieces)[0])
         flight.answer(0, ())
         self.metrics.revealed()
+        return exchange_of(sent.pieces)[0]
+
+    def _allow(self, i: ins.Reveal, number: int, receiver: Identity) -> None:
+        try:
+            self.consent.allow(i, number, str(receiver.role), receiver.fingerprint)
+        except ConsentError:
+            self.metrics.refused()
+            raise
+
+    def _reveal(self, i: ins.Reveal, number: int) -> None:
+        if i.receiver != "controller":
+            raise MalformedMessage("a reveal to somebody else than the controller", remedy="use session.deliver")
+        self._allow(i, number, self.controller)
+        context = m.seal_context(self.session_id, number, self.role)
+        box = self.controller.seal(self._share_of(i, number), context)
+        self.hub.post(self.control, Frame(int(m.Kind.REVEALED), number, body=[box]))
+
+    def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None:
+        i = decode(item.structure, (), self._decoding)
+        result = m.parse_struct(item.result, Result)
+        if not isinstance(i, ins.Reveal) or i.shape != result.shape:
+            raise MalformedMessage("a result that is no reveal of its shape")
+        number = self._start(i, item.structure, ())
+
+        def deliver() -> None:
+            owner = self.keeping.results.known(i.receiver)
+            self._allow(i, number, owner)
+            kept = Kept(result, i.receiver, str(self.controller.role), self.session_id, number)
+            self.keeping.results.put(kept, owner, self._share_of(i, number), self.role)
+
+        self._answer(number, deliver)
+
+    # --- at rest -----------------------------------------------------------------------------------------------------
+
+    def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+
+        def take() -> None:
+            share, schema, owner = self.keeping.datasets.open(item.name, item.identifier)
+            if schema.shape != item.shape:
+                raise DataNotFound(f"{item.name!r} has another shape than the controller says", op="dataset")
+            self.party.wires[item.out] = Wire(share)
+            self.provenance.input(item.out, owner)
+
+        self._answer(self._number, take)
+
+    def _save(self, item: m.Save, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+        wires, owners = self.party.wires, self.provenance.of
+        shares = {key: wires[x].value() for key, x in item.wires.items()}
+        provenance = {key: sorted(owners(x)) for key, x in item.wires.items()}
+        store, holder = self.keeping.checkpoints, self.holder
+        self._answer(self._number, lambda: write_shares(store, holder, item.checkpoint, shares, provenance))
+
+    def _load(self, item: m.Load, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+
+        def load() -> None:
+            shares, manifest = read_shares(self.keeping.checkpoints, self.holder, item.checkpoint)
+            for key, x in item.wires.items():
+                self.party.wires[x] = Wire(shares[key])
+                self.provenance.restore(x, manifest.entries[key].provenance)
+
+        self._answer(self._number, load)
 
     # --- plans -------------------------------------------------------------------------------------------------------
 
     def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None:
         party = self.party
         self._due = range(first, first + plan.n_labels)
-        for slot, wire in zip(plan.inputs, item.inputs, strict=True):
-            self.releases.alias(slot, wire)
         with playing([party], [party], plan, first, item.inputs, item.outputs):
             Run([party], plan, first, self._swap, GATES).stages(iter([{}] * len(plan.instructions)))
-        for i in plan.instructions:
-            self.releases.follow(i)
-        for slot, wire in zip(plan.outputs, item.outputs, strict=True):
-            self.releases.alias(wire, slot)
-        self.releases.follow(ins.Free(plan.slots))
+        flow, digest = self._flows[item.key]
+        self.provenance.follow_plan(flow, item.inputs, item.outputs)
+        for slot, wire in enumerate(item.outputs):
+            self.provenance.mark(wire, digest, slot)
 
     # --- the hot path ------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from torchveil.program import instructions as ins
 from torchveil.program.encoding import decode
 from torchveil.program.plan import Plan
 from torchveil.roles.provider import Provider
+from torchveil.roles.wires import Wire
 
 
 class ProviderSession(RoleSession):
@@ -50,6 +51,21 @@ class ProviderSession(RoleSession):
             gate.deal(provider, i)
             self._send(number, provider.collect())
         self.metrics.instruction(gate.name)
+
+    def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None:
+        self._deal(decode(item.structure, (), self._decoding), item.structure, ())
+
+    def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+        self.provider.wires[item.out] = Wire(None)
+
+    def _save(self, item: m.Save, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+
+    def _load(self, item: m.Load, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+        for x in item.wires.values():
+            self.provider.wires[x] = Wire(None)
 
     def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None:
         provider = self.provider

@@ -2,8 +2,8 @@
 
 What parties and provider have in common is here; ``party`` and ``provider`` say what an instruction and a plan are to
 them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream;
-parties keep one of everything too. Both begin with the session id, so that a controller that told roles different things
-is found out at the first message between them.
+parties keep one of everything too. Both begin with the session id, so that a controller that told roles different
+things is found out at the first message between them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from torchveil.errors import Desynchronised, LimitExceeded, MalformedMessage, PeerLost, TorchveilError
+from torchveil.errors import (
+    ConsentError,
+    Desynchronised,
+    LimitExceeded,
+    MalformedMessage,
+    PeerLost,
+    StorageError,
+    TorchveilError,
+)
 from torchveil.gates import GATES, Nature
 from torchveil.kernels.threads import Kernels
 from torchveil.network import messages as m
@@ -131,6 +139,10 @@ class RoleSession:
             m.Define: self._define,
             m.RunPlan: self._run_plan,
             m.Forget: self._forget,
+            m.Save: self._save,
+            m.Load: self._load,
+            m.Dataset: self._dataset,
+            m.Deliver: self._deliver,
         }
 
     def _do(self, item: m.Do, buffers: Sequence[memoryview]) -> None:
@@ -166,6 +178,29 @@ class RoleSession:
     def _forget(self, item: m.Forget, _buffers: Sequence[memoryview]) -> None:
         self._note(item)
         self._tables.forget()
+
+    def _save(self, item: m.Save, _buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _load(self, item: m.Load, _buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None:
+        raise NotImplementedError
+
+    def _answer(self, number: int, work: Callable[[], None], *, done: bool = True) -> None:
+        """Do what the controller waits for, and say that it is done, or why not; the session goes on either way."""
+        try:
+            work()
+        except (ConsentError, StorageError) as error:
+            failure = m.failure_of(error, self.role, number, self.place.operation)
+            self.hub.post(self.control, m.message_of(m.Kind.REFUSED, failure, number=number))
+        else:
+            if done:
+                self.hub.post(self.control, Frame(int(m.Kind.DONE), number))
 
     def _define(self, item: m.Define, buffers: Sequence[memoryview]) -> None:
         if item.key in self._plans:

@@ -1,4 +1,4 @@
-"""The running digest of a stream of encoded instructions: equal at two roles if and only if they got the same stream."""
+"""The running digest of a stream of encoded instructions: two roles have the same one if they got the same stream."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def without_public(i: ins.Instruction) -> ins.Instruction:
     the provider deals does not depend on them.
     """
     blank = _BLANKED.get(type(i))
-    return i if blank is None else blank(i)  # type: ignore[no-any-return]
+    return i if blank is None else blank(i)
 
 
 def plan_without_public(plan: Plan) -> Plan:

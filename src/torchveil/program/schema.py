@@ -8,7 +8,10 @@ torch lets one leave out are always written.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, NamedTuple, Union
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta, defstruct
 
@@ -34,9 +37,10 @@ _Dimensions = Annotated[tuple[_Dimension, ...], Meta(max_length=MOST_DIMENSIONS)
 #: A size, or -1 for "what is left" or "as it is".
 _OpenSizes = Annotated[tuple[Annotated[int, Meta(ge=-1, le=(1 << 63) - 1)], ...], Meta(max_length=MOST_DIMENSIONS)]
 _Numbers = tuple[Number, ...]
-_FewNumbers = Annotated[_Numbers, Meta(max_length=2 * MOST_DIMENSIONS)]
-_Tensor = Union[Stored, Filled]
-_Indices = Annotated[tuple[Union[Stored, Filled, None], ...], Meta(max_length=MOST_DIMENSIONS)]
+_Shifts = Annotated[_Numbers, Meta(max_length=MOST_DIMENSIONS)]
+_Pads = Annotated[tuple[Annotated[int, Meta(ge=-(1 << 31), le=1 << 31)], ...], Meta(max_length=2 * MOST_DIMENSIONS)]
+_Tensor = Stored | Filled
+_Indices = Annotated[tuple[Stored | Filled | None, ...], Meta(max_length=MOST_DIMENSIONS)]
 _Spatial = Annotated[tuple[Size, ...], Meta(max_length=8)]
 _Steps = Annotated[tuple[_Positive, ...], Meta(max_length=8)]
 
@@ -69,9 +73,9 @@ MAP_ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "clone": (),
     "contiguous": (),
     "flip": (_Dimensions,),
-    "roll": (_FewNumbers, Given(_Dimensions, ())),
+    "roll": (_Shifts, Given(_Dimensions, ())),
     "repeat": (Sizes,),
-    "pad": (_FewNumbers,),
+    "pad": (_Pads,),
     "tril": (Given(Number, 0),),
     "triu": (Given(Number, 0),),
     "index": (_Indices,),
@@ -113,6 +117,11 @@ PRODUCT_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def any_of(classes: Iterable[Any]) -> Any:
+    """The union of message classes; msgspec finds out by their first entry which one it is."""
+    return reduce(or_, classes)
+
+
 def _named(names: dict[str, list[tuple[str, Any]]]) -> dict[str, Any]:
     return {
         name: defstruct(f"_{name}", fields, tag=name, array_like=True, frozen=True, forbid_unknown_fields=True)
@@ -128,8 +137,6 @@ _MAPS = _named(
 )
 _PRODUCTS = _named({name: list(options.items()) for name, options in PRODUCT_OPTIONS.items()})
 
-_Map = Union[tuple(_MAPS.values())]
-_Product = Union[tuple(_PRODUCTS.values())]
 
 #: Class of a map or product in a message -> its name.
 NAME_OF: dict[type, str] = {made: name for table in (_MAPS, _PRODUCTS) for name, made in table.items()}
@@ -147,13 +154,13 @@ _FIELDS: dict[str, Any] = {
     "flip": bool,
     "follow": bool,
     "frequencies": _Numbers,
-    "function": _Product,
+    "function": any_of(_PRODUCTS.values()),
     "left": bool,
-    "map": _Map,
+    "map": any_of(_MAPS.values()),
     "mask_bits": _BitCount,
     "negate": bool,
     "outputs": tuple[tuple[tuple[Size, ...], bool], ...],
-    "path": Annotated[tuple[_Map, ...], Meta(max_length=1024)],
+    "path": Annotated[tuple[any_of(_MAPS.values()), ...], Meta(max_length=1024)],  # type: ignore[misc]
     "reach": Number | None,
     "receiver": Annotated[str, Meta(min_length=1, max_length=256)],
     "shape": Sizes,
@@ -164,11 +171,11 @@ _FIELDS: dict[str, Any] = {
     "value": _Tensor,
     "values": _Numbers,
     "weights": _Numbers,
-    "zeros": _BitCount,
+    "zeros": Annotated[int, Meta(ge=0, le=60)],
 }
 _EXCEPTIONS: dict[tuple[type[ins.Instruction], str], Any] = {
     (ins.Open, "bits"): tuple[_BitCount, ...],
-    (ins.Constant, "value"): Union[Number, Stored, Filled],
+    (ins.Constant, "value"): Number | Stored | Filled,
 }
 
 #: Fields that travel as a part of another one.

@@ -1,8 +1,8 @@
 """Public tensors inside messages: a description in the structure, the numbers in buffers beside it.
 
-A tensor travels with its layout, since strides decide what a view of it is: its numbers are sent in the order of memory,
-each once, so that an expanded tensor is as large as what was expanded. One that holds a single number has no buffer at
-all. A tensor with gaps between its elements is copied first: what lies in the gaps belongs to somebody else.
+A tensor travels with its layout, as a share that is made of it has its strides: its numbers are sent in the order of
+memory, each once, so that an expanded tensor is as large as what was expanded. One that holds a single number has no
+buffer at all. A tensor with gaps between its elements is copied first: what lies in the gaps belongs to somebody else.
 """
 
 from __future__ import annotations
@@ -118,11 +118,11 @@ def pack_tensor(x: Tensor, buffers: list[memoryview]) -> tuple[Any, ...]:
 class Reader:
     """Takes the tensors of a message out of its buffers: each buffer once, in order, and none is left over."""
 
-    __slots__ = ("_buffers", "_elements", "_next")
+    __slots__ = ("_buffers", "_most", "_next")
 
-    def __init__(self, buffers: Sequence[Buffer], elements: int) -> None:
+    def __init__(self, buffers: Sequence[Buffer], most: int) -> None:
         self._buffers = buffers
-        self._elements = elements
+        self._most = most
         self._next = 0
 
     def finish(self) -> None:
@@ -136,7 +136,7 @@ class Reader:
         shape = reference.shape
         if reference.dtype not in allowed:
             refuse("a public tensor of another type")
-        require_elements(shape, self._elements)
+        require_elements(shape, self._most)
         if isinstance(reference, Filled):
             if not low <= reference.number <= high or 0 in shape:
                 refuse("a number that its type cannot hold")
@@ -147,12 +147,9 @@ class Reader:
         data = memoryview(self._buffers[self._next])
         self._next += 1
         strides = reference.strides
-        if 0 in shape:
-            count = 0
-        else:
-            count = prod(shape) if strides is None else _laid_out(shape, strides)
-            if count == 1:
-                refuse("a buffer for a single number")
+        count = prod(shape) if strides is None else _laid_out(shape, strides)
+        if count == 1:
+            refuse("a buffer for a single number")
         if data.nbytes != count * dtype.itemsize or not data.contiguous:
             refuse("a buffer of another length than its tensor")
         if not count:
@@ -165,7 +162,7 @@ class Reader:
 
 def _laid_out(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     """How many numbers lie under strides that were sent, which are written in one way only."""
-    if len(shape) != len(strides) or _normal(shape, strides) != strides:
+    if len(shape) != len(strides) or 0 in shape or _normal(shape, strides) != strides:
         refuse("strides that are no layout")
     count = _distinct(shape, strides)
     if count < 0:
@@ -180,10 +177,15 @@ def _from_buffer(data: memoryview, dtype: torch.dtype) -> Tensor:
     return flat if flat.data_ptr() % dtype.itemsize == 0 else flat.clone()
 
 
-def require_elements(shape: Sequence[int], most: int) -> None:
-    """Raise unless a tensor of this shape has at most ``most`` elements, empty dimensions counted as 1."""
+def elements(shape: Sequence[int]) -> int:
+    """How many elements a tensor has, counting an empty dimension as 1: what its strides may reach."""
     total = 1
     for n in shape:
         total *= abs(n) or 1
-    if total > most:
+    return total
+
+
+def require_elements(shape: Sequence[int], most: int) -> None:
+    """Raise unless a tensor of this shape has at most ``most`` elements."""
+    if elements(shape) > most:
         refuse("a tensor with more elements than allowed")

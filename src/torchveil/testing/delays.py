@@ -7,7 +7,8 @@ arrive at time t occupy it until ``free = max(free, t) + n / b``, and leave at `
 one.
 
 Not emulated: lost packets, slow start and congestion of TCP, jitter, and sharing: every relay is a line of its own,
-also where two relays lead to one machine. A relay's thread adds some tens of microseconds, more where cores are few.
+also where two relays lead to one machine. A relay is a thread: in a process that does little else it adds some tens of
+microseconds each way (64 bytes there and back without latency: 73 us), in one that computes it waits for its turn.
 """
 
 from __future__ import annotations

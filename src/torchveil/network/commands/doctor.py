@@ -13,10 +13,11 @@ from __future__ import annotations
 import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from types import MappingProxyType
+from typing import Protocol
 
 from torchveil.errors import (
     CertificateError,
@@ -30,7 +31,7 @@ from torchveil.errors import (
 from torchveil.gates.base import Cost
 from torchveil.network.commands.reach import Reach
 from torchveil.network.commands.status import WARN_DAYS, expiry
-from torchveil.network.health import Link, StatusReply, ask_measure, ask_status, measure_link, one_line
+from torchveil.network.health import Link, Status, ask_measure, ask_status, measure_link, one_line
 from torchveil.profiling.network import Estimate, Network, estimate
 from torchveil.profiling.units import duration, size
 
@@ -73,10 +74,10 @@ class Diagnosis:
 _MEANING: Mapping[type[TorchveilError], tuple[str, str]] = MappingProxyType(
     {
         PeerRejected: (
-            "certificate",
+            "identity",
             "compare the certificates of both ends (torchveil certs show): one authority, one cluster, the right role",
         ),
-        CertificateError: ("certificate", "look for what is wrong with torchveil certs check, and issue it anew"),
+        CertificateError: ("identity", "look for what is wrong with torchveil certs check, and issue it anew"),
         PeerLost: (
             "service",
             "something listens there and hangs up: see whether it is this role's daemon, and read its log",
@@ -111,7 +112,7 @@ def examine(
     """Look at everything, one role after the other; some MiB cross every link. Raises nothing about what it finds."""
     checks = [_expiry("here", reach.expires_at_s, now())]
     links: dict[tuple[str, str], Link] = {}
-    alive: dict[str, StatusReply] = {}
+    alive: dict[str, Status] = {}
     for role in reach.roles:
         found, reply = _reached(reach, role, resolve, connect)
         checks += found
@@ -119,11 +120,11 @@ def examine(
             alive[role] = reply
             checks += _agreement(reach, role, reply)
             checks.append(_expiry(role, reply.certificate_expires_at_s, now()))
-            link = measure_link(reach.call, role, reach.addresses[role], reach.credentials)
-            links["here", role] = link
+            links["here", role] = measure_link(reach.ask, role)
     for role in alive:
-        for link in _measured(reach, role, [peer for peer in alive if peer != role]):
-            links[role, link.peer] = link
+        for peer in alive:
+            if peer != role:
+                links[role, peer] = ask_measure(reach.ask, role, peer)
     checks += [_link(role, link) for (role, _), link in links.items()]
     good = {ends: link for ends, link in links.items() if not link.code}
     checks += _clocks([link for (role, _), link in good.items() if role == "here"])
@@ -133,7 +134,7 @@ def examine(
 # --- one role ---------------------------------------------------------------------------------------------------------
 
 
-def _reached(reach: Reach, role: str, resolve: Resolve, connect: Connect) -> tuple[list[Check], StatusReply | None]:
+def _reached(reach: Reach, role: str, resolve: Resolve, connect: Connect) -> tuple[list[Check], Status | None]:
     address = reach.addresses[role]
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -150,14 +151,11 @@ def _reached(reach: Reach, role: str, resolve: Resolve, connect: Connect) -> tup
         return [*checks, Check("port", role, FAILED, f"{address} takes no connection: {_reason(error)}", remedy)], None
     checks.append(Check("port", role, OK, address))
     try:
-        reply = ask_status(reach.call, address, reach.credentials)
+        reply = ask_status(reach.ask, role)
     except TorchveilError as error:
         name, remedy = _meaning(error)
         return [*checks, Check(name, role, FAILED, f"{error.code}: {one_line(error)}", remedy)], None
-    if reply.role != role:
-        remedy = f"correct the address of {role} in the cluster's file, or give this machine {role}'s certificate"
-        return [*checks, Check("certificate", role, FAILED, f"{reply.role} answers at {address}", remedy)], None
-    return [*checks, Check("certificate", role, OK, "of this cluster's authority, for this role")], reply
+    return [*checks, Check("identity", role, OK, "of this cluster's authority, for this role")], reply
 
 
 def _meaning(error: TorchveilError) -> tuple[str, str]:
@@ -171,7 +169,7 @@ def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _agreement(reach: Reach, role: str, reply: StatusReply) -> Iterator[Check]:
+def _agreement(reach: Reach, role: str, reply: Status) -> Iterator[Check]:
     if reply.version == reach.version:
         yield Check("version", role, OK, reply.version)
     else:
@@ -196,13 +194,6 @@ def _expiry(role: str, at_s: float, now_s: float) -> Check:
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
-
-
-def _measured(reach: Reach, role: str, peers: Sequence[str]) -> list[Link]:
-    try:
-        return ask_measure(reach.call, reach.addresses[role], reach.credentials, peers)
-    except TorchveilError as error:
-        return [Link(peer, code=error.code, message=one_line(error)) for peer in peers]
 
 
 def _link(role: str, link: Link) -> Check:
@@ -255,7 +246,36 @@ def _slowest(diagnosis: Diagnosis, ends: Sequence[tuple[str, str]], name: str) -
     return Network(max(link.one_way_s for link in links), min(link.sent_bytes_per_s for link in links), name)
 
 
-def predict(measured: Speed, cost: Cost, compute_s: float = 0.0, provider_s: float = 0.0) -> Estimate:
-    """Seconds of something that costs ``cost``; of the network alone unless the machines' work is given."""
-    parties = estimate(measured.parties, cost, compute_s, provider_s)
-    return replace(parties, dealing_s=estimate(measured.dealing, cost, compute_s, provider_s).dealing_s)
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one phase of a program costs, and the seconds it would take on the measured links."""
+
+    phase: str
+    cost: Cost
+    estimate: Estimate
+
+
+class Phase(Protocol):
+    """A part of a program with its exact cost, as ``torchveil.check`` finds them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cost(self) -> Cost: ...
+
+
+def predictions(
+    diagnosis: Diagnosis, roles: Sequence[str], phases: Iterable[Phase], compute_s: float = 0.0
+) -> tuple[Prediction, ...]:
+    """One for each phase; none if not all links were measured. ``compute_s``: a party's own work in a phase."""
+    measured = speed(diagnosis, roles)
+    if measured is None:
+        return ()
+    return tuple(Prediction(phase.name, phase.cost, predict(measured, phase.cost, compute_s)) for phase in phases)
+
+
+def predict(measured: Speed, cost: Cost, compute_s: float = 0.0) -> Estimate:
+    """Seconds of something that costs ``cost``; of the network alone unless the parties' work is given."""
+    parties = estimate(measured.parties, cost, compute_s, 0.0)
+    return replace(parties, dealing_s=estimate(measured.dealing, cost, 0.0, 0.0).dealing_s)

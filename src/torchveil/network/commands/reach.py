@@ -1,12 +1,11 @@
-"""How a command reaches the roles of a cluster: where they are, as whom, and by which transport."""
+"""How a command reaches the roles of a cluster: who they are, where, and by which transport."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from torchveil.network.health import Call
+from torchveil.network.health import Ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +14,14 @@ class Reach:
 
     addresses: ``host:port`` by role, ``kind/name``: parties in their order, then the provider. config_digest,
     version: ours, which the roles' should equal. expires_at_s: when our own certificate ends, seconds since 1970.
+    ask: questions, asked with our certificate.
     """
 
     addresses: Mapping[str, str]
     config_digest: str
     version: str
     expires_at_s: float
-    call: Call
-    credentials: Any = field(repr=False)
+    ask: Ask
 
     @property
     def roles(self) -> list[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 from rich.table import Table
@@ -15,24 +14,11 @@ from rich.text import Text
 
 from torchveil.errors import TorchveilError
 from torchveil.network.commands.reach import Reach
-from torchveil.network.health import StatusReply, ask_status, one_line
+from torchveil.network.health import Status, ask_status, one_line
 from torchveil.profiling.units import duration, size
 
-_COLUMNS = (
-    "role",
-    "address",
-    "version",
-    "up",
-    "sessions",
-    "wires",
-    "rounds",
-    "rounds/s",
-    "sent",
-    "memory",
-    "expires",
-    "last error",
-)
-_RIGHT = frozenset({"up", "sessions", "wires", "rounds", "rounds/s", "sent", "memory", "expires"})
+#: Two facts a column, one above the other, so that a row fits 80 characters.
+_COLUMNS = ("role\naddress", "version\nup", "sessions\nwires", "rounds\nper s", "sent\nmemory", "expires\nlast error")
 WARN_DAYS = 30
 
 
@@ -43,14 +29,14 @@ class Row:
     role: str
     address: str
     asked_at_s: float
-    reply: StatusReply | None = None
+    reply: Status | None = None
     code: str = ""
     message: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether the role that should be there answered."""
-        return self.reply is not None and self.reply.role == self.role
+        """Whether the role answered."""
+        return self.reply is not None
 
 
 def gather(reach: Reach) -> list[Row]:
@@ -63,19 +49,17 @@ def ask(reach: Reach, role: str) -> Row:
     """Ask one role."""
     address, now = reach.addresses[role], time.monotonic()
     try:
-        reply = ask_status(reach.call, address, reach.credentials)
+        return Row(role, address, now, ask_status(reach.ask, role))
     except TorchveilError as error:
         return Row(role, address, now, code=error.code, message=one_line(error))
-    if reply.role != role:
-        return Row(role, address, now, reply, message=f"{reply.role} answers there")
-    return Row(role, address, now, reply)
 
 
 def table(rows: Sequence[Row], before: Sequence[Row] = ()) -> Table:
     """The rows as a table; ``before``, the rows of an earlier moment, gives rounds per second."""
-    out = Table(title="roles")
+    silent = "\n".join(f"{row.role} does not answer: {row.code} {row.message}" for row in rows if not row.ok)
+    out = Table(title="roles", show_lines=True, caption=Text(silent), caption_justify="left")
     for column in _COLUMNS:
-        out.add_column(column, justify="right" if column in _RIGHT else "left", no_wrap=column != "last error")
+        out.add_column(column, justify="left" if column == _COLUMNS[0] else "right", no_wrap=True)
     earlier = {row.role: row for row in before}
     for row in rows:
         cells = _cells(row, earlier.get(row.role))
@@ -93,22 +77,16 @@ def to_json(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row, before: Row | None) -> list[str]:
-    reply = row.reply
+    reply, who = row.reply, f"{row.role}\n{row.address}"
     if reply is None:
-        return [row.role, row.address, *[""] * (len(_COLUMNS) - 3), f"{row.code} {row.message}"]
+        return [who, *[""] * (len(_COLUMNS) - 2), f"\n{row.code}"]
     return [
-        row.role,
-        row.address,
-        reply.version,
-        span(reply.time_s - reply.started_at_s),
-        str(reply.sessions),
-        str(reply.wires),
-        str(reply.rounds),
-        _rate(row, before),
-        size(reply.sent_bytes),
-        size(reply.memory_bytes),
-        expiry(reply.certificate_expires_at_s, reply.time_s),
-        row.message or reply.last_code,
+        who,
+        f"{reply.version}\n{span(reply.time_s - reply.started_at_s)}",
+        f"{reply.sessions}\n{reply.wires}",
+        f"{reply.rounds}\n{_rate(row, before)}",
+        f"{size(reply.sent_bytes)}\n{size(reply.memory_bytes)}",
+        f"{expiry(reply.certificate_expires_at_s, reply.time_s)}\n{reply.last_code}",
     ]
 
 
@@ -122,12 +100,12 @@ def _rate(row: Row, before: Row | None) -> str:
 
 
 def expiry(at_s: float, now_s: float) -> str:
-    """``2027-05-02``, or what is left if that is little."""
+    """``2027-05-02``, or ``in 9 d`` if that is soon."""
     days = (at_s - now_s) / 86400
     if days < 0:
         return "expired"
     day = datetime.fromtimestamp(min(at_s, 253402300799.0), UTC).date().isoformat()
-    return f"{day} (in {days:.0f} d)" if days < WARN_DAYS else day
+    return f"in {days:.0f} d" if days < WARN_DAYS else day
 
 
 def span(seconds: float) -> str:
@@ -139,8 +117,3 @@ def span(seconds: float) -> str:
         if whole >= length:
             return f"{whole // length} {unit} {whole % length // part} {small}"
     return ""
-
-
-def as_addresses(addresses: Mapping[Any, str]) -> dict[str, str]:
-    """Addresses by the role's text."""
-    return {str(role): address for role, address in addresses.items()}

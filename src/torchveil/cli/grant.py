@@ -1,0 +1,69 @@
+"""Grant the release of a result, or a bit budget, to one receiver.
+
+    torchveil grant --to controller-carol.pem --plan DIGEST --slot 0 [--releases 1] [--shape 3x2] [--days 30]
+    torchveil grant --to controller-carol.pem --bits 640 [--shape 10]
+
+Exit status: 0, or 1 if the owner did not say yes, or 2 if something could not be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from torchveil.cli.owners import add_cluster, add_days, agreed, identity_in, parties, seconds_of
+from torchveil.cli.usage import UsageError
+from torchveil.network.consent.grants import describe_grant, new_grant
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("--to", type=Path, required=True, metavar="PEM", help="the certificate of who may see it")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--plan", type=_digest, metavar="DIGEST", help="64 hexadecimal digits: an output of this plan")
+    what.add_argument("--bits", type=int, help="a bit budget: ANY function of your data, up to so many bits")
+    parser.add_argument("--slot", type=int, help="which output of the plan (default: 0)")
+    parser.add_argument("--releases", type=int, help="how often (default: 1)")
+    parser.add_argument("--shape", type=_shape, metavar="3x2", help="only values of this shape (default: any)")
+    add_cluster(parser)
+    add_days(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show it, ask, sign, give it to all parties."""
+    if options.bits is not None and (options.slot is not None or options.releases is not None):
+        raise UsageError("--slot and --releases belong to --plan; a budget counts bits")
+    at = parties(options)
+    receiver = identity_in(options.to, options.cluster)
+    grant = new_grant(
+        at.signer,
+        str(receiver.role),
+        receiver.fingerprint,
+        quota=options.bits if options.plan is None else _or(options.releases, 1),
+        now=time.time(),
+        seconds=seconds_of(options),
+        plan=options.plan,
+        slot=None if options.plan is None else _or(options.slot, 0),
+        shape=options.shape,
+    )
+    if not agreed(options, describe_grant(grant)):
+        return 1
+    at.grant(grant)
+    print(f"granted: {grant.nonce.hex()} (take it back: torchveil deny {grant.nonce.hex()})")
+    return 0
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
+
+
+def _digest(text: str) -> bytes:
+    digest = bytes.fromhex(text)
+    if len(digest) != 32:
+        raise ValueError(text)
+    return digest
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split("x")) if text != "scalar" else ()

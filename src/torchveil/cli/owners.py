@@ -1,0 +1,82 @@
+"""What the commands of owners have in common: which cluster, as whom, how its parties are reached, asking for a yes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from torchveil.cli.usage import UsageError
+from torchveil.network import profile
+from torchveil.network.authority import Paths
+from torchveil.network.certificates import Authority, Identity
+from torchveil.network.commands.consent import Ask, Parties
+from torchveil.network.config import read_cluster
+from torchveil.network.connect import find_credentials
+from torchveil.network.names import Role
+from torchveil.network.services import Caller
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Which cluster, and as whom."""
+    parser.add_argument("--cluster", default="cluster.toml", help="the cluster's file (default: cluster.toml)")
+    add_certificate(parser, "the only owner-*.pem")
+
+
+def add_certificate(parser: argparse.ArgumentParser, default: str) -> None:
+    """As whom; ``default`` says which certificate is taken if none is named."""
+    parser.add_argument("--certificate", help=f"who asks (default: {default} beside the authority's)")
+    parser.add_argument("--key", help="its key (default: the certificate's name with .key)")
+
+
+def add_days(parser: argparse.ArgumentParser) -> None:
+    """How long a grant lives."""
+    parser.add_argument("--days", type=float, default=30.0, help="how long the grant lives (default: 30)")
+    parser.add_argument("--yes", action="store_true", help="sign without asking")
+
+
+def seconds_of(options: argparse.Namespace) -> int:
+    """The life of a grant."""
+    if not 0 < options.days <= 3660:
+        raise UsageError("a grant lives between a moment and ten years: --days")
+    days: float = options.days
+    return max(1, round(days * 86400))
+
+
+def caller_as(options: argparse.Namespace, role: Role) -> Caller:
+    """Questions to the roles of the cluster, asked as ``role`` unless ``--certificate`` names somebody else."""
+    cluster = read_cluster(options.cluster)
+    certificate = options.certificate or Paths.of(cluster.authority.parent, role).certificate
+    return Caller(cluster, find_credentials(cluster, certificate, options.key, role.kind))
+
+
+def parties(options: argparse.Namespace) -> Parties:
+    """The parties of the cluster, asked with the owner's certificate. The one place that knows the transport."""
+    cluster = read_cluster(options.cluster)
+    credentials = find_credentials(cluster, options.certificate, options.key, "owner")
+    caller = Caller(cluster, credentials)
+    return Parties({str(role): _ask(caller, role) for role in cluster.addresses if role.kind == "party"}, credentials)
+
+
+def _ask(caller: Caller, role: Role) -> Ask:
+    return lambda service, arguments: caller.call(role, service, arguments)[0]
+
+
+def identity_in(path: Path, cluster_file: str) -> Identity:
+    """Who a certificate file is of. Raises ``CertificateError`` unless the cluster's authority issued it."""
+    der = profile.parse_pem(profile.read(path)).public_bytes(Encoding.DER)
+    return Identity.from_der(der, Authority.load(read_cluster(cluster_file).authority))
+
+
+def agreed(options: argparse.Namespace, text: str) -> bool:
+    """Show what is to be signed; whether the owner says yes. No answer is a no."""
+    print(text)
+    if options.yes:
+        return True
+    print("Sign this? Write yes: ", end="", flush=True)
+    if sys.stdin.readline().strip() == "yes":
+        return True
+    print("Nothing was signed.")
+    return False

@@ -1,0 +1,71 @@
+"""Arguments of commands that ask the roles of a cluster, and how these then reach them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from msgspec.structs import replace
+
+from torchveil.cli.usage import UsageError
+from torchveil.network.certificates import Credentials
+from torchveil.network.commands.reach import Reach
+from torchveil.network.config import ClusterConfig, RoleConfig, read_cluster, read_role
+from torchveil.network.connect import find_credentials
+from torchveil.network.health import asking
+from torchveil.network.services import Caller
+from torchveil.version import VERSION
+
+#: A daemon that is well answers within this.
+PROBE_S = 5.0
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1", "[::]": "[::1]"}  # noqa: S104
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    argument = parser.add_argument
+    argument("cluster", nargs="?", help="the cluster's file, cluster.toml")
+    argument("--role", metavar="FILE", help="a role's file such as alice.toml: ask as this role, of its cluster")
+    argument("--certificate", help="who asks; else the only controller-*.pem beside the authority's certificate")
+    argument("--key", help="its key; else the file beside it that ends in .key")
+
+
+def reach_of(options: argparse.Namespace) -> Reach:
+    """The cluster that the arguments name. Raises what ``asking_as`` raises."""
+    return _reach(*asking_as(options))
+
+
+def asking_as(options: argparse.Namespace) -> tuple[ClusterConfig, Credentials]:
+    """The cluster that the arguments name, and who asks. Raises ``UsageError``, or our errors about the files."""
+    if (options.cluster is None) == (options.role is None):
+        raise UsageError("name the cluster's file, or a role's file with --role")
+    if options.role is not None:
+        role = read_role(options.role)
+        return role.cluster, Credentials.load(role.certificate, role.key, role.cluster.authority)
+    cluster = read_cluster(options.cluster)
+    return cluster, find_credentials(cluster, options.certificate, options.key, "controller")
+
+
+def reach_itself(file: str) -> Reach:
+    """The one daemon of a role's file, at this machine, asked as itself."""
+    role = read_role(file)
+    cluster = replace(role.cluster, limits=replace(role.cluster.limits, handshake_s=PROBE_S))
+    members = [replace(member, address=_here(role)) for member in (*cluster.parties, cluster.provider)]
+    cluster = replace(cluster, parties=tuple(members[:-1]), provider=members[-1])
+    reach = _reach(cluster, Credentials.load(role.certificate, role.key, cluster.authority))
+    return dataclasses.replace(reach, addresses={str(role.role): _here(role)})
+
+
+def _here(role: RoleConfig) -> str:
+    host, _, port = role.listen.rpartition(":")
+    return f"{_EVERYWHERE.get(host, host)}:{port}"
+
+
+def _reach(cluster: ClusterConfig, credentials: Credentials) -> Reach:
+    return Reach(
+        addresses={str(role): address for role, address in cluster.addresses.items()},
+        config_digest=cluster.digest().hex(),
+        version=VERSION,
+        expires_at_s=credentials.identity.not_after.timestamp(),
+        ask=asking(Caller(cluster, credentials)),
+    )

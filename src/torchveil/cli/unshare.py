@@ -1,0 +1,30 @@
+"""Delete what was shared, at every party: the array, its target and its mask.
+
+    torchveil unshare hospital-a/x --from cluster.toml
+
+Exit status: 0, or 2 if something could not be deleted. Sessions that opened the data before keep their copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from torchveil.cli.owners import add_certificate, caller_as
+from torchveil.network.datasets import owner_of
+from torchveil.network.names import Role
+from torchveil.network.owner import unshare
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("name", help="as it was shared: hospital-a/x")
+    parser.add_argument(
+        "--from", dest="cluster", default="cluster.toml", help="the cluster's file (default: cluster.toml)"
+    )
+    add_certificate(parser, "owner-NAME.pem")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Delete."""
+    unshare(caller_as(options, Role.parse(owner_of(options.name))), options.name)
+    return 0

@@ -1,0 +1,295 @@
+"""Reading an owner's files: CSV with a header, .npy, .safetensors. Numbers only; nothing is ever unpickled.
+
+Messages name row and column of what cannot be read, never its content: the file is the owner's secret, and a message
+may end in a log. The header of a CSV file is public unless the owner says otherwise, so that a file without one, whose
+first row would be told to everybody, is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchveil.errors import InvalidArgument
+from torchveil.network.datasets import TARGET, Array, bad_cell, named_column
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to take of a file.
+
+    columns: names of columns (CSV) or tensors (safetensors), in this order; empty: all but the target. target: names
+    that become the array ``target``. whole: the values of ``columns``, of ``target`` are whole numbers, kept exactly.
+    one_hot: a column of text -> its categories; a category becomes a column ``name=category`` of 0 and 1. The owner
+    names the categories, since those found in a file would tell something about its rows.
+    """
+
+    columns: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    whole_columns: bool = False
+    whole_target: bool = False
+    one_hot: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def read(path: Path, choice: Choice) -> dict[str, Array]:
+    """The arrays of a file by suffix: '' the features, ``target`` the target; safetensors: one per tensor.
+
+    CSV: (rows, columns) in float64, int64 if whole; a target of one column has shape (rows,). A safetensors file of
+    one tensor, or of one beside the target, has no other suffix. Raises ``InvalidArgument`` for a file that cannot be
+    read or has no such column, ``EncodingError`` for a cell that is no number.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InvalidArgument(
+            f"files of the kind {path.suffix!r} cannot be shared", op="share", remedy=f"use {', '.join(READERS)}"
+        )
+    problem = ""
+    try:
+        return reader(path, choice)
+    except OSError as error:
+        problem = error.strerror or "no such file"
+    raise InvalidArgument(f"{path.name} cannot be read: {problem}", op="share", remedy="check the path")
+
+
+# --- CSV -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the file: its place, the names of what becomes of it, and for one-hot what each text becomes."""
+
+    place: int
+    names: tuple[str, ...]
+    codes: Mapping[str, tuple[str, ...]] | None = None
+
+
+@dataclass(slots=True)
+class _Block:
+    """The columns of one array, and its numbers so far, row by row."""
+
+    columns: list[_Column]
+    whole: bool
+    numbers: array[Any]
+
+    def take(self, row: Sequence[str], number: int) -> None:
+        """Append one row; raises ``EncodingError`` naming the first cell that is no number."""
+        convert = _whole if self.whole else float
+        bad: _Column | None = None
+        for column in self.columns:
+            codes = column.codes
+            cell = row[column.place]
+            try:
+                self.numbers.extend(map(convert, (cell,) if codes is None else codes[cell]))
+            except (ValueError, OverflowError, KeyError):
+                bad = column
+                break
+        if bad is not None:
+            kind = (
+                "none of its categories" if bad.codes is not None else "no whole number" if self.whole else "no number"
+            )
+            raise bad_cell(number, f"{named_column(bad.place, None)} ({bad.names[0]!r})", f"the cell is {kind}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for column in self.columns for name in column.names)
+
+    def result(self, n_rows: int, *, flat: bool) -> Array:
+        kind = np.int64 if self.whole else np.float64
+        values = torch.from_numpy(np.frombuffer(self.numbers, dtype=kind).copy())
+        return Array(values if flat else values.view(n_rows, len(self.names)), self.names)
+
+
+def read_csv(path: Path, choice: Choice) -> dict[str, Array]:
+    """A CSV file with a header: UTF-8, commas, one row per line; see ``read``."""
+    # bytes that are no UTF-8 become a mark that is no number: a decoding error would quote them
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = _rows(file)
+        header = _header(next(rows, []))
+        chosen = _chosen(header, choice)
+        blocks = {
+            suffix: _Block([_column(header, name, choice) for name in names], whole, array("q" if whole else "d"))
+            for suffix, names, whole in chosen
+            if names
+        }
+        n_rows = 0
+        for n_rows, row in enumerate(rows, 1):
+            if len(row) != len(header):
+                raise InvalidArgument(
+                    f"row {n_rows} has {len(row)} cells, the header {len(header)}",
+                    op="share",
+                    remedy="correct the row; empty lines may stand at the end only",
+                )
+            for block in blocks.values():
+                block.take(row, n_rows)
+    if not n_rows:
+        raise InvalidArgument("the file has no rows below its header", op="share")
+    return {
+        suffix: block.result(n_rows, flat=suffix == TARGET and len(block.names) == 1)
+        for suffix, block in blocks.items()
+    }
+
+
+def _rows(file: TextIO) -> Iterator[list[str]]:
+    """The rows of a file without empty lines at its end; an empty line elsewhere is a row without cells."""
+    reader = csv.reader(file, strict=True)
+    empty = 0
+    while True:
+        failed = False
+        row: list[str] | None = None
+        try:
+            row = next(reader, None)
+        except csv.Error:
+            failed = True
+        if failed:
+            raise InvalidArgument(
+                f"line {reader.line_num} is no CSV", op="share", remedy="check its quotes and the length of its cells"
+            )
+        if row is None:
+            return
+        if not row:
+            empty += 1
+            continue
+        for _ in range(empty):
+            yield []
+        empty = 0
+        yield row
+
+
+def _header(row: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in row)
+    if not names or not all(names) or any(_is_number(name) for name in names):
+        raise InvalidArgument(
+            "the file has no header: its first row is empty, or a cell of it is empty or a number",
+            op="share",
+            remedy="write a first row of names; it is told to everybody unless you use --no-schema",
+        )
+    if len(set(names)) != len(names):
+        raise InvalidArgument("two columns of the header have one name", op="share", remedy="rename one of them")
+    return names
+
+
+def _chosen(names: Sequence[str], choice: Choice) -> list[tuple[str, tuple[str, ...], bool]]:
+    """(suffix, names, whole) of the arrays that the choice makes of ``names``."""
+    features = choice.columns or tuple(name for name in names if name not in choice.target)
+    wanted = (*features, *choice.target)
+    unknown = [name for name in (*wanted, *choice.one_hot) if name not in names]
+    if unknown or len(set(wanted)) != len(wanted) or not features:
+        reason = f"the file has no {unknown[0]!r}" if unknown else "nothing is left, or one name is chosen twice"
+        raise InvalidArgument(reason, op="share", remedy="check --columns, --target and --one-hot")
+    return [("", features, choice.whole_columns), (TARGET, choice.target, choice.whole_target)]
+
+
+def _column(header: Sequence[str], name: str, choice: Choice) -> _Column:
+    place = header.index(name)
+    categories = choice.one_hot.get(name)
+    if categories is None:
+        return _Column(place, (name,))
+    if len(set(categories)) != len(categories) or not all(categories):
+        raise InvalidArgument(f"the categories of {name!r} are not different from each other", op="share")
+    codes = {c: tuple("1" if c == other else "0" for other in categories) for c in categories}
+    return _Column(place, tuple(f"{name}={c}" for c in categories), codes)
+
+
+def _whole(cell: str) -> int:
+    """The whole number of a cell, also when it is written as 3.0."""
+    try:
+        return int(cell)
+    except ValueError:
+        value = float(cell)
+    if not value.is_integer():
+        raise ValueError
+    return int(value)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def read_npy(path: Path, choice: Choice) -> dict[str, Array]:
+    """One array of numbers of any shape."""
+    if choice.columns or choice.target or choice.one_hot:
+        raise InvalidArgument(
+            "an .npy file has no names of columns", op="share", remedy="use CSV or safetensors, or share the parts"
+        )
+    found: Any = None
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        found = None
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+        raise InvalidArgument(
+            f"{path.name} is no .npy file of one array of numbers",
+            op="share",
+            remedy="write it with numpy.save; arrays of objects are pickled and never read",
+        )
+    if found.dtype.kind == "f":
+        values = torch.from_numpy(found.astype(np.float64, order="C"))
+    else:
+        if found.dtype == np.uint64:
+            found = np.asarray(
+                np.minimum(found, np.uint64(2**62))
+            )  # too large a number stays too large, and is refused as such
+        values = torch.from_numpy(found.astype(np.int64, order="C"))
+    return {"": Array(_as_whole(values) if choice.whole_columns else values)}
+
+
+def read_safetensors(path: Path, choice: Choice) -> dict[str, Array]:
+    """Tensors by name: a single one becomes the array itself, several keep their names; the target is ``target``."""
+    from safetensors import SafetensorError, safe_open
+
+    if choice.one_hot:
+        raise InvalidArgument("only columns of CSV files are made one-hot", op="share", remedy="leave out --one-hot")
+    out: dict[str, Array] = {}
+    failed = False
+    try:
+        with safe_open(path, framework="pt") as file:
+            chosen = _chosen(sorted(file.keys()), choice)
+            if len(choice.target) > 1:
+                raise InvalidArgument("a safetensors file has one target at most", op="share", remedy="name one tensor")
+            for suffix, names, whole in chosen:
+                for name in names:
+                    values: Tensor = file.get_tensor(name)
+                    if not values.dtype.is_floating_point and not values.dtype.is_complex:
+                        values = values.to(torch.int64)
+                    own = suffix or ("" if len(names) == 1 else name)
+                    out[own] = Array(_as_whole(values) if whole else values)
+    except SafetensorError:
+        failed = True
+    if failed:
+        raise InvalidArgument(f"{path.name} is no safetensors file", op="share", remedy="write it with safetensors")
+    return out
+
+
+def _as_whole(values: Tensor) -> Tensor:
+    """Floats that are whole numbers as int64; raises ``EncodingError`` naming the first that is none."""
+    if not values.dtype.is_floating_point:
+        return values
+    bad = ~((values == values.round()) & (values.abs() < 2.0**62))
+    if bool(bad.any()):
+        first = bad.nonzero()[0].tolist()
+        place = f"place {tuple(k + 1 for k in first[1:])}" if first[1:] else "its only column"
+        raise bad_cell(first[0] + 1 if first else 1, place, "no whole number")
+    return values.to(torch.int64)
+
+
+#: ending of a file's name -> how it is read
+READERS: dict[str, Callable[[Path, Choice], dict[str, Array]]] = {
+    ".csv": read_csv,
+    ".npy": read_npy,
+    ".safetensors": read_safetensors,
+}

@@ -1,0 +1,102 @@
+"""Files that are there as a whole or not at all: written aside, forced to disk, then renamed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from torchveil.errors import StorageError
+from torchveil.randomness import os_bytes
+
+_PARTIAL = ".partial"
+
+
+@contextmanager
+def storing(what: str) -> Iterator[None]:
+    """What the operating system refuses (a full disk, missing rights) as a ``StorageError``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{what} failed: {error.strerror or type(error).__name__}",
+            remedy="check the disk, its space and its rights",
+        ) from error
+
+
+def make_directory(directory: Path) -> None:
+    """The directory and those above it; what has to be made is for its owner alone, and on disk when this returns."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(directory.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Force names in a directory to disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Let no other process, nor another block of this one, be in such a block for ``directory`` at the same time.
+
+    Raises ``StorageError`` at once if one is. Whoever is killed has left the block.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"somebody else is writing into {directory}", remedy="save into another folder"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path, *, first: bool = False) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``path`` when the block ends; after an error ``path`` is as before.
+
+    With ``first`` a file that is there by then stays. Readable by its owner alone. Remains of a writer that was killed
+    are cleared away.
+    """
+    make_directory(path.parent)
+    prefix = f".{path.name}."
+    for old in path.parent.glob(f"{prefix}*{_PARTIAL}"):
+        _clear(old)
+    aside = path.parent / f"{prefix}{os_bytes(8).hex()}{_PARTIAL}"
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if first:
+                with suppress(FileExistsError):
+                    path.hardlink_to(aside)
+                aside.unlink()
+            else:
+                aside.rename(path)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink()
+            raise
+    sync_directory(path.parent)
+
+
+def _clear(old: Path) -> None:
+    """Remove what nobody is writing any more: who writes has it locked."""
+    with suppress(OSError), old.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        old.unlink()

@@ -1,0 +1,77 @@
+"""Status, doctor and the probe against daemons that run, over real connections of this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torchveil.cli import main
+from torchveil.network.daemon import Daemon
+from torchveil.testing.clusters import LocalCluster, local_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    limits = {"deadline_s": 20, "handshake_s": 5}
+    with local_cluster(tmp_path_factory.mktemp("cluster"), limits=limits) as running:
+        yield running
+
+
+def test_status_asks_every_daemon(cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.daemons["alice"].metrics.round(41)
+    assert main(["status", str(cluster.file), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["party/alice", "party/bob", "provider/james"]
+    assert document["party/alice"]["status"]["rounds"] == 41 and document["party/bob"]["status"]["rounds"] == 0
+
+
+def test_the_probe_asks_one(cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--role", str(cluster.directory / "james.toml"), "--probe"]) == 0
+    assert capsys.readouterr().out == "provider/james is up\n"
+
+
+def test_doctor_measures_all_links(cluster: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(cluster.file), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] and {check["state"] for check in document["checks"]} == {"ok"}
+    assert len(document["links"]) == 9
+    for link in document["links"]:
+        assert 0 < link["one_way_s"] < 0.1 and link["bytes_per_s"] > 1e6
+
+
+def test_doctor_finds_who_is_gone_who_disagrees_and_who_is_not_believed(
+    cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = cluster.file.read_text()
+    alice, bob, james = cluster.config.addresses.values()
+    for file in ("ca.pem", "controller-scientist.pem", "controller-scientist.key"):
+        shutil.copy2(cluster.directory / file, tmp_path / file)
+
+    def failures(changed: str) -> dict[str, tuple[str, str]]:
+        (tmp_path / "cluster.toml").write_text(changed)
+        assert main(["doctor", str(tmp_path / "cluster.toml"), "--json"]) == 1
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        return {check["subject"]: (check["name"], check["seen"]) for check in checks if check["state"] == "failed"}
+
+    gone = failures(text.replace(bob, "127.0.0.1:1"))
+    assert set(gone) == {"party/bob"} and gone["party/bob"][0] == "port"
+    swapped = failures(text.replace(bob, "X").replace(james, bob).replace("X", james))
+    assert set(swapped) == {"party/bob", "provider/james"}
+    assert swapped["party/bob"] == ("identity", "TV503: provider/james answers at the address of party/bob")
+    other = failures(text.replace("deadline_s = 20", "deadline_s = 21"))
+    assert set(other) == {"party/alice", "party/bob", "provider/james"}
+    assert all(name == "identity" and "cluster file" in seen for name, seen in other.values())
+
+
+def test_a_daemon_that_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with local_cluster(tmp_path, limits={"deadline_s": 20, "handshake_s": 2}) as running:
+        daemon: Daemon = running.daemons["bob"]
+        daemon.stop()
+        assert main(["status", "--role", str(tmp_path / "bob.toml"), "--probe"]) == 1
+        assert capsys.readouterr().out.startswith("party/bob at 127.0.0.1:")
+        assert main(["status", str(running.file), "--once"]) == 1
+        assert "party/bob does not answer: TV501" in capsys.readouterr().out

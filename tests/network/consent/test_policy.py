@@ -1,0 +1,445 @@
+"""Every way to a value is tried without the grant that it needs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.network.consent.authority import Authority
+from tests.network.consent.world import DAY, NOW, PLAN, World
+from torchveil.errors import ConsentRequired, GrantInvalid, StorageError
+from torchveil.network.consent.audit import records
+from torchveil.network.consent.grants import answer, new_grant, sign_grant
+from torchveil.network.consent.policy import Consent
+
+BOTH = frozenset(["owner/hospital-a", "owner/hospital-b"])
+BUDGET: dict[str, Any] = {"plan": None, "slot": None, "shape": None, "digits": None}
+
+
+def refused(world: World, **changes: Any) -> str:
+    with pytest.raises(ConsentRequired) as caught:
+        world.consent.decide(world.release(**changes))
+    return str(caught.value)
+
+
+def kinds(world: World) -> list[str]:
+    return [record.kind for record in records(world.log_path)]
+
+
+# --- what needs no grant ---------------------------------------------------------------------------------------------
+
+
+def test_ones_own_data_and_public_constants_need_no_grant(world: World) -> None:
+    assert world.consent.decide(world.release(owners=frozenset([world.scientist.role]))).grants == ()
+    assert world.consent.decide(world.release(owners=frozenset())).grants == ()
+    assert kinds(world) == ["reveal", "reveal"]
+
+
+def test_the_default_is_no(world: World) -> None:
+    text = refused(world)
+    assert "owner/hospital-a" in text and "torchveil approve" in text
+    assert kinds(world) == ["refusal"]
+
+
+# --- grants ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_grant_releases_once_and_is_used_up(world: World) -> None:
+    signed = world.give()
+    assert world.consent.decide(world.release()).grants == (signed.grant.nonce,)
+    refused(world)
+    assert kinds(world) == ["grant", "reveal", "refusal"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": bytes(32)},
+        {"receiver": "controller/other"},
+        {"receiver": "owner/hospital-b"},
+        {"plan": bytes(32)},
+        {"plan": None, "slot": None},
+        {"slot": 1},
+        {"shape": (2, 3)},
+        {"shape": (6,)},
+        {"digits": 15},
+        {"digits": None},
+        {"owners": BOTH},
+        {"owners": frozenset(["owner/hospital-b"])},
+        {"owners": frozenset(["owner/hospital-a", "controller/other"])},
+    ],
+    ids=str,
+)
+def test_a_grant_for_something_else_does_not_do(world: World, change: dict[str, Any]) -> None:
+    signed = world.give(quota=5)
+    refused(world, **change)
+    assert world.consent.grants("owner/hospital-a") == [(signed.grant, 5)]
+    world.consent.decide(world.release())
+
+
+def test_time(world: World) -> None:
+    world.give(now=NOW + 100, quota=9)
+    refused(world)
+    world.now = NOW + 100
+    world.consent.decide(world.release())
+    world.now = NOW + 100 + DAY - 1
+    world.consent.decide(world.release())
+    world.now = NOW + 100 + DAY
+    refused(world)
+    with pytest.raises(GrantInvalid, match="expired"):
+        world.give(now=NOW - 5, seconds=5)
+
+
+def test_a_quota_survives_a_restart_and_a_clock_set_back(world: World) -> None:
+    signed = world.give(quota=2)
+    world.consent.decide(world.release())
+    world.restart()
+    world.consent.decide(world.release())
+    world.restart()
+    refused(world)
+    world.now = NOW + 2 * DAY
+    refused(world)  # forgets the grant
+    world.now = NOW
+    with pytest.raises(GrantInvalid, match="nonce"):
+        world.consent.add(signed)
+    refused(world)
+
+
+def test_taking_a_grant_twice_does_not_refill_it(world: World) -> None:
+    signed = world.give()
+    world.consent.decide(world.release())
+    world.consent.add(signed)
+    refused(world)
+
+
+def test_another_grant_under_a_known_nonce_is_refused(world: World) -> None:
+    signed = world.give()
+    more = msgspec.structs.replace(signed.grant, quota=1000)
+    with pytest.raises(GrantInvalid, match="nonce"):
+        world.consent.add(sign_grant(world.hospital_a, more))
+    world.consent.decide(world.release())
+    refused(world)
+
+
+@pytest.mark.parametrize("sessions", [1, 2], ids=["one session", "two stores on one directory"])
+def test_threads_cannot_use_a_quota_twice(world: World, sessions: int) -> None:
+    world.give(quota=5)
+    second = Consent(
+        "party/alice",
+        world.directory / "consent",
+        cluster=world.alice.cluster,
+        recognise=world.authority.recognise,
+        log=world.log,
+        clock=world.clock,
+    )
+    consents = [world.consent, second][:sessions]
+    allowed: list[bool] = []
+    gate = threading.Barrier(8)
+
+    def work(k: int) -> None:
+        gate.wait(10)
+        for _ in range(3):
+            try:
+                consents[k % sessions].decide(world.release())
+                allowed.append(True)
+            except ConsentRequired:
+                allowed.append(False)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert (allowed.count(True), allowed.count(False)) == (5, 19)
+
+
+def test_all_owners_or_none_pay(world: World) -> None:
+    first = world.give(quota=1)
+    text = refused(world, owners=BOTH)
+    assert "owner/hospital-b did not" in text and "owner/hospital-a" not in text
+    assert world.consent.grants("owner/hospital-a") == [(first.grant, 1)]
+    second = world.give(world.hospital_b)
+    assert set(world.consent.decide(world.release(owners=BOTH)).grants) == {first.grant.nonce, second.grant.nonce}
+    refused(world, owners=BOTH)
+
+
+def test_the_receivers_own_part_needs_no_grant(world: World) -> None:
+    owners = frozenset(["owner/hospital-a", "controller/scientist"])
+    world.give()
+    world.consent.decide(world.release(owners=owners))
+
+
+def test_the_name_of_an_owner_is_not_a_prefix(world: World) -> None:
+    refused(world, owners=frozenset(["controller/scientist-2"]))
+    refused(world, owners=frozenset(["controller/scientis"]) | BOTH)
+
+
+# --- forgeries -------------------------------------------------------------------------------------------------------
+
+
+def forgeries(world: World) -> dict[str, Callable[[], Any]]:
+    good = sign_grant(world.hospital_a, world.grant())
+    replace = msgspec.structs.replace
+    stranger = Authority().issue("owner/hospital-a")
+    theirs = sign_grant(world.hospital_b, world.grant(world.hospital_b))
+    return {
+        "signature": lambda: replace(good, signature=bytes(64)),
+        "no signature": lambda: replace(good, signature=b""),
+        "field": lambda: replace(good, grant=replace(good.grant, quota=2)),
+        "receiver": lambda: replace(good, grant=replace(good.grant, receiver="controller/other")),
+        "other certificate": lambda: replace(good, certificate=world.hospital_b.certificate_der),
+        "other owner": lambda: replace(theirs, grant=replace(theirs.grant, owner="owner/hospital-a")),
+        "other authority": lambda: sign_grant(stranger, world.grant(stranger)),
+        "garbage certificate": lambda: replace(good, certificate=b"no"),
+        "purpose": lambda: replace(good, signature=world.hospital_a.sign(b"", "something else")),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "signature",
+        "no signature",
+        "field",
+        "receiver",
+        "other certificate",
+        "other owner",
+        "other authority",
+        "garbage certificate",
+        "purpose",
+    ],
+)
+def test_forged_grants_are_refused(world: World, name: str) -> None:
+    with pytest.raises(GrantInvalid):
+        world.consent.add(forgeries(world)[name]())
+    refused(world)
+
+
+def test_the_list_of_forgeries_is_complete(world: World) -> None:
+    assert len(forgeries(world)) == 9
+
+
+def test_a_grant_of_another_cluster_is_refused(world: World) -> None:
+    elsewhere = world.authority.issue("owner/hospital-a", "other-cluster")
+    with pytest.raises(GrantInvalid, match="cluster"):
+        world.consent.add(sign_grant(elsewhere, world.grant(elsewhere)))
+    with pytest.raises(GrantInvalid):
+        sign_grant(elsewhere, world.grant())
+    refused(world)
+
+
+def test_one_cannot_sign_for_another_owner(world: World) -> None:
+    with pytest.raises(GrantInvalid, match="cannot grant"):
+        sign_grant(world.hospital_b, world.grant())
+
+
+def test_a_grant_ends_with_its_owners_certificate(world: World) -> None:
+    world.give(quota=2)
+    world.consent.decide(world.release())
+    world.authority.ended[world.hospital_a.certificate_der] = NOW
+    refused(world)
+
+
+def test_a_grant_edited_on_disk_is_refused(world: World) -> None:
+    world.give()
+    path = world.directory / "consent" / "consent.msgpack"
+    whole = path.read_bytes()
+    assert whole.count(PLAN) == 1
+    path.write_bytes(whole.replace(PLAN, bytes(32)))
+    refused(world, plan=bytes(32))
+
+
+def test_a_damaged_file_releases_nothing(world: World) -> None:
+    world.give()
+    path = world.directory / "consent" / "consent.msgpack"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StorageError):
+        world.consent.decide(world.release())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"slot": None}, {"plan": None}, {"quota": -1}, {"seconds": 0}, {"plan": b"short"}, {"receiver": "nobody"}],
+    ids=str,
+)
+def test_impossible_grants_cannot_be_signed(world: World, change: dict[str, Any]) -> None:
+    with pytest.raises(GrantInvalid):
+        world.give(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bits": 0},
+        {"bits": -64},
+        {"slot": None},
+        {"plan": None},
+        {"bits": 1 << 70},
+        {"shape": (-3, -2)},
+        {"plan": b"short"},
+        {"receiver": "controller/two\nlines"},
+        {"owners": frozenset(["hospital"])},
+    ],
+    ids=str,
+)
+def test_a_release_that_makes_no_sense_is_refused(world: World, change: dict[str, Any]) -> None:
+    world.give(quota=10)
+    with pytest.raises(GrantInvalid):
+        world.consent.decide(world.release(**change))
+    world.consent.decide(world.release())  # nothing that could not be read again was kept
+
+
+# --- bit budgets -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bit_budget_is_exact_to_the_bit(world: World) -> None:
+    world.give(**BUDGET, quota=3 * 384 - 1)
+    world.consent.decide(world.release())
+    world.consent.decide(world.release(plan=None, slot=None, number=8))
+    refused(world)
+    world.consent.decide(world.release(shape=(383,), bits=383))
+    refused(world, shape=(1,), bits=1)
+
+
+def test_a_budget_of_exactly_the_size_does(world: World) -> None:
+    world.give(**BUDGET, quota=384)
+    world.consent.decide(world.release())
+    refused(world, shape=(1,), bits=1)
+
+
+def test_a_plan_is_preferred_to_a_budget(world: World) -> None:
+    budget = world.give(**BUDGET, quota=384)
+    plan = world.give(seconds=2 * DAY)
+    assert world.consent.decide(world.release()).grants == (plan.grant.nonce,)
+    assert world.consent.decide(world.release()).grants == (budget.grant.nonce,)
+
+
+def test_two_small_budgets_do_not_add_up(world: World) -> None:
+    world.give(**BUDGET, quota=383)
+    world.give(**BUDGET, quota=383)
+    refused(world)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def test_approving_a_request_releases_it_once(world: World) -> None:
+    text = refused(world, owners=BOTH)
+    for owner in (world.hospital_a, world.hospital_b):
+        (entry,) = world.consent.requests(owner.role)
+        assert entry.request.id in text
+        world.consent.add(sign_grant(owner, answer(owner, entry.request, now=NOW, seconds=DAY)))
+        assert world.consent.requests(owner.role) == []
+    world.restart()
+    refused(world, owners=BOTH, shape=(2, 3))
+    world.consent.decide(world.release(owners=BOTH))
+    refused(world, owners=BOTH)
+
+
+def test_approving_a_request_without_a_plan_gives_its_bits(world: World) -> None:
+    refused(world, plan=None, slot=None)
+    (entry,) = world.consent.requests("owner/hospital-a")
+    grant = answer(world.hospital_a, entry.request, now=NOW, seconds=DAY)
+    assert (grant.quota, grant.shape) == (384, (3, 2))
+    world.consent.add(sign_grant(world.hospital_a, grant))
+    world.consent.decide(world.release(plan=None, slot=None, session="another"))
+    refused(world, plan=None, slot=None)
+
+
+def test_repeats_are_one_request(world: World) -> None:
+    refused(world)
+    refused(world, session="another", number=99)
+    (entry,) = world.consent.requests("owner/hospital-a")
+    assert entry.times == 2
+
+
+def test_denied_stays_denied_until_granted(world: World) -> None:
+    refused(world)
+    (entry,) = world.consent.requests("owner/hospital-a")
+    world.consent.deny("owner/hospital-a", entry.request.id)
+    world.restart()
+    assert "denied" in refused(world, session="another")
+    assert world.consent.requests("owner/hospital-a") == []
+    with pytest.raises(GrantInvalid):
+        world.consent.deny("owner/hospital-b", entry.request.id)
+    world.give()
+    world.consent.decide(world.release())
+
+
+def test_a_withdrawn_grant_stays_dead(world: World) -> None:
+    signed = world.give(quota=5)
+    with pytest.raises(GrantInvalid):
+        world.consent.withdraw("owner/hospital-b", signed.grant.nonce)
+    world.consent.decide(world.release())
+    world.consent.withdraw("owner/hospital-a", signed.grant.nonce)
+    refused(world)
+    world.restart()
+    with pytest.raises(GrantInvalid, match="withdrawn"):
+        world.consent.add(signed)
+    refused(world)
+
+
+def test_a_flood_of_requests_is_bounded(world: World) -> None:
+    refused(world, receiver="controller/quiet")
+    for k in range(110):
+        refused(world, shape=(k + 1,), bits=64 * (k + 1))
+    entries = world.consent.requests("owner/hospital-a")
+    assert [entry.request.receiver for entry in entries].count("controller/scientist") == 100
+    assert [entry.request.receiver for entry in entries].count("controller/quiet") == 1
+
+
+# --- crashes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_after_counting_loses_the_release(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.give()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(world.log, "append", fail)
+    with pytest.raises(StorageError):
+        world.consent.decide(world.release())
+    monkeypatch.undo()
+    world.restart()
+    refused(world)
+
+
+def test_nothing_is_released_when_the_count_cannot_be_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.give()
+
+    def fail(*_: Any) -> None:
+        raise OSError("power cut")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="power cut"):
+        world.consent.decide(world.release())
+    monkeypatch.undo()
+    assert kinds(world) == ["grant"]
+    world.consent.decide(world.release())
+    refused(world)
+
+
+def test_files_are_private(world: World) -> None:
+    world.give()
+    directory: Path = world.directory / "consent"
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in [*directory.iterdir(), world.log_path])
+
+
+def test_a_new_certificate_of_the_receiver_needs_a_new_grant(world: World) -> None:
+    world.give()
+    again = world.authority.issue("controller/scientist")
+    refused(world, fingerprint=again.fingerprint)
+
+
+def test_grants_have_names_of_their_own(world: World) -> None:
+    nonces = {
+        new_grant(world.hospital_a, "controller/x", bytes(32), quota=1, now=NOW, seconds=1).nonce for _ in range(50)
+    }
+    assert len(nonces) == 50

@@ -1,0 +1,262 @@
+"""Owners and parties talk about consent, with real certificates; the commands of owners."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.network.consent.cluster import ClusterHere, PartyHere
+from torchveil.cli import main, owners
+from torchveil.errors import AuditBroken, ConsentError, ConsentRequired, GrantInvalid
+from torchveil.network.consent.audit import AuditLog, records
+from torchveil.network.consent.grants import encode, new_grant, sign_grant
+from torchveil.network.consent.services import Denial, Withdrawal, swap_heads
+from torchveil.network.consent.session import SessionConsent
+from torchveil.program import instructions as ins
+
+PLAN = bytes(range(32))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> ClusterHere:
+    return ClusterHere(tmp_path)
+
+
+def session(cluster: ClusterHere, party: PartyHere) -> SessionConsent:
+    """One in which wire 2 is output 0 of a plan on the hospital's data, wire 3 its double."""
+    made = SessionConsent(party.consent, "5e55", "controller/scientist")
+    provenance = made.provenance
+    provenance.input(1, "owner/hospital-a")
+    provenance.follow(ins.Combine(2, ((1, 1),)))
+    provenance.mark(2, PLAN, 0)
+    provenance.follow(ins.Refresh(3, 2, (5,)))
+    provenance.follow(ins.Combine(4, ((2, 2),)))
+    return made
+
+
+def reveal(cluster: ClusterHere, party: PartyHere, wire: int = 3) -> tuple[bytes, ...]:
+    i = ins.Reveal(wire, "controller", (5,))
+    who = cluster.scientist
+    return session(cluster, party).allow(i, 9, str(who.role), who.fingerprint).grants
+
+
+def refused(cluster: ClusterHere, party: PartyHere, wire: int = 3) -> None:
+    with pytest.raises(ConsentRequired):
+        reveal(cluster, party, wire)
+
+
+def command(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, *arguments: str, says: str = "") -> int:
+    def parties(options: argparse.Namespace) -> Any:
+        return cluster.parties(cluster.owner)
+
+    monkeypatch.setattr(owners, "parties", parties)
+    for name in ("grant", "requests", "approve", "deny", "audit"):
+        monkeypatch.setattr(f"torchveil.cli.{name}.parties", parties)
+    monkeypatch.setattr("sys.stdin", io.StringIO(says))
+    return main([*arguments, *([] if arguments[:2] == ("audit", "show") else ["--cluster", str(cluster.file)])])
+
+
+# --- a session -------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_asks_with_the_plan_that_made_the_value(cluster: ClusterHere) -> None:
+    at = cluster.parties(cluster.owner)
+    refused(cluster, cluster.alice)
+    (request,) = at.requests().values()
+    assert (request.plan, request.slot, request.shape, request.bits) == (PLAN, 0, (5,), 320)
+    at.approve(request, now=time.time(), seconds=60)
+    refused(cluster, cluster.alice, wire=4)  # not the plan's output any more
+    assert len(reveal(cluster, cluster.alice)) == 1
+    assert len(reveal(cluster, cluster.bob)) == 1
+    refused(cluster, cluster.alice)
+
+
+def test_a_session_is_in_the_log(cluster: ClusterHere) -> None:
+    session(cluster, cluster.alice).end()
+    assert [record.kind for record in records(cluster.alice.path)] == ["session start", "session end"]
+
+
+# --- services --------------------------------------------------------------------------------------------------------
+
+
+def test_an_owner_cannot_act_for_another(cluster: ClusterHere) -> None:
+    refused(cluster, cluster.alice)
+    other = cluster.issue("owner/hospital-b")
+    ask = cluster.alice.asked_by(other)
+    theirs = cluster.parties(cluster.owner)
+    (name,) = theirs.requests()
+    grant = new_grant(
+        cluster.owner, "controller/scientist", bytes(32), quota=9, now=time.time(), seconds=60, plan=PLAN, slot=0
+    )
+    theirs.grant(grant)
+    assert cluster.parties(other).requests() == {}
+    assert all(not listing.grants for listing in cluster.parties(other).listings().values())
+    for service, arguments in (
+        ("consent/grant", encode(sign_grant(cluster.owner, grant))),
+        ("consent/deny", encode(Denial(name))),
+        ("consent/withdraw", encode(Withdrawal(grant.nonce))),
+    ):
+        with pytest.raises(GrantInvalid):
+            ask(service, arguments)
+
+
+@pytest.mark.parametrize("service", ["consent/grant", "consent/deny", "consent/withdraw", "audit/swap"])
+@pytest.mark.parametrize("arguments", [b"", b"\xc0", b"\x80", b"\x91" * 2000, bytes(100_000)], ids=len)
+def test_garbage_is_refused(cluster: ClusterHere, service: str, arguments: bytes) -> None:
+    role = cluster.bob.credentials if service == "audit/swap" else cluster.owner
+    with pytest.raises(GrantInvalid):
+        cluster.alice.asked_by(role)(service, arguments)
+
+
+def test_only_one_encoding_counts(cluster: ClusterHere) -> None:
+    grant = new_grant(
+        cluster.owner, "controller/scientist", bytes(32), quota=9, now=time.time(), seconds=60, plan=PLAN, slot=0
+    )
+    signed = msgspec.to_builtins(sign_grant(cluster.owner, grant), builtin_types=(bytes,))
+    signed["grant"] = dict(reversed(signed["grant"].items()))
+    with pytest.raises(GrantInvalid, match="one way"):
+        cluster.alice.asked_by(cluster.owner)("consent/grant", msgspec.msgpack.encode(signed))
+
+
+def test_parties_swap_heads(cluster: ClusterHere) -> None:
+    alice, bob = cluster.alice, cluster.bob
+    session(cluster, alice)
+    ask = bob.asked_by(alice.credentials)
+    swap_heads(alice.log, alice.consent.recognise, ask)
+    assert [head.party for head in alice.log.heads()] == ["party/bob"]
+    assert [head.party for head in bob.log.heads()] == ["party/alice"]
+    heads = cluster.parties(cluster.owner).heads()
+    assert heads["party/bob"].others[0].lines == 1
+    with pytest.raises(GrantInvalid, match="brought the head"):
+        ask("audit/swap", encode(bob.log.head()))
+
+
+def test_a_party_whose_log_became_shorter_is_found_by_a_swap(cluster: ClusterHere) -> None:
+    alice, bob = cluster.alice, cluster.bob
+    session(cluster, bob)
+    ask = bob.asked_by(alice.credentials)
+    swap_heads(alice.log, alice.consent.recognise, ask)
+    bob.log.close()
+    bob.path.write_bytes(b"")
+    bob.log = AuditLog(bob.path, bob.credentials)
+    bob.consent._log = bob.log
+    with pytest.raises(AuditBroken, match="a log of 2 lines and later one of 1"):
+        swap_heads(alice.log, alice.consent.recognise, ask)
+
+
+def test_a_party_that_answers_with_an_old_head_is_found_by_a_swap(cluster: ClusterHere) -> None:
+    alice, bob = cluster.alice, cluster.bob
+    old = bob.log.head()
+    session(cluster, bob)
+    swap_heads(alice.log, alice.consent.recognise, bob.asked_by(alice.credentials))
+    with pytest.raises(AuditBroken, match="its end was cut off"):
+        swap_heads(alice.log, alice.consent.recognise, lambda *_: encode(old))
+
+
+def test_a_party_that_cannot_be_reached_is_named(cluster: ClusterHere) -> None:
+    at = cluster.parties(cluster.owner)
+
+    def fails(*_: Any) -> bytes:
+        raise ConsentError("is away")
+
+    asks = {**at.asks, "party/bob": fails}
+    grant = new_grant(
+        cluster.owner, "controller/scientist", bytes(32), quota=9, now=time.time(), seconds=60, plan=PLAN, slot=0
+    )
+    with pytest.raises(ConsentError, match="party/alice") as caught:
+        type(at)(asks, cluster.owner).grant(grant)
+    assert "party/bob" in str(caught.value) and "is away" in str(caught.value)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_approve(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(cluster, cluster.alice)
+    (name,) = cluster.parties(cluster.owner).requests()
+    assert command(cluster, monkeypatch, "requests") == 0
+    assert name in capsys.readouterr().out
+    assert command(cluster, monkeypatch, "approve", name, says="no\n") == 1
+    refused(cluster, cluster.alice)
+    assert command(cluster, monkeypatch, "approve", name, says="yes\n") == 0
+    said = capsys.readouterr().out
+    assert PLAN.hex() in said and "controller/scientist" in said and cluster.scientist.fingerprint.hex() in said
+    reveal(cluster, cluster.alice)
+    assert command(cluster, monkeypatch, "approve", name, "--yes") == 2
+
+
+def test_deny(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(cluster, cluster.alice)
+    (name,) = cluster.parties(cluster.owner).requests()
+    assert command(cluster, monkeypatch, "deny", name) == 0
+    with pytest.raises(ConsentRequired, match="denied"):
+        reveal(cluster, cluster.alice)
+    assert command(cluster, monkeypatch, "deny", name) == 2
+    assert command(cluster, monkeypatch, "deny", "nonsense") == 2
+
+
+def test_a_budget_says_what_it_is(
+    cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = str(cluster.directory / "controller-scientist.pem")
+    assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "640", says="") == 1
+    assert "may disclose any function of your data, up to 640 bits" in capsys.readouterr().out
+    refused(cluster, cluster.alice, wire=4)
+    assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "640", "--yes") == 0
+    reveal(cluster, cluster.alice, wire=4)
+    reveal(cluster, cluster.alice)
+    refused(cluster, cluster.alice)
+    capsys.readouterr()
+    assert command(cluster, monkeypatch, "requests", "--grants") == 0
+    said = capsys.readouterr().out
+    assert "0 of 640 left" in said and "640 of 640 left" in said
+    assert command(cluster, monkeypatch, "deny", said.split()[0]) == 0
+    refused(cluster, cluster.bob)
+
+
+def test_grant_for_a_plan(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch) -> None:
+    to = str(cluster.directory / "controller-scientist.pem")
+    arguments = ("grant", "--to", to, "--plan", PLAN.hex(), "--slot", "0", "--releases", "2", "--shape", "5", "--yes")
+    assert command(cluster, monkeypatch, *arguments) == 0
+    for _ in range(2):
+        reveal(cluster, cluster.alice)
+    refused(cluster, cluster.alice)
+    assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "64", "--slot", "0", "--yes") == 2
+    assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "64", "--days", "nan", "--yes") == 2
+
+
+def test_audit(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    alice, bob = cluster.alice, cluster.bob
+    refused(cluster, alice)
+    swap_heads(alice.log, alice.consent.recognise, bob.asked_by(alice.credentials))
+    assert command(cluster, monkeypatch, "audit", "show", str(alice.path)) == 0
+    assert "refusal" in capsys.readouterr().out
+    logs, kept = (f"alice={alice.path}", f"bob={bob.path}"), str(cluster.directory / "heads.json")
+    assert command(cluster, monkeypatch, "audit", "verify", *logs, "--ask", "--save", kept) == 0
+    for path in (alice.path, bob.path):
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    assert command(cluster, monkeypatch, "audit", "verify", *logs, "--heads", kept) == 1
+    assert "cut off" in capsys.readouterr().out
+    assert command(cluster, monkeypatch, "audit", "verify", "--heads", str(alice.path)) == 2
+    forged = Path(kept).read_text().replace("party/alice", "party/carol")
+    Path(kept).write_text(forged)
+    assert command(cluster, monkeypatch, "audit", "verify", *logs, "--heads", kept) == 1
+
+
+def test_audit_verify_sees_a_cut_tail_by_the_other_log_alone(
+    cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alice, bob = cluster.alice, cluster.bob
+    refused(cluster, alice)
+    swap_heads(alice.log, alice.consent.recognise, bob.asked_by(alice.credentials))
+    logs = (f"alice={alice.path}", f"bob={bob.path}")
+    assert command(cluster, monkeypatch, "audit", "verify", *logs) == 0
+    alice.path.write_bytes(alice.path.read_bytes().splitlines(keepends=True)[0])
+    assert command(cluster, monkeypatch, "audit", "verify", *logs) == 1
+    assert "party/alice" in capsys.readouterr().out
