@@ -165,16 +165,24 @@ def _discard(caller: Asks, parties: Sequence[Role], sharing_id: bytes) -> None:
 
 
 def _commit(caller: Asks, parties: Sequence[Role], commit: Commit) -> None:
-    """Commit at every party, also when one fails; raises naming those that did not."""
-    failed: dict[str, TorchveilError] = {}
-    for party in parties:
-        try:
-            caller.call(party, "datasets/commit", commit)
-        except TorchveilError as error:
-            failed[str(party)] = error
+    """Commit at every party, also when one fails, and once more where it failed: committing again does nothing.
+
+    Raises ``NetworkError`` naming the parties that did not answer.
+    """
+    failed: dict[Role, TorchveilError] = {}
+    waiting = list(parties)
+    for _ in range(2):
+        failed = {}
+        for party in waiting:
+            try:
+                caller.call(party, "datasets/commit", commit)
+            except TorchveilError as error:
+                failed[party] = error
+        waiting = list(failed)
     if failed:
         raise NetworkError(
-            f"the data were not committed at {', '.join(failed)}: until they are shared again, nobody can use them",
+            f"the data were not committed at {', '.join(map(str, failed))}: until they are shared again, nobody can "
+            "use them",
             op="share",
             remedy="share them again when all parties answer",
         ) from next(iter(failed.values()))
