@@ -205,9 +205,7 @@ def test_the_transcripts_of_both_drivers_are_byte_equal(
 # --- who sees what -----------------------------------------------------------------------------------------------------
 
 
-def test_the_controller_and_the_provider_get_no_shares(
-    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_controller_and_the_provider_get_no_shares(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every frame that reaches them, by kind; what is revealed is sealed, and sealed to the controller."""
     seen: dict[str, set[int]] = {}
     boxes: list[bytes] = []
@@ -303,9 +301,8 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 def test_sessions_at_a_time_are_limited(tmp_path: Path) -> None:
     with local_cluster(tmp_path, limits=LIMITS, role_limits={"sessions": 1}) as cluster:
-        with connect(cluster.file):
-            with pytest.raises(LimitExceeded, match="sessions"):
-                connect(cluster.file)
+        with connect(cluster.file), pytest.raises(LimitExceeded, match="sessions"):
+            connect(cluster.file)
         with connect(cluster.file) as session:
             assert session.share(torch.ones(1)).reveal().tolist() == [1.0]
 
