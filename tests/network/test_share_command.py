@@ -70,7 +70,7 @@ def test_share_list_unshare(cluster: LocalCluster, tmp_path: Path, capsys: pytes
     ]
     status, printed = run(capsys, "share", tmp_path / "x.csv", "--as", "hospital-a/x", "--to", file, *options)
     assert status == 0, printed
-    assert "hospital-a/x: 2 x 3, 2^-20, columns dose, sex=f, sex=m" in printed
+    assert "hospital-a/x: 2 x 3, 20 binary digits, columns dose, sex=f, sex=m" in printed
     assert decode(total(cluster, "hospital-a/x"), 2**20).tolist() == [[1.5, 1, 0], [-0.25, 0, 1]]
     assert total(cluster, "hospital-a/x.target").tolist() == [0, 1]
 
