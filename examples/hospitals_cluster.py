@@ -43,7 +43,7 @@ BITS = 64
 
 def command(*words: object) -> str:
     """Run a command of torchveil as a process of its own; what it printed."""
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", "torchveil.cli", *map(str, words)], capture_output=True, text=True, timeout=120
     )
     if done.returncode:
