@@ -13,6 +13,7 @@ from torchveil.composites import (
     quantiles,
     ranks,
     recurrent,
+    scattered,
     segments,
 )
 from torchveil.composites.table import COMPOSITES
@@ -29,5 +30,6 @@ __all__ = [
     "quantiles",
     "ranks",
     "recurrent",
+    "scattered",
     "segments",
 ]
