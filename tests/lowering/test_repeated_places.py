@@ -65,6 +65,17 @@ def test_secret_places_keep_the_sum() -> None:
     assert torch.equal(one.reveal(), torch.stack([OLD[0], NEW[0]]).float())
 
 
+@pytest.mark.parametrize(("dim", "places"), [(1, [2, 0, 2]), (0, [1]), (-1, [1, 1])])
+def test_secret_places_are_filled(dim: int, places: list[int]) -> None:
+    index = torch.tensor(places)
+    clear, secret = OLD.clone().requires_grad_(), SESSION.share(OLD).requires_grad_()
+    results = [x.index_fill(dim, i, 7.0) for x, i in ((clear, index), (secret, SESSION.share(index)))]
+    for out in results:
+        (out * 2).sum().backward()
+    assert torch.equal(results[1].reveal(dtype=torch.float64), results[0])
+    assert torch.equal(secret.grad.reveal(dtype=torch.float64), clear.grad)
+
+
 REDUCTIONS: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
     "index_reduce": lambda x, v, kept: torch.index_reduce(x, 0, torch.zeros(4).long(), v, "prod", include_self=kept),
     "scatter_reduce": lambda x, v, kept: x.scatter_reduce(0, torch.zeros(v.shape).long(), v, "prod", include_self=kept),

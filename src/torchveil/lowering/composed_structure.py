@@ -139,7 +139,10 @@ def _index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
 def _index_fill(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     if not x.dim():
         return x.masked_fill(torch.tensor(index.numel() > 0), value)
-    hit = torch.zeros(x.shape[dim], dtype=torch.bool).index_fill(0, index, True)
+    if type(index) is Tensor:
+        hit = torch.zeros(x.shape[dim], dtype=torch.bool).index_fill(0, index, True)
+    else:
+        hit = (index.reshape(-1, 1) == torch.arange(x.shape[dim])).any(0)
     shape = [1] * x.dim()
     shape[dim] = -1
     return x.masked_fill(hit.reshape(shape), value)
