@@ -230,7 +230,7 @@ class Engine:
         return x.renamed(identifier)
 
     def has_opening(self, x: Secret) -> bool:
-        """Whether the wire is open at all roles, whatever its handle knows: under another name it may have been opened."""
+        """Whether the wire is open at all roles; under another name it may have been opened unknown to its handle."""
         return self._driver.is_open(x.id)
 
     def observe(self, observer: Observer | None, clock: RoleClock | None = None) -> None:
