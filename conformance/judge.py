@@ -11,9 +11,8 @@ when every operation's result is off by up to a unit of the format, at random (s
 where torch's own formula takes a small difference of large numbers, fixed point of that many digits knows no more. It
 is taken from MOVES such runs, and only if the fixed part does not do; before a number counts as wrong, from MORE of
 them. The spread is the largest distance of a few random runs, and the largest of 4 is on average half of the largest of
-64: gradients of singular values 0.08 apart were called wrong once in hundreds of runs, for coins that 4 runs had not
-thrown. What is wrong by more than roundings explain stays wrong for any number of runs. Whole numbers and truth values
-must be equal.
+64. What is wrong by more than roundings explain stays wrong for any number of runs. Whole numbers and truth values must
+be equal.
 """
 
 from __future__ import annotations
@@ -93,8 +92,16 @@ class Magnitude(TorchDispatchMode):
         return out
 
 
+#: Operations that take a matrix apart into vectors that are not continuous where two numbers are equal.
+FACTORING = (torch.ops.aten._linalg_svd.default, torch.ops.aten._linalg_eigh.default)
+
+
 class Noise(TorchDispatchMode):
-    """Every number that an operation computes is off by up to ``unit``, at random; views and writes are left alone."""
+    """Every number that an operation computes is off by up to ``unit``, at random; views and writes are left alone.
+
+    So are the matrices that are taken apart, before they are: any way to compute singular vectors is no better than
+    those of a matrix that is off by a unit, and their error is that unit over the gap between two numbers.
+    """
 
     def __init__(self, unit: float, seed: int) -> None:
         super().__init__()
@@ -107,6 +114,8 @@ class Noise(TorchDispatchMode):
         return x + (torch.rand(x.shape, generator=self.generator, dtype=x.dtype) * 2 - 1) * self.unit
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in FACTORING:
+            args = tree_map(self.disturb, args)
         out = func(*args, **(kwargs or {}))
         schema = func._schema
         computes = not schema.is_mutable and all(r.alias_info is None for r in schema.returns)
