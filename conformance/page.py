@@ -29,8 +29,8 @@ operator in it that takes floats is run on shares here, and held to float64.
 - **Tolerance**: |found - wanted| <= {tolerance} (1 + |wanted|), where `wanted` is float64 of the same numbers of the
   grid. Where that does not do, {steps} times the distance is added by which float64 itself moves, in {moves} runs, and
   in {more} before a number counts as wrong, if the result of each of torch's operations is off by up to a unit of the
-  format, at random: a small difference of large numbers is no better known in fixed point. A matrix whose eigenvalues or
-  singular values are asked for is off by a unit as well. Whole numbers and truth values must be equal.
+  format, at random: a small difference of large numbers is no better known in fixed point. A matrix whose eigenvalues
+  or singular values are asked for is off by a unit as well. Whole numbers and truth values must be equal.
 - **PASS**; **UNSUPPORTED**: a typed error of ours, for the missing operation or a range, by name; **DIFFERS**:
   another result, silently; **BROKE**: an error that is not of ours. There must be none of the last two.
 - **SKIPPED** is decided from torch's own run in float64, before anything is encrypted: numbers anywhere in it above
