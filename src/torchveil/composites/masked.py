@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from types import FrameType
 from typing import Any
 
 import torch
@@ -18,12 +19,16 @@ from torchveil.composites.table import replaces
 from torchveil.errors import UnsupportedOperation
 from torchveil.public import public
 
-#: From a replacement through ``EncryptedTensor.__torch_function__`` to whoever called torch.
-_CALLER = 3
+#: What may stand between torch's functions and whoever calls them: this package, and modes of torch's.
+_BETWEEN = ("torchveil.", "torch.utils._device", "torch.overrides")
 
 
 def _asked_by_masked() -> bool:
-    return sys._getframe(_CALLER).f_globals.get("__name__") == "torch.masked._ops"
+    """Whether the nearest caller is ``torch.masked``."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") == "torch.masked._ops"
 
 
 @replaces(torch.divide, torch.Tensor.div)
