@@ -18,7 +18,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     shape: tuple[Natural, ...]
-    scale: Annotated[int, Meta(ge=1, lt=2**63)] = 1
+    scale: Annotated[int, Meta(ge=1, le=2**62)] = 1
     base: Annotated[int, Meta(ge=2, le=2**26)] = 2
     digits: Annotated[int, Meta(ge=0, le=26)] = 0
     kind: Literal["wire", "bit"] = "wire"
