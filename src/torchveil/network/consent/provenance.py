@@ -224,7 +224,10 @@ class PlanFlow:
 
 
 def _taken(wire: int) -> ProtocolError:
-    return ProtocolError(f"the name {wire} was given to a second value, or is none that a controller may give", remedy="open a new session")
+    return ProtocolError(
+        f"the name {wire} was given to a second value, or is none that a controller may give",
+        remedy="open a new session",
+    )
 
 
 def _unknown(wire: int) -> ProtocolError:
