@@ -384,6 +384,14 @@ def test_a_withdrawn_grant_stays_dead(world: World) -> None:
     refused(world)
 
 
+def test_a_grant_that_was_withdrawn_before_its_first_use_is_dead(world: World) -> None:
+    signed = world.give(quota=5)
+    world.consent.withdraw("owner/hospital-a", signed.grant.nonce)
+    with pytest.raises(GrantInvalid, match="withdrawn"):
+        world.consent.add(signed)
+    refused(world)
+
+
 def test_a_flood_of_requests_is_bounded(world: World) -> None:
     refused(world, receiver="controller/quiet")
     for k in range(110):
