@@ -157,6 +157,7 @@ def test_a_request_is_approved(cluster: LocalCluster, session: NetworkSession) -
     mean = session.dataset("hospital-a/x").mean()
     with pytest.raises(ConsentRequired) as caught:
         mean.reveal()
+    assert "torchveil approve" in caught.value.remedy
     at = parties(cluster)
     (request,) = [request for request in at.requests().values() if request.id in str(caught.value)]
     assert (request.owners, request.shape) == (("owner/hospital-a",), ())

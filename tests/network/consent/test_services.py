@@ -136,7 +136,7 @@ def test_a_grant_with_any_byte_changed_is_refused(cluster: ClusterHere) -> None:
     # the authority's signature at the end of a certificate can be written in more than one way
     said = x509.load_der_x509_certificate(signed.certificate).tbs_certificate_bytes
     for place in range(whole.index(said) + len(said)):
-        for change in (1, 0x80):
+        for change in (1,) if place % 2 else (0x80,):
             changed = bytearray(whole)
             changed[place] ^= change
             with warnings.catch_warnings(action="ignore"), pytest.raises(GrantInvalid):
