@@ -294,6 +294,26 @@ def test_a_release_that_makes_no_sense_is_refused(world: World, change: dict[str
     world.consent.decide(world.release())  # nothing that could not be read again was kept
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cluster": "another"},
+        {"owner": "owner/hospital-b"},
+        {"receiver": "controller/other"},
+        {"fingerprint": bytes(32)},
+        {"plan": bytes(32)},
+        {"slot": 1},
+        {"shape": (6,)},
+        {"digits": 3},
+    ],
+    ids=str,
+)
+def test_every_field_of_a_grant_counts(world: World, change: dict[str, Any]) -> None:
+    grant, request = world.grant(), world.consent._request(world.release())
+    assert grant.fits(request)
+    assert not msgspec.structs.replace(grant, **change).fits(request)
+
+
 # --- bit budgets -----------------------------------------------------------------------------------------------------
 
 
