@@ -5,14 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from torch import Tensor
+
 from torchveil.drivers.base import Driver
-from torchveil.errors import ConfigurationError
+from torchveil.errors import ConfigurationError, InvalidArgument
 from torchveil.fixedpoint import FixedPoint
+from torchveil.handle import Bit, Deferred, Handle, Secret
 from torchveil.network.certificates import Credentials
 from torchveil.network.config import ClusterConfig, read_cluster
+from torchveil.network.datasets import Schema, agree
 from torchveil.network.driver import NetworkDriver
 from torchveil.network.opening import open_as_controller
+from torchveil.network.owner import by_name, listings
+from torchveil.network.results import Result
+from torchveil.network.services import Caller
+from torchveil.program import instructions as ins
 from torchveil.session import Session
+from torchveil.tensor import EncryptedTensor, wrap
 
 
 class NetworkSession(Session):
@@ -28,6 +38,7 @@ class NetworkSession(Session):
         self._credentials = credentials
         names = [member.name for member in cluster.parties]
         super().__init__(names, cluster.provider.name, fixed_point=fixed_point, backend="network")
+        self.home = cluster.name
 
     def _make_driver(self, backend: str, debug: bool) -> Driver:
         if debug:
@@ -35,7 +46,60 @@ class NetworkSession(Session):
                 "debug mode compares with clear values, which no role of a network has", remedy="use a local session"
             )
         opened = open_as_controller(self.cluster, self._credentials, self.cluster.limits)
-        return NetworkDriver(opened, self._credentials, self.cluster.limits, operation=lambda: self.operation)
+        self._remote = NetworkDriver(opened, self._credentials, self.cluster.limits, operation=lambda: self.operation)
+        return self._remote
+
+    def datasets(self, prefix: str = "") -> dict[str, Schema]:
+        """What owners shared, by name: shape, number format, names of columns where they are told. Never data."""
+        held = by_name(listings(self._caller, prefix))
+        return {name: agree(name, entries, self._party_roles).schema for name, entries in held.items()}
+
+    def dataset(self, name: str) -> EncryptedTensor:
+        """The data that an owner shared under ``name``, as an encrypted tensor of this session.
+
+        This program learns its schema. What is computed from it is data of its owner too, and revealing that needs the
+        owner's consent. Raises ``DataNotFound`` for a name that nobody shared, or that parties hold differently.
+        """
+        entry = agree(name, by_name(listings(self._caller, name)).get(name, {}), self._party_roles)
+        schema = entry.schema
+        identifier = self.new_id()
+        self._flush()
+        self._remote.take_dataset(name, identifier, schema.shape, entry.id)
+        number_format = FixedPoint(schema.base, schema.digits)
+        return wrap(self.wire(identifier, number_format.scale, number_format, shape=schema.shape, is_input=True))
+
+    def deliver(self, x: EncryptedTensor, to: str, name: str) -> None:
+        """Give a value to an owner, who fetches it: ``torchveil results``. This program does not see it.
+
+        to: the owner's role, ``owner/hospital-a``; name: what the owner will ask for. Costs what a reveal costs. Raises
+        ``ConsentRequired`` if an owner whose data went into it has not granted it.
+        """
+        handle = x.handle
+        handle = handle.force() if isinstance(handle, Deferred) else handle
+        if not isinstance(handle, (Secret, Bit)):
+            raise InvalidArgument("this value is public", op="deliver", remedy="send it to the owner as it is")
+        self.own(handle)
+        wire = self.bit_to_arithmetic(handle) if isinstance(handle, Bit) else handle
+        self._flush()
+        result = Result(name, wire.shape, wire.scale, isinstance(handle, Bit))
+        self._remote.deliver(ins.Reveal(wire.id, to, wire.shape), msgspec.msgpack.encode(result))
+
+    @property
+    def _party_roles(self) -> list[str]:
+        return [f"party/{name}" for name in self.parties]
+
+    @property
+    def _caller(self) -> Caller:
+        return Caller(self.cluster, self._credentials)
+
+    def reveal_raw(self, handle: Handle, receiver: str = "controller") -> tuple[Tensor, int, bool]:
+        if receiver != "controller":
+            raise InvalidArgument(
+                f"{receiver} is another machine, and this program is not shown what it gets",
+                op="reveal",
+                remedy=f"session.deliver(x, to={receiver!r}, name=...)",
+            )
+        return super().reveal_raw(handle, receiver)
 
     def _protection(self) -> str:
         return f"roles of the cluster {self.cluster.name}, mutual TLS 1.3; this program is {self._credentials.role}"

@@ -23,22 +23,32 @@ from typing import Any
 
 import torch
 
-import torchveil.network.health  # noqa: F401 - its services are in the table from here on
-from torchveil.errors import LimitExceeded, PeerRejected, TorchveilError
+from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, TorchveilError
 from torchveil.network import messages as m
-from torchveil.network.certificates import Credentials, Identity, peer_role
+from torchveil.network.certificates import Authority, Credentials, Identity, peer_role
 from torchveil.network.config import RoleConfig
+from torchveil.network.consent.audit import AuditLog
+from torchveil.network.consent.identities import recogniser
+from torchveil.network.consent.policy import Consent
+from torchveil.network.consent.services import swap_heads
+from torchveil.network.consent.session import SessionConsent
+from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.links import Hub, Link, accept_tls
 from torchveil.network.logs import log
 from torchveil.network.metrics import Metrics
+from torchveil.network.names import Role
 from torchveil.network.opening import Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
-from torchveil.network.party import PartySession
+from torchveil.network.party import Keeping, PartySession
 from torchveil.network.provider import ProviderSession
+from torchveil.network.results import ResultStore
 from torchveil.network.role_session import RoleSession
-from torchveil.network.services import answer
+from torchveil.network.service_table import SERVICES
+from torchveil.network.services import Caller, answer
 from torchveil.roles.keys import party_role, provider_role
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
+from torchveil.storage import Holder, ShareStore, load_or_create_key
+from torchveil.storage.files import make_directory
 
 #: Who proves who it is, at a time and in threads; the others wait in the kernel.
 _THREADS = 8
@@ -85,6 +95,10 @@ class Daemon:
         self.state = Path(config.state)
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._make_role = make_role
+        self.keeping: Keeping | None = None
+        self._consent: Consent | None = None
+        if config.role.kind == "party":
+            self._open_stores()
         self._context = self.credentials.server_context()
         self._sessions: dict[bytes, Running] = {}
         self._lock = threading.Lock()
@@ -127,7 +141,9 @@ class Daemon:
             running = list(self._sessions.values())
         for session in running:
             if session.waiting.hub is not None:
-                session.waiting.hub.cancel(PeerRejected(f"{self.config.role} is shutting down", remedy="try again later"))
+                session.waiting.hub.cancel(
+                    PeerRejected(f"{self.config.role} is shutting down", remedy="try again later")
+                )
         for session in running:
             if session.thread is not None:
                 session.thread.join(5.0)
@@ -197,7 +213,9 @@ class Daemon:
 
     def _serve(self, hub: Hub, link: Link, identity: Identity, _hello: m.Hello) -> None:
         """One question, one answer."""
-        answer(self, hub, link, identity)
+        if self.keeping is not None and identity.role.kind == "owner":
+            self.keeping.results.meet(identity)
+        answer(self, hub, link, identity, SERVICES[self.config.role.kind])
 
     def _join(self, hub: Hub, link: Link, identity: Identity, hello: m.Hello) -> None:
         """A role of the cluster joins a session that is being opened."""
@@ -259,6 +277,10 @@ class Daemon:
             else:
                 opened.hub.close()
                 log("session closed", role=role, session=run_id)
+            finally:
+                if isinstance(running, PartySession):
+                    running.consent.end()
+                    self._swap_heads()
         except TorchveilError as error:
             code = error.code
             log("session not opened", role=role, code=code)
@@ -281,13 +303,72 @@ class Daemon:
         if isinstance(made, Provider):
             opened.hub.timeout_s = self.config.limits.session_s
             return ProviderSession(made, opened.links(), **common)
-        releases = self._releases(opened, controller)
-        return PartySession(made, opened.links(), opened.need(opened.provider), releases, **common)
+        names = tuple(member.name for member in self.config.cluster.parties)
+        holder = Holder(made.name, made.rank, names, self.config.cluster.name, opened.session_id)
+        consent = SessionConsent(self.consent, opened.session_id.hex(), str(controller.role))
+        provider = opened.need(opened.provider)
+        return PartySession(made, opened.links(), provider, consent, controller, self._kept(), holder, **common)
 
-    def _releases(self, opened: Opened, controller: Identity) -> Any:
-        from torchveil.network.releases import ReleasesOfSession
+    # --- a party's own -----------------------------------------------------------------------------------------------
 
-        return ReleasesOfSession(self, opened, controller)
+    def _kept(self) -> Keeping:
+        if self.keeping is None:
+            raise InvalidArgument(f"{self.config.role} keeps no data", remedy="ask a party")
+        return self.keeping
+
+    @property
+    def datasets(self) -> DatasetStore:
+        """Data of owners."""
+        return self._kept().datasets
+
+    @property
+    def results(self) -> ResultStore:
+        """Results for owners."""
+        return self._kept().results
+
+    @property
+    def consent(self) -> Consent:
+        """Who may see what."""
+        if self._consent is None:
+            raise InvalidArgument(f"{self.config.role} releases nothing", remedy="ask a party")
+        return self._consent
+
+    def _open_stores(self) -> None:
+        """What a party keeps below its state directory: shares at rest, grants, the log of releases."""
+        config, state = self.config, self.state
+        name, cluster = config.role.name, config.cluster.name
+        authority = config.cluster.authority.read_bytes()
+        key = load_or_create_key(state / "shares.key")
+
+        def store(folder: str) -> ShareStore:
+            make_directory(state / folder)
+            return ShareStore(state / folder, key, party=name, cluster=cluster)
+
+        self.keeping = Keeping(
+            DatasetStore(store("datasets"), party=name, cluster=cluster),
+            store("checkpoints"),
+            ResultStore(state / "results", authority),
+        )
+        log = AuditLog(state / "audit.jsonl", self.credentials)
+        self._consent = Consent(
+            str(config.role),
+            state / "consent",
+            cluster=cluster,
+            recognise=recogniser(Authority.from_pem(authority)),
+            log=log,
+        )
+
+    def _swap_heads(self) -> None:
+        """Tell the parties after this one how long the log of releases is, and hear of theirs."""
+        caller = Caller(self.config.cluster, self.credentials)
+        order = [role for role in self.config.cluster.addresses if role.kind == "party"]
+        for role in order[order.index(self.config.role) + 1 :]:
+
+            def ask(name: str, data: bytes, role: Role = role) -> bytes:
+                return caller.call(role, name, data)[0]
+
+            with suppress(NetworkError):
+                swap_heads(self.consent.log, self.consent.recognise, ask)
 
 
 _PURPOSES: dict[str, Callable[[Daemon, Hub, Link, Identity, m.Hello], None]] = {

@@ -3,7 +3,8 @@
 Theory of operation. Every instruction is first run on shapes alone (``drivers.shapes``): that finds what a user's
 program can do wrong before anything is sent, tells shapes and strides, and says exactly what it costs. Then it is
 encoded, once for the parties and, where it holds public tensors, once more without them for the provider, and put into
-a batch for each role. Batches are sent when they are large enough, before a reveal and before a plan; the roles work meanwhile.
+a batch for each role. Batches are sent when they are large enough, before a reveal and before a plan; the roles work
+meanwhile.
 
 An error at a role may reach this program many instructions later. For every instruction on its way the driver notes
 the user's line and the torch operation, so that the error names them.
@@ -15,15 +16,23 @@ party, which it adds up.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
 from torchveil.drivers.shapes import ShapesDriver
-from torchveil.errors import Desynchronised, MalformedMessage, SessionStateError, TorchveilError
+from torchveil.errors import (
+    ConsentError,
+    Desynchronised,
+    MalformedMessage,
+    SessionStateError,
+    StorageError,
+    TorchveilError,
+)
 from torchveil.gates.base import Cost
 from torchveil.kernels import less_pads, sum_pieces
 from torchveil.kernels.drawn import DrawnRing
@@ -39,6 +48,7 @@ from torchveil.program.encoding import encode, encode_plan, plan_without_public,
 from torchveil.program.plan import Plan
 from torchveil.roles.keys import input_streams
 from torchveil.roles.party import RandomSource
+from torchveil.storage import Checkpoint, Place
 from torchveil.where import shown, user_frame
 
 #: A batch is sent when it has so many items,
@@ -158,22 +168,72 @@ class NetworkDriver:
                 batch.add(m.Share(structure), (), len(structure))
         self._dealer.add(m.Share(structure), (), len(structure))
 
-    def _reveal(self, i: ins.Reveal, number: int) -> Tensor | None:
+    def _reveal(self, i: ins.Reveal, number: int) -> Tensor:
         """Wait for every party's sealed share of a value for this program, and add them up."""
         self.send()
         shares = []
-        for link in self._links.values():
-            frame = self._awaited(link, m.Kind.REVEALED, "a revealed value")
-            if frame.number != number:
-                raise self._fail(Desynchronised(f"{link.peer} revealed another value than was asked for"))
-            if i.receiver != "controller":
-                continue
-            box = self._credentials.unseal(bytes(frame.received), m.seal_context(self.session_id, number, str(link.peer)))
+        answers = self._from_parties(m.Kind.REVEALED, number, "a revealed value")
+        for frame, link in zip(answers, self._links.values(), strict=True):
+            context = m.seal_context(self.session_id, number, str(link.peer))
+            box = self._credentials.unseal(bytes(frame.received), context)
             share = torch.frombuffer(bytearray(box), dtype=torch.int64) if box else torch.empty(0, dtype=torch.int64)
             if share.numel() != _numel(i.shape):
                 raise self._fail(MalformedMessage(f"{link.peer} revealed a share of another size"))
             shares.append(share.view(i.shape))
-        return sum_pieces(shares, 64) if shares else None
+        return sum_pieces(shares, 64)
+
+    def _from_parties(self, kind: m.Kind, number: int, what: str) -> list[Frame]:
+        """What every party answers. If some refuse, one of their errors is raised; the session goes on."""
+        answers = [self._awaited(link, (kind, m.Kind.REFUSED), what) for link in self._links.values()]
+        for frame, link in zip(answers, self._links.values(), strict=True):
+            if frame.number != number:
+                raise self._fail(Desynchronised(f"{link.peer} answers for instruction {frame.number}, not {number}"))
+        refused = [frame for frame in answers if frame.kind == m.Kind.REFUSED]
+        if refused:
+            raise self._located(m.parse(refused[0], m.Failure))
+        return answers
+
+    def _ask(self, item: m.Message, what: str) -> None:
+        """Have all roles do what is no instruction, and wait until the parties have done it."""
+        self._require()
+        self._item(item)
+        self.send()
+        self._from_parties(m.Kind.DONE, self.number, what)
+
+    # --- at rest, and to owners --------------------------------------------------------------------------------------
+
+    def save(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        self._ask(m.Save(checkpoint, dict(wires)), "a checkpoint to be saved")
+
+    def load(self, checkpoint: Checkpoint, wires: Mapping[str, int], place: Place) -> None:
+        self._ask_for(m.Load(checkpoint, dict(wires)), tuple(wires.values()), "a checkpoint to be loaded")
+        self._shapes.load(checkpoint, wires, place)
+
+    def take_dataset(self, name: str, out: int, shape: tuple[int, ...], identifier: bytes) -> None:
+        """The parties' shares of an owner's data become the wire ``out``."""
+        self._ask_for(m.Dataset(name, out, shape, identifier), (out,), "an owner's data")
+        self._shapes.run(ins.Input(out, shape))
+
+    def _ask_for(self, item: m.Message, wires: tuple[int, ...], what: str) -> None:
+        """Ask for wires; if a party refuses, none of them stays anywhere."""
+        try:
+            self._ask(item, what)
+        except (ConsentError, StorageError):
+            self._send_instruction(ins.Free(wires))
+            self._note(self.number)
+            self.number += 1
+            raise
+
+    def deliver(self, i: ins.Reveal, result: bytes) -> None:
+        """Have the parties keep their shares of a value for an owner."""
+        self._require()
+        self._shapes.run(i)
+        number = self.number
+        self.number = number + 1
+        self._note(number)
+        self._item(m.Deliver(encode(i)[0], result))
+        self.send()
+        self._from_parties(m.Kind.DONE, number, "a result to be kept")
 
     def send(self) -> None:
         """Send what waits in batches, and look whether a role has anything to say."""
@@ -198,14 +258,14 @@ class NetworkDriver:
         while len(self._notes) > _LINES:
             self._notes.popitem(last=False)
 
-    def _awaited(self, link: Link, kind: m.Kind, what: str) -> Frame:
+    def _awaited(self, link: Link, kinds: Sequence[m.Kind], what: str) -> Frame:
         """The next frame of a role that is no news of its progress; each one moves the deadline."""
         try:
             while True:
                 frame = self.hub.receive(link, self.limits.deadline_s, what)
                 if frame.kind == m.Kind.PROGRESS:
                     self._progress(frame)
-                elif frame.kind == kind:
+                elif frame.kind in kinds:
                     return frame
                 else:
                     raise MalformedMessage(f"{link.peer} sent a message of kind {frame.kind}")
@@ -255,24 +315,15 @@ class NetworkDriver:
     def _fail(self, error: TorchveilError) -> TorchveilError:
         """The session is over; the error with the operation and the line that it is about."""
         failure = m.told_by(error)
-        operation, line = "", ""
-        if failure is not None and failure.number in self._notes:
-            operation, found = self._notes[failure.number]
-            line = "" if found is None else shown(*found)
-        out = error
-        if failure is not None:
-            told = m.Failure(
-                failure.code,
-                failure.role,
-                failure.message,
-                failure.number,
-                operation or failure.operation,
-                failure.remedy,
-            )
-            out = m.told(told, line)
-        self._failed = out
+        self._failed = out = error if failure is None else self._located(failure)
         self.hub.close()
         return out
+
+    def _located(self, failure: m.Failure) -> TorchveilError:
+        """What a role tells of an instruction, with the torch operation and the line that asked for it."""
+        operation, found = self._notes.get(failure.number, ("", None))
+        told = msgspec.structs.replace(failure, operation=operation or failure.operation)
+        return m.told(told, "" if found is None else shown(*found))
 
     # --- the rest of a driver ----------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from torchveil.network.certificates import Credentials
 from torchveil.network.config import RoleConfig
 from torchveil.network.metrics import Metrics, resident_bytes
 from torchveil.network.names import Role
-from torchveil.network.services import SERVICES, Caller, Service
+from torchveil.network.services import Caller, Service
 from torchveil.version import VERSION
 
 #: Texts of a role: short, and without anything that moves a terminal's cursor.
@@ -259,6 +259,9 @@ def answer_measure(context: Context, _peer: Any, arguments: bytes, _body: Any) -
         _measuring.release()
 
 
-SERVICES["status"] = Service(answer_status)
-SERVICES["probe"] = Service(answer_probe, body=LARGE_BYTES)
-SERVICES["measure"] = Service(answer_measure)
+#: Rows for the table of services.
+HEALTH_SERVICES: dict[str, Service] = {
+    "status": Service(answer_status),
+    "probe": Service(answer_probe, body=LARGE_BYTES),
+    "measure": Service(answer_measure),
+}

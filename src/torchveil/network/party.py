@@ -151,7 +151,7 @@ class PartySession(RoleSession):
         self.provenance.input(i.out, str(self.controller.role))
         self.metrics.instruction("input")
 
-    # --- out -----------------------------------------------------------------------------------------------------------
+    # --- out ---------------------------------------------------------------------------------------------------------
 
     def _share_of(self, i: ins.Reveal, number: int) -> memoryview:
         """This party's share of a value, re-randomised, once its release was allowed."""
@@ -192,7 +192,7 @@ class PartySession(RoleSession):
 
         self._answer(number, deliver)
 
-    # --- at rest -------------------------------------------------------------------------------------------------------
+    # --- at rest -----------------------------------------------------------------------------------------------------
 
     def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None:
         self._note(item)

@@ -1,16 +1,16 @@
 """Results for owners: a party keeps its sealed share of a value until the owner fetches it.
 
-The box is sealed to the owner's certificate (``sealing``), so what lies here tells the party no more than its share did.
-The controller names the result and says how to read it (scale, number format); an owner adds up what the parties hold.
+The box is sealed to the owner's certificate (``sealing``), so what lies here tells the party no more than its share
+did. The controller names the result and says how to read it (scale, number format); an owner adds up what the parties
+hold.
 A result is kept until its owner fetched it with ``keep=False`` or another one of its name comes.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -35,7 +35,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     shape: Shape
-    scale: Annotated[int, Meta(ge=1, lt=2**63)]
+    scale: Annotated[int, Meta(ge=1, le=2**62)]
     bits: bool = False
 
 
@@ -65,7 +65,8 @@ class ResultStore:
     """The results that one party keeps, and the certificates of owners that it met. Safe from any thread."""
 
     def __init__(self, directory: Path, authority: bytes) -> None:
-        self._directory = make_directory(directory)
+        make_directory(directory)
+        self._directory = directory
         self._authority = Authority.from_pem(authority)
         self._lock = threading.Lock()
 
@@ -127,16 +128,16 @@ class ResultStore:
 # --- services ---------------------------------------------------------------------------------------------------------
 
 
-def _list(context: Mapping[str, ResultStore], peer: Identity, _arguments: bytes, _body: memoryview) -> tuple[bytes, Body]:
-    return msgspec.msgpack.encode(context.results.names(str(peer.role))), ()  # type: ignore[attr-defined]
+def _list(context: Any, peer: Identity, _arguments: bytes, _body: memoryview) -> tuple[bytes, Body]:
+    return msgspec.msgpack.encode(context.results.names(str(peer.role))), ()
 
 
-def _fetch(context: Mapping[str, ResultStore], peer: Identity, arguments: bytes, _body: memoryview) -> tuple[bytes, Body]:
+def _fetch(context: Any, peer: Identity, arguments: bytes, _body: memoryview) -> tuple[bytes, Body]:
     try:
         asked = msgspec.msgpack.decode(arguments, type=_Asked)
     except msgspec.DecodeError:
         raise MalformedMessage("bytes that ask for no result") from None
-    kept, box = context.results.get(str(peer.role), asked.name, keep=asked.keep)  # type: ignore[attr-defined]
+    kept, box = context.results.get(str(peer.role), asked.name, keep=asked.keep)
     return msgspec.msgpack.encode(kept), (box,)
 
 
@@ -179,7 +180,9 @@ def fetch(caller: Caller, name: str, *, keep: bool = True) -> Tensor:
         said.add((kept.result, kept.session, kept.number))
         shares.append(share)
     if len(said) != 1 or len({share.numel() for share in shares}) != 1:
-        raise MalformedMessage("the parties hold results that do not belong together", remedy="ask for it to be made again")
+        raise MalformedMessage(
+            "the parties hold results that do not belong together", remedy="ask for it to be made again"
+        )
     ((found, _, _),) = said
     raw = sum_pieces(shares, 64).view(found.shape)
     return raw != 0 if found.bits else decode(raw, found.scale)

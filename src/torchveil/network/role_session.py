@@ -2,8 +2,8 @@
 
 What parties and provider have in common is here; ``party`` and ``provider`` say what an instruction and a plan are to
 them. Every role counts instructions itself and keeps a running digest of what the provider may see of the stream;
-parties keep one of everything too. Both begin with the session id, so that a controller that told roles different things
-is found out at the first message between them.
+parties keep one of everything too. Both begin with the session id, so that a controller that told roles different
+things is found out at the first message between them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Services: questions to a daemon outside of sessions. One connection, one question, one answer.
 
-A service is a row of ``SERVICES``: who may ask (kinds of roles), how large its body may be, and a handler
+A service is a row of ``service_table``: who may ask (kinds of roles), how large its body may be, and a handler
     handler(daemon, peer, arguments, body) -> (result struct or bytes, body)
 that raises typed errors, which reach whoever asked. Who asks is known from the certificate, never from the arguments.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -41,16 +41,13 @@ class Service:
     body: int = 0
 
 
-SERVICES: dict[str, Service] = {}
-
-
-def answer(daemon: Daemon, hub: Hub, link: Link, peer: Identity) -> None:
-    """Read a question from a connection, answer it."""
+def answer(daemon: Daemon, hub: Hub, link: Link, peer: Identity, table: Mapping[str, Service]) -> None:
+    """Read a question from a connection, answer it by the table."""
     limits = daemon.config.limits
     hub.post(link, m.message_of(m.Kind.WELCOME, m.Welcome(VERSION)))
     frame = hub.receive(link, limits.handshake_s, "its question")
     request = m.parse(frame, m.Request)
-    service = SERVICES.get(request.service)
+    service = table.get(request.service)
     if service is None:
         raise InvalidArgument("there is no such service here", remedy="install the same version everywhere")
     if peer.role.kind not in service.who:
@@ -113,11 +110,3 @@ class Caller:
     def all_parties(self, service: str, arguments: msgspec.Struct | bytes = b"") -> Mapping[Role, bytes]:
         """The results of all parties, in order."""
         return {role: self.call(role, service, arguments)[0] for role in self.cluster.addresses if role.kind == "party"}
-
-
-def ignore(_daemon: Any, _peer: Identity, _arguments: bytes, _body: memoryview) -> tuple[bytes, Body]:
-    """Says nothing: whoever asks learns that it was let in."""
-    return b"", ()
-
-
-SERVICES["ping"] = Service(ignore)
