@@ -21,7 +21,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("serve", "run a party"),
     "provider": ("serve", "run the provider"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
-    "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
     "share": ("share", "split a file between the parties of a cluster"),
     "datasets": ("datasets", "list what owners shared: names and shapes, never data"),
     "unshare": ("unshare", "delete what was shared, at every party"),
@@ -30,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approve": ("approve", "allow exactly what a request asks for, once"),
     "deny": ("deny", "refuse a request, or withdraw a grant"),
     "audit": ("audit", "read and check the logs of releases"),
+    "results": ("results", "fetch what a controller had made for you"),
     "explain": ("explain", "what an error's number means, and what to do"),
     "status": ("status", "how the roles of a cluster are, as a live table"),
 }
