@@ -21,7 +21,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("serve", "run a party"),
     "provider": ("serve", "run the provider"),
     "certs": ("certs", "make, show and check the certificates of a cluster"),
-    "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
     "share": ("share", "split a file between the parties of a cluster"),
     "datasets": ("datasets", "list what owners shared: names and shapes, never data"),
     "unshare": ("unshare", "delete what was shared, at every party"),

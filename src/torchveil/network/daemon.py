@@ -174,7 +174,7 @@ class Daemon:
                 continue
             if not self._accepting.acquire(blocking=False):
                 raw.close()
-                self.metrics.session_refused(LimitExceeded.code)
+                self.metrics.connection_refused(LimitExceeded.code)
                 continue
             try:
                 self._pool.submit(self._greet, raw)
@@ -201,7 +201,7 @@ class Daemon:
                 raise PeerRejected("a connection for a purpose that is not known")
             purpose(self, hub, link, identity, hello)
         except TorchveilError as error:
-            self.metrics.session_refused(error.code)
+            self.metrics.connection_refused(error.code)
             log("connection refused", role=str(self.config.role), code=error.code)
             refuse(hub, error, str(self.config.role))
         except BaseException as error:

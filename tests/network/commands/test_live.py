@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from torchveil.cli import main
+from torchveil.network.connect import connect
 from torchveil.network.daemon import Daemon
 from torchveil.testing.clusters import LocalCluster, local_cluster
 
@@ -75,3 +78,32 @@ def test_a_daemon_that_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().out.startswith("party/bob at 127.0.0.1:")
         assert main(["status", str(running.file), "--once"]) == 1
         assert "party/bob does not answer: TV501" in capsys.readouterr().out
+
+
+def test_a_session_is_counted_at_every_role(cluster: LocalCluster) -> None:
+    alice, bob, james = (cluster.daemons[name].metrics for name in ("alice", "bob", "james"))
+    before = [metrics.totals() for metrics in (alice, bob, james)]
+    with connect(cluster.file) as session:
+        x = session.share(torch.linspace(-1, 1, 12).view(3, 4))
+        assert (x @ x.t()).relu().reveal().shape == (3, 3)
+        during = [metrics.totals() for metrics in (alice, bob, james)]
+        cost = session.cost()
+    for metrics in (alice, bob, james):
+        wait_for(lambda metrics=metrics: metrics.totals().sessions == 0)
+    after = [metrics.totals() for metrics in (alice, bob, james)]
+    assert [now.sessions for now in during] == [1, 1, 1] and all(now.wires > 0 for now in during[:2])
+    assert [now.wires for now in after] == [0, 0, 0]
+    for rank in (0, 1):
+        assert after[rank].rounds - before[rank].rounds == cost.rounds - 1  # a reveal is no exchange
+        assert after[rank].sent_bytes - before[rank].sent_bytes == cost.sent_bytes
+        assert after[rank].reveals - before[rank].reveals == 1
+    assert sum(after[rank].dealt_bytes - before[rank].dealt_bytes for rank in (0, 1)) == cost.dealt_bytes
+    assert after[2].dealt_bytes - before[2].dealt_bytes == cost.dealt_bytes
+    assert all(now.instructions > then.instructions for now, then in zip(after, before, strict=True))
+
+
+def wait_for(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    ends = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
