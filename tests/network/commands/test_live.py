@@ -86,19 +86,20 @@ def test_a_session_is_counted_at_every_role(cluster: LocalCluster) -> None:
     with connect(cluster.file) as session:
         x = session.share(torch.linspace(-1, 1, 12).view(3, 4))
         assert (x @ x.t()).relu().reveal().shape == (3, 3)
-        during = [metrics.totals() for metrics in (alice, bob, james)]
+        for metrics in (alice, bob, james):
+            wait_for(lambda metrics=metrics: metrics.totals().wires > 0 and metrics.totals().sessions == 1)
         cost = session.cost()
     for metrics in (alice, bob, james):
         wait_for(lambda metrics=metrics: metrics.totals().sessions == 0)
     after = [metrics.totals() for metrics in (alice, bob, james)]
-    assert [now.sessions for now in during] == [1, 1, 1] and all(now.wires > 0 for now in during[:2])
     assert [now.wires for now in after] == [0, 0, 0]
     for rank in (0, 1):
         assert after[rank].rounds - before[rank].rounds == cost.rounds - 1  # a reveal is no exchange
         assert after[rank].sent_bytes - before[rank].sent_bytes == cost.sent_bytes
         assert after[rank].reveals - before[rank].reveals == 1
-    assert sum(after[rank].dealt_bytes - before[rank].dealt_bytes for rank in (0, 1)) == cost.dealt_bytes
-    assert after[2].dealt_bytes - before[2].dealt_bytes == cost.dealt_bytes
+    dealt = [now.dealt_bytes - then.dealt_bytes for now, then in zip(after, before, strict=True)]
+    padding = 8 * cost.instructions  # on the wire every piece begins at a multiple of eight bytes
+    assert dealt[0] + dealt[1] == dealt[2] and 0 <= dealt[2] - cost.dealt_bytes <= padding
     assert all(now.instructions > then.instructions for now, then in zip(after, before, strict=True))
 
 
