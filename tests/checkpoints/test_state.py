@@ -28,6 +28,7 @@ from torchveil.handle import Secret
 from torchveil.roles.tables import Tables
 from torchveil.session import Session
 from torchveil.storage import ShareStore, load_key
+from torchveil.storage.files import alone
 
 #: In the 16 digits after the point as in the raw integers, so that no file holds it by chance.
 CANARY = 12345.678910
@@ -428,6 +429,37 @@ def test_keys_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "safe" / "bob.key").chmod(0o644)
     with pytest.raises(StorageError, match="others may read"):
         Session().load(tmp_path / "run", keys=tmp_path / "safe")
+
+
+def test_two_saves_at_a_time(saved: Path) -> None:
+    session = Session()
+    state = session.load(saved)
+    with alone(saved), pytest.raises(StorageError, match="somebody else"):
+        session.save(saved, state)
+    session.save(saved, state)
+
+
+def test_a_state_without_secrets(tmp_path: Path) -> None:
+    Session().save(tmp_path / "run", {"epoch": 3, "plain": torch.ones(2)})
+    back = Session().load(tmp_path / "run")
+    assert back["epoch"] == 3 and back["plain"].tolist() == [1.0, 1.0]
+
+
+def test_going_back_in_the_same_session(tmp_path: Path) -> None:
+    session = Session()
+    model = session.encrypt(nn.Linear(2, 1))
+    before = model.weight.reveal()
+    session.save(tmp_path / "run", model.state_dict())
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    model.load_state_dict(session.load(tmp_path / "run"))
+    assert torch.equal(model.weight.reveal(), before)
+
+
+def test_a_program_that_is_only_checked_loads_shapes(saved: Path) -> None:
+    shadow = Shadow(("alice", "bob"), "james", None, lambda _: None)
+    x = shadow.load(saved)["x"]
+    assert (x * x).shape == (2,) and isinstance(x, torchveil.EncryptedTensor)
 
 
 def test_epochs_count_up(tmp_path: Path) -> None:

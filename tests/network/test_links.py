@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -188,10 +190,28 @@ def test_a_frame_beyond_the_limits_is_refused(make: Callable[[Limits], Ends]) ->
         bob.receive(to_alice, 2, "large")
 
 
+def test_limits_may_change(ends: Ends) -> None:
+    """A stranger may say little before it is known."""
+    ends.to_alice.limits = Limits(body=10)
+    ends.alice.post(ends.to_bob, Frame(1, body=bytes(10)))
+    ends.bob.receive(ends.to_alice, 2, "hello")
+    ends.to_alice.limits = Limits(body=20)
+    ends.alice.post(ends.to_bob, Frame(1, body=bytes(20)))
+    ends.bob.receive(ends.to_alice, 2, "more")
+    ends.alice.post(ends.to_bob, Frame(1, body=bytes(21)))
+    with pytest.raises(LimitExceeded):
+        ends.bob.receive(ends.to_alice, 2, "too much")
+
+
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", [Link.close, reset])
+def vanish(link: Link) -> None:
+    """Ends a connection without a notice of TLS."""
+    link.sock.close()
+
+
+@pytest.mark.parametrize("end", [Link.close, reset, vanish])
 def test_the_end_of_any_link_ends_every_wait(make: Callable[[], Ends], end: Callable[[Link], None]) -> None:
     first, second = make(), make()
     hub = first.alice
@@ -484,6 +504,35 @@ def test_a_rejected_client_learns_of_it_when_it_waits(
     with pytest.raises(PeerRejected, match=r"bob: the other end ended TLS: .*CERTIFICATE_REQUIRED, during: hello"):
         hub.receive(link, 2, "hello")
     hub.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+def test_new_keys_within_a_connection_change_nothing(
+    server: socket.socket, authority: Authority, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    """The other end renews its keys and asks for ours to be renewed, between two frames."""
+    name = authority.folder / "alice.pem"
+    command = ["openssl", "s_client", "-connect", address(server), "-cert", name, "-key", name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        try:
+            link, hub = Link(accept_tls(server.accept()[0], contexts[0], 5), "alice"), Hub()
+            hub.add(link)
+            stdin, stdout = client.stdin, client.stdout
+            if stdin is None or stdout is None:
+                raise TypeError
+            for n in range(3):
+                stdin.write(b"".join(pack(Frame(1, n), bytes(8), n)))
+                stdin.flush()
+                assert hub.receive(link, 5, "frame").number == n
+                stdin.write(b"K\n")
+                stdin.flush()
+                time.sleep(0.05)
+            hub.post(link, Frame(2, meta=b"with new keys"))
+            hub.flush(5, "answer")
+            hub.close()
+            assert b"with new keys" in stdout.read()
+        finally:
+            client.kill()
 
 
 def test_a_decoder_never_offers_less_room_than_a_record() -> None:

@@ -20,10 +20,10 @@ from torchveil.errors import (
 )
 from torchveil.fixedpoint import FixedPoint, decode
 from torchveil.network.dataset_store import DatasetLimits
-from torchveil.network.datasets import Array, Entry, Schema, agree, prepare
+from torchveil.network.datasets import Array, Schema, prepare
 from torchveil.network.datasets_service import DATASET_SERVICES, Commit, Discard, Remove, Stage
 from torchveil.network.names import Role
-from torchveil.network.owner import by_name, listings, share_parts, unshare
+from torchveil.network.owner import find, listings, share_parts, unshare
 
 X = torch.tensor([[1.5, -2.0], [0.25, 7.0], [3.0, 4.0]])
 Y = torch.tensor([0, 1, 1])
@@ -35,17 +35,13 @@ def shared(net: Network, who: Who, name: str, x: Tensor, y: Tensor | None = None
     return share_parts(net.by(who), name, prepare(arrays, FixedPoint(), **options))
 
 
-def held(net: Network, name: str) -> dict[str, Entry | None]:
-    return by_name(listings(net.by(SCIENTIST), name))[name]
-
-
 @pytest.mark.parametrize("names", [("alice", "bob"), ("alice", "bob", "carol")])
 def test_what_is_shared_is_found_and_sums_up(tmp_path: Path, names: tuple[str, ...]) -> None:
     net = network(tmp_path, *names)
     shared(net, HOSPITAL_A, "hospital-a/x", X, Y, columns=("age", "dose"))
     assert decode(net.total("hospital-a/x"), 2**16).equal(X.double())
     assert net.total("hospital-a/x.target").equal(Y)
-    entry = agree("hospital-a/x", held(net, "hospital-a/x"), [f"party/{name}" for name in names])
+    entry = find(net.by(SCIENTIST), "hospital-a/x")
     assert entry.owner == "owner/hospital-a"
     assert entry.schema.shape == (3, 2) and entry.schema.columns == ("age", "dose")
     share_of_alice, schema, owner = net.store("alice").open("hospital-a/x", entry.id)
@@ -119,10 +115,10 @@ def test_a_failure_between_commits_is_named_and_mended_by_sharing_again(tmp_path
     with pytest.raises(NetworkError, match="not committed at party/bob:"):
         shared(net, HOSPITAL_A, "hospital-a/x", 2 * X)
     with pytest.raises(DataNotFound, match="party/alice and party/bob hold different"):
-        agree("hospital-a/x", held(net, "hospital-a/x"), ("party/alice", "party/bob"))
+        find(net.by(SCIENTIST), "hospital-a/x")
     net.fail = lambda party, name: None
     shared(net, HOSPITAL_A, "hospital-a/x", 2 * X)
-    agree("hospital-a/x", held(net, "hospital-a/x"), ("party/alice", "party/bob"))
+    find(net.by(SCIENTIST), "hospital-a/x")
     assert decode(net.total("hospital-a/x"), 2**16).equal(2 * X.double())
 
 
@@ -137,6 +133,8 @@ def test_unshare_deletes_at_every_party(tmp_path: Path) -> None:
     assert names == {"hospital-a/z"}
     with pytest.raises(DataNotFound):
         unshare(net.by(HOSPITAL_A), "hospital-a/x")
+    with pytest.raises(DataNotFound, match="no party holds"):
+        find(net.by(SCIENTIST), "hospital-a/x")
 
 
 def test_who_is_told_what(tmp_path: Path) -> None:

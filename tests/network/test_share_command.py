@@ -123,7 +123,7 @@ def test_share_list_unshare(
     assert status == 0 and "age" not in printed
     assert total(stores, "hospital-b/x.mask").tolist() == [1, 1, 0, 0, 0]
 
-    status, printed = run(capsys, "datasets", file, "--role", "controller/ann", "--json")
+    status, printed = run(capsys, "datasets", file, "--json")
     rows = {row["name"]: row for row in json.loads(printed)}
     assert status == 0 and list(rows) == ["hospital-a/x", "hospital-a/x.target", "hospital-b/x", "hospital-b/x.mask"]
     assert rows["hospital-b/x"] == {
@@ -135,13 +135,13 @@ def test_share_list_unshare(
         "columns": None,
         "problem": "",
     }
-    status, printed = run(capsys, "datasets", file, "--role", "owner/hospital-a")
+    status, printed = run(capsys, "datasets", file, "--certificate", file.parent / "owner-hospital-a.pem")
     assert status == 0 and "hospital-a/x.target" in printed and "hospital-b" not in printed
-    status, printed = run(capsys, "datasets", file, "--role", "provider/james")
+    status, printed = run(capsys, "datasets", file, "--certificate", file.parent / "provider-james.pem")
     assert status == 2 and "TV503" in printed
 
     stores["bob"].remove("hospital-b/x", "owner/hospital-b")
-    status, printed = run(capsys, "datasets", file, "--role", "controller/ann", "--json", "--prefix", "hospital-b/")
+    status, printed = run(capsys, "datasets", file, "--json", "--prefix", "hospital-b/")
     assert status == 1 and "party/bob" in json.loads(printed)[0]["problem"]
     for name in ("hospital-a/x", "hospital-b/x"):
         assert run(capsys, "unshare", name, "--from", file) == (0, "")

@@ -134,13 +134,14 @@ def test_every_byte_counts(tmp_path: Path) -> None:
     store(tmp_path).write("x", tensors, manifest(tensors))
     file = only_file(tmp_path)
     good = file.read_bytes()
+    assert 400 < len(good) < 800
     for place in range(len(good)):
         bad = bytearray(good)
         bad[place] ^= 1 << place % 8
         file.write_bytes(bad)
         with pytest.raises(CheckpointInvalid):
             store(tmp_path).read("x")
-    for length in range(len(good)):
+    for length in range(0, len(good), 3):
         file.write_bytes(good[:length])
         with pytest.raises(CheckpointInvalid):
             store(tmp_path).read("x")

@@ -120,6 +120,26 @@ def test_tls_passes_end_to_end(server: socket.socket, tmp_path: Path) -> None:
         far.close()
 
 
+def test_a_byte_changed_under_tls_is_found_by_both(server: socket.socket, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    ours, theirs = authority.context("near", server=False), authority.context("far", server=True)
+    with Relay(f"127.0.0.1:{server.getsockname()[1]}", FAST) as relay, ThreadPoolExecutor(1) as pool:
+        connecting = pool.submit(connect, relay.address, ours, 5.0)
+        far, near = Hub(), Hub()
+        to_near = Link(accept_tls(server.accept()[0], theirs, 5.0), "near")
+        to_far = Link(connecting.result(5), "far")
+        far.add(to_near)
+        near.add(to_far)
+        relay.alter = lambda direction, data: [data[:-1] + bytes([data[-1] ^ 1]) if direction == "forward" else data]
+        near.post(to_far, Frame(1, body=bytes(100)))
+        with pytest.raises(PeerLost, match="TLS broke"):
+            far.receive(to_near, 2, "it")
+        far.close()
+        with pytest.raises(PeerLost):
+            near.receive(to_far, 2, "answer")
+        near.close()
+
+
 def test_a_cut_is_seen_by_both_at_once(between: Callable[..., tuple[Relay, Ends]]) -> None:
     relay, ends = between(WAN)
     ends.one_way_s()

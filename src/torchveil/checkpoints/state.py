@@ -76,6 +76,9 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: Checkpoint
 
 
+_DECODER = msgspec.json.Decoder(_State)
+
+
 class _Collected:
     """The tensors of a state, as they are met: plain ones, secrets by wire, and the facts of each."""
 
@@ -210,7 +213,7 @@ def _controllers_part(session: Engine, place: Place) -> tuple[dict[str, Tensor],
             remedy="open a session of the same parties, in the same order",
         )
     try:
-        return plain, msgspec.json.decode(manifest.attached, type=_State)
+        return plain, _DECODER.decode(manifest.attached)
     except msgspec.MsgspecError:
         raise CheckpointInvalid(
             f"{place.directory} was written by another version of torchveil", remedy="use the version that wrote it"

@@ -1,6 +1,6 @@
 """List what owners shared: names, owners, shapes, number formats, names of columns. Never data.
 
-    torchveil datasets cluster.toml --role controller/ann [--prefix hospital-a/] [--json]
+    torchveil datasets cluster.toml [--certificate owner-hospital-a.pem] [--prefix hospital-a/] [--json]
 
 An owner sees its own data; controllers and parties see all. Exit status: 0, or 1 if the parties do not hold the same.
 """
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from torchveil.cli.cluster import add_credentials, caller_as
+from torchveil.cli import reaching
 from torchveil.errors import DataNotFound
 from torchveil.network.datasets import agree
-from torchveil.network.names import Role
 from torchveil.network.owner import by_name, listings, parties_of
+from torchveil.network.services import Caller
 
 #: Names of columns that the table shows; JSON has all.
 _SHOWN = 8
@@ -25,16 +24,14 @@ _SHOWN = 8
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     argument = parser.add_argument
-    argument("cluster", type=Path, help="the cluster's file, cluster.toml")
-    argument("--role", type=Role.parse, required=True, help="who asks, as controller/ann or owner/hospital-a")
-    add_credentials(parser)
+    reaching.add(parser)
     argument("--prefix", default="", help="only names that begin so")
     argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Ask every party, compare, print."""
-    caller = caller_as(options, options.role)
+    caller = Caller(*reaching.asking_as(options))
     parties = [str(party) for party in parties_of(caller.cluster)]
     rows = [_row(name, held, parties) for name, held in by_name(listings(caller, options.prefix)).items()]
     if options.json:

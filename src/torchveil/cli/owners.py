@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from torchveil.cli.usage import UsageError
 from torchveil.network import profile
+from torchveil.network.authority import Paths
 from torchveil.network.certificates import Authority, Identity
 from torchveil.network.commands.consent import Ask, Parties
 from torchveil.network.config import read_cluster
@@ -21,7 +22,12 @@ from torchveil.network.services import Caller
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     """Which cluster, and as whom."""
     parser.add_argument("--cluster", default="cluster.toml", help="the cluster's file (default: cluster.toml)")
-    parser.add_argument("--certificate", help="the owner's (default: the only owner-*.pem beside the authority's)")
+    add_certificate(parser, "the only owner-*.pem")
+
+
+def add_certificate(parser: argparse.ArgumentParser, default: str) -> None:
+    """As whom; ``default`` says which certificate is taken if none is named."""
+    parser.add_argument("--certificate", help=f"who asks (default: {default} beside the authority's)")
     parser.add_argument("--key", help="its key (default: the certificate's name with .key)")
 
 
@@ -37,6 +43,13 @@ def seconds_of(options: argparse.Namespace) -> int:
         raise UsageError("a grant lives between a moment and ten years: --days")
     days: float = options.days
     return max(1, round(days * 86400))
+
+
+def caller_as(options: argparse.Namespace, role: Role) -> Caller:
+    """Questions to the roles of the cluster, asked as ``role`` unless ``--certificate`` names somebody else."""
+    cluster = read_cluster(options.cluster)
+    certificate = options.certificate or Paths.of(cluster.authority.parent, role).certificate
+    return Caller(cluster, find_credentials(cluster, certificate, options.key, role.kind))
 
 
 def parties(options: argparse.Namespace) -> Parties:

@@ -31,14 +31,19 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def reach_of(options: argparse.Namespace) -> Reach:
-    """The cluster that the arguments name. Raises ``UsageError``, or our errors about the files."""
+    """The cluster that the arguments name. Raises what ``asking_as`` raises."""
+    return _reach(*asking_as(options))
+
+
+def asking_as(options: argparse.Namespace) -> tuple[ClusterConfig, Credentials]:
+    """The cluster that the arguments name, and who asks. Raises ``UsageError``, or our errors about the files."""
     if (options.cluster is None) == (options.role is None):
         raise UsageError("name the cluster's file, or a role's file with --role")
     if options.role is not None:
         role = read_role(options.role)
-        return _reach(role.cluster, Credentials.load(role.certificate, role.key, role.cluster.authority))
+        return role.cluster, Credentials.load(role.certificate, role.key, role.cluster.authority)
     cluster = read_cluster(options.cluster)
-    return _reach(cluster, find_credentials(cluster, options.certificate, options.key, "controller"))
+    return cluster, find_credentials(cluster, options.certificate, options.key, "controller")
 
 
 def reach_itself(file: str) -> Reach:

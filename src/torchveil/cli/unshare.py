@@ -8,9 +8,8 @@ Exit status: 0, or 2 if something could not be deleted. Sessions that opened the
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from torchveil.cli.cluster import add_credentials, caller_as
+from torchveil.cli.owners import add_certificate, caller_as
 from torchveil.network.datasets import owner_of
 from torchveil.network.names import Role
 from torchveil.network.owner import unshare
@@ -19,8 +18,10 @@ from torchveil.network.owner import unshare
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument("name", help="as it was shared: hospital-a/x")
-    parser.add_argument("--from", dest="cluster", type=Path, required=True, help="the cluster's file, cluster.toml")
-    add_credentials(parser)
+    parser.add_argument(
+        "--from", dest="cluster", default="cluster.toml", help="the cluster's file (default: cluster.toml)"
+    )
+    add_certificate(parser, "owner-NAME.pem")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -136,7 +136,8 @@ class Decoder:
 
     Bytes come in by ``feed(data)``, or without a copy by ``filled(recv_into(buffer()))``; frames go out by ``next()``.
     ``session`` may be set once it is agreed on; what was sent before carries zeros. A frame that came in before the
-    session was set here is held against the session that is set when ``next`` hands it out.
+    session was set here is held against the session that is set when ``next`` hands it out. ``limits`` may be set, too,
+    and hold for frames that begin to arrive from then on.
 
     Every method raises MalformedMessage or LimitExceeded for bytes that are no frame of ours, or too large; from then
     on always the same, as nothing after such bytes can be trusted.
@@ -164,7 +165,7 @@ class Decoder:
         self._intake = memoryview(b"")
         self._direct = False
         self._failure: NetworkError | None = None
-        self._parser = _parse(self.limits)
+        self._parser = _parse()
         self._want = cast(memoryview, next(self._parser))
 
     def buffer(self) -> memoryview:
@@ -232,7 +233,7 @@ class Decoder:
         """Goes on with parsing while what it waits for is there."""
         try:
             while not self._want:
-                found = self._parser.send(self._prefix())
+                found = self._parser.send((self._prefix(), self.limits))
                 if isinstance(found, memoryview):
                     self._want = found
                 else:
@@ -242,12 +243,12 @@ class Decoder:
             self._fail(error)
 
 
-def _parse(limits: Limits) -> Generator[memoryview | tuple[bytes, Frame], bytes, None]:
-    """Every rule of the layout. Yields buffers to fill and whole frames, and is sent the session of the moment."""
+def _parse() -> Generator[memoryview | tuple[bytes, Frame], tuple[bytes, Limits], None]:
+    """Every rule of the layout. Yields buffers to fill and whole frames; is sent session and limits of the moment."""
     header, chunk = bytearray(_HEADER.size), bytearray(_CHUNK.size)
     expected = 0
     while True:
-        ours = yield memoryview(header)
+        ours, limits = yield memoryview(header)
         magic, version, kind, flags, session, counter, number, digest, n_meta, n_body = _HEADER.unpack(header)
         if magic != _MAGIC:
             raise MalformedMessage("these bytes are no frame of torchveil", remedy=_OTHER_PROGRAM)

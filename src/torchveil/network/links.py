@@ -55,7 +55,6 @@ class Link:
         "bytes_out",
         "decoder",
         "ended",
-        "limits",
         "may_close",
         "peer",
         "queued",
@@ -66,10 +65,10 @@ class Link:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _keep_alive(sock)
         self.sock = sock
         self.peer = peer
-        self.limits = limits or Limits()
-        self.decoder = Decoder(NO_SESSION, self.limits)
+        self.decoder = Decoder(NO_SESSION, limits)
         self.may_close = False
         self.bytes_in = 0
         self.bytes_out = 0
@@ -94,6 +93,15 @@ class Link:
     @session.setter
     def session(self, session: bytes) -> None:
         self.decoder.session = session
+
+    @property
+    def limits(self) -> Limits:
+        """What this link may take; those of a stranger may be smaller than those of a role in a session."""
+        return self.decoder.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self.decoder.limits = limits
 
     def close(self) -> None:
         """Ends the connection. What is still queued is dropped; what was handed to the kernel is delivered."""
@@ -162,7 +170,7 @@ class Link:
         except NetworkError as error:
             self.ended = error
         except ssl.SSLError as error:
-            self.ended = PeerRejected(f"the other end ended TLS: {error.reason}", remedy="check both certificates")
+            self.ended = _tls_error(error)
         except OSError as error:
             self.ended = PeerLost(f"the connection broke: {error.strerror}", remedy=_SEE_LOGS)
         return len(decoder.ready) - before
@@ -459,6 +467,21 @@ def _late(whom: str, timeout_s: float) -> DeadlineExceeded:
 
 def _names(links: Iterable[Link]) -> str:
     return ", ".join(str(link.peer) for link in links)
+
+
+def _tls_error(error: ssl.SSLError) -> NetworkError:
+    """An alert says that the other end refuses us, for instance our certificate; all else broke on the way."""
+    reason = str(error.reason)
+    if "ALERT" in reason and "RECORD_MAC" not in reason:
+        return PeerRejected(f"the other end ended TLS: {reason}", remedy="check both certificates")
+    return PeerLost(f"TLS broke: {reason}", remedy="find out what changes bytes between the two machines")
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """A machine that vanished without a word is noticed after half a minute, also while nothing is sent."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _nothing() -> int:

@@ -18,7 +18,7 @@ from torchveil.errors import DataNotFound, NetworkError, TorchveilError
 from torchveil.fixedpoint import FixedPoint
 from torchveil.network.certificates import Credentials
 from torchveil.network.config import ClusterConfig
-from torchveil.network.datasets import PIECE, TARGET, Array, Entry, Part, Schema, check_base, prepare, split
+from torchveil.network.datasets import PIECE, TARGET, Array, Entry, Part, Schema, agree, check_base, prepare, split
 from torchveil.network.datasets_service import Commit, Discard, List, Remove, Stage
 from torchveil.network.messages import parse_struct
 from torchveil.network.names import Role
@@ -94,10 +94,19 @@ def listings(caller: Asks, prefix: str = "") -> dict[str, list[Entry]]:
 
 
 def by_name(listed: Mapping[str, Sequence[Entry]]) -> dict[str, dict[str, Entry | None]]:
-    """Listings the other way round: name -> what each party holds under it, for ``datasets.agree``."""
+    """Listings the other way round: name -> what each party holds under it."""
     names = sorted({entry.schema.name for entries in listed.values() for entry in entries})
     held = {party: {entry.schema.name: entry for entry in entries} for party, entries in listed.items()}
     return {name: {party: entries.get(name) for party, entries in held.items()} for name in names}
+
+
+def find(caller: Asks, name: str) -> Entry:
+    """What all parties agree to hold as ``name``: id, owner, schema. Asked by controllers before a session opens it.
+
+    Raises ``DataNotFound`` naming the parties that hold nothing, or something else; see ``datasets.agree``.
+    """
+    parties = [str(party) for party in parties_of(caller.cluster)]
+    return agree(name, by_name(listings(caller, name)).get(name, {}), parties)
 
 
 def unshare(caller: Asks, name: str) -> None:
@@ -160,4 +169,4 @@ def _commit(caller: Asks, parties: Sequence[Role], commit: Commit) -> None:
         ) from next(iter(failed.values()))
 
 
-__all__ = ["Asks", "by_name", "listings", "parties_of", "share", "share_parts", "unshare"]
+__all__ = ["Asks", "by_name", "find", "listings", "parties_of", "share", "share_parts", "unshare"]

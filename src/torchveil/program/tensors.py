@@ -92,8 +92,7 @@ def pack_tensor(x: Tensor, buffers: list[memoryview]) -> tuple[Any, ...]:
     name = _NAMES.get(x.dtype)
     if name is None or x.device.type != "cpu":
         raise InvalidArgument(
-            f"a public tensor of {x.dtype} on {x.device} cannot be sent to a role",
-            remedy="use whole numbers on the CPU",
+            f"a public tensor of {x.dtype} on {x.device} cannot be sent to a role", remedy="use whole numbers on the CPU"
         )
     x = x.detach()
     shape, strides = tuple(x.shape), x.stride()

@@ -28,9 +28,10 @@ def storing(what: str) -> Iterator[None]:
 
 
 def make_directory(directory: Path) -> None:
-    """The directory, for its owner alone if it has to be made."""
+    """The directory and those above it; what has to be made is for its owner alone, and on disk when this returns."""
     if not directory.is_dir():
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
         sync_directory(directory.parent)
 
 

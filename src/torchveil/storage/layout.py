@@ -42,6 +42,9 @@ class _Info(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
+_DECODER = msgspec.json.Decoder(dict[str, _Info])
+
+
 class Source(Protocol):
     """What tensors are read from."""
 
@@ -95,7 +98,7 @@ def read_tensors(source: Source) -> dict[str, Tensor]:
     size = int.from_bytes(source.read(8), "little")
     if size > min(MAX_HEADER, source.remaining):
         raise ValueError("a header longer than its file")
-    infos = msgspec.json.decode(source.read(size), type=dict[str, _Info])
+    infos = _DECODER.decode(source.read(size))
     end = 0
     for info in infos.values():
         start = end

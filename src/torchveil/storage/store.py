@@ -23,6 +23,7 @@ from torchveil.storage.manifest import Manifest
 from torchveil.storage.sealed import SealedReader, SealedWriter, damaged
 
 _SUFFIX = ".sealed"
+_DECODER = msgspec.json.Decoder(Manifest)
 #: One part of a name; parts are joined by a slash, which is "=" in the file's name.
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"{_PART}(?:/{_PART})*")
@@ -160,7 +161,7 @@ class ShareStore:
         if size > MAX_HEADER:
             raise damaged(str(path))
         try:
-            manifest = msgspec.json.decode(sealed.read(size), type=Manifest)
+            manifest = _DECODER.decode(sealed.read(size))
         except (ValueError, msgspec.MsgspecError):
             raise CheckpointInvalid(
                 f"{path} was written by another version of torchveil",
