@@ -6,14 +6,18 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 
 from torchveil.cli import main
+from torchveil.errors import TorchveilError
+from torchveil.network import logs
 from torchveil.network.connect import connect
 from torchveil.network.daemon import Daemon
+from torchveil.network.party import PartySession
 from torchveil.testing.clusters import LocalCluster, local_cluster
 
 
@@ -50,7 +54,7 @@ def test_doctor_finds_who_is_gone_who_disagrees_and_who_is_not_believed(
     cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = cluster.file.read_text()
-    alice, bob, james = cluster.config.addresses.values()
+    _, bob, james = cluster.config.addresses.values()
     for file in ("ca.pem", "controller-scientist.pem", "controller-scientist.key"):
         shutil.copy2(cluster.directory / file, tmp_path / file)
 
@@ -108,3 +112,44 @@ def wait_for(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < ends
         time.sleep(0.01)
+
+
+CANARY = "4242424242"
+
+
+def test_a_failure_inside_a_session_leaves_type_and_place_in_the_log_and_no_value(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self: PartySession, *_: object) -> None:
+        raise ValueError(f"the share {CANARY} is odd")
+
+    out = StringIO()
+    logs.configure("party/alice", out)
+    try:
+        with pytest.raises(TorchveilError) as raised, connect(cluster.file) as session:
+            monkeypatch.setattr(PartySession, "_swap", broken)
+            session.share(torch.ones(3)).relu().reveal()
+        wait_for(lambda: '"error"' in out.getvalue())
+    finally:
+        logs.close()
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    failure = next(line for line in lines if "error" in line)
+    assert (
+        failure["event"] == "session failed"
+        and failure["error"] == "builtins.ValueError"
+        and failure["place"].startswith("test_live.py:")
+    )
+    assert len(failure["session"]) == 16 and failure["number"] >= 0 and "refused" not in failure
+    assert CANARY not in out.getvalue() and CANARY not in str(raised.value)
+
+
+def test_what_a_session_logs_is_allowed(cluster: LocalCluster) -> None:
+    out = StringIO()
+    logs.configure("party/alice", out)
+    try:
+        with connect(cluster.file) as session:
+            session.share(torch.tensor([float(CANARY)])).reveal()
+        wait_for(lambda: out.getvalue().count("session closed") == 3)
+    finally:
+        logs.close()
+    assert "refused" not in out.getvalue() and CANARY not in out.getvalue()
