@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check bench bench-kernels bench-peer bench-scaling performance conformance accuracy clean
+.PHONY: help install demo cluster-demo test check bench bench-kernels bench-peer bench-scaling performance conformance accuracy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ $(STAMP): pyproject.toml constraints.txt native/pyproject.toml native/CMakeLists
 
 demo: install ## two hospitals train a model together on data that neither can read
 	$(PY) examples/hospitals.py
+
+cluster-demo: install ## the same with every role a process of its own, over mutual TLS
+	$(PY) examples/hospitals_cluster.py
 
 # One thread per worker: two workers that each start a thread per core slow each other down.
 # Under -O pytest still checks the asserts of test files (it rewrites them); ours must not lean on any in src.

@@ -109,26 +109,30 @@ def confusion(logits: Tensor, y: Tensor) -> Tensor:
     return torch.stack([hits, guesses - hits, positives - hits, len(y) - guesses - positives + hits])
 
 
+def shared(session: Session | Clear, part: Hospital) -> Hospital:
+    """The records of a hospital as shares."""
+    return Hospital(*(session.share(getattr(part, name)) for name in Hospital.__slots__))
+
+
 def program(session: Session | Clear, parts: list[Hospital], model: nn.Module, options: Options) -> Run:
-    """Share, standardise, train, test. The same lines for secrets and for plain tensors."""
+    """Standardise, train, test. The same lines for secrets and for plain tensors."""
     run = Run()
     started = time.perf_counter()
-    xs, ys = [session.share(part.x) for part in parts], [session.share(part.y) for part in parts]
-    x_tests, y_tests = [session.share(part.x_test) for part in parts], [session.share(part.y_test) for part in parts]
     model = session.encrypt(model)
 
-    mean, inverse_deviation = statistics(xs)
-    x = torch.cat([(part - mean) * inverse_deviation for part in xs])
-    x_test = torch.cat([(part - mean) * inverse_deviation for part in x_tests])
+    mean, inverse_deviation = statistics([part.x for part in parts])
+    x = torch.cat([(part.x - mean) * inverse_deviation for part in parts])
+    x_test = torch.cat([(part.x_test - mean) * inverse_deviation for part in parts])
+    y, y_test = torch.cat([part.y for part in parts]), torch.cat([part.y_test for part in parts])
 
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     loss = nn.BCEWithLogitsLoss()
     name = "clear" if isinstance(session, Clear) else "encrypted"
     with Meter(name, options.epochs, len(x), session, quiet=options.json) as meter:
-        run.losses = fit(model, optimizer, loss, x, torch.cat(ys), options, meter, BATCH_SIZE)
+        run.losses = fit(model, optimizer, loss, x, y, options, meter, BATCH_SIZE)
 
     with torch.no_grad():
-        counts = [round(count) for count in reveal(confusion(model(x_test), torch.cat(y_tests))).tolist()]
+        counts = [round(count) for count in reveal(confusion(model(x_test), y_test)).tolist()]
     run.counts = dict(zip(("true malignant", "false malignant", "false benign", "true benign"), counts, strict=True))
     run.accuracy = (counts[0] + counts[3]) / sum(counts)
     run.seconds = time.perf_counter() - started
@@ -146,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
     if not options.plain:
         session = Session(PARTIES[: options.parties], PROVIDER)
         model = network(options.seed)
-        encrypted = program(session, parts, model, options)
+        encrypted = program(session, [shared(session, part) for part in parts], model, options)
         session.decrypt(model, to=OWNER)
         n_losses, n_parameters = len(encrypted.losses), len(list(model.parameters()))
         encrypted.reveals = check_reveals(session, {"controller": n_losses + 1, OWNER: n_parameters})

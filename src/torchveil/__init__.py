@@ -36,6 +36,7 @@ from torchveil.errors import (
 )
 from torchveil.fixedpoint import FixedPoint
 from torchveil.importing import from_onnx, load_weights, save_weights
+from torchveil.network.connect import NetworkSession, connect
 from torchveil.profiling import LAN, WAN, Network, Profile
 from torchveil.public import public
 from torchveil.session import Session
@@ -58,6 +59,7 @@ __all__ = [
     "InvalidArgument",
     "LabelReused",
     "Network",
+    "NetworkSession",
     "PlainDiverged",
     "PlainWrite",
     "PlanError",
@@ -76,6 +78,7 @@ __all__ = [
     "WouldBePublished",
     "check",
     "compile",
+    "connect",
     "from_onnx",
     "load_weights",
     "public",

@@ -89,7 +89,7 @@ def test_more_parties(tmp_path: Path, parties: list[str]) -> None:
         assert torch.allclose(found[-1], train(Session(parties, "p"))[-1], atol=2e-3)
 
 
-# --- byte for byte -----------------------------------------------------------------------------------------------------
+# --- byte for byte ---------------------------------------------------------------------------------------------------
 
 
 class Recorder:
@@ -202,12 +202,10 @@ def test_the_transcripts_of_both_drivers_are_byte_equal(
     assert sum(map(len, (body for bodies in wanted.sent.values() for body in bodies))) > 10_000
 
 
-# --- who sees what -----------------------------------------------------------------------------------------------------
+# --- who sees what ---------------------------------------------------------------------------------------------------
 
 
-def test_the_controller_and_the_provider_get_no_shares(
-    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_controller_and_the_provider_get_no_shares(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every frame that reaches them, by kind; what is revealed is sealed, and sealed to the controller."""
     seen: dict[str, set[int]] = {}
     boxes: list[bytes] = []
@@ -255,7 +253,7 @@ def test_the_provider_is_sent_no_public_tensor(cluster: LocalCluster, monkeypatc
         assert needle in sent["party/alice"] and needle not in sent["provider/james"]
 
 
-# --- errors ------------------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_what_a_program_does_wrong_is_told_at_once_and_ends_nothing(session: NetworkSession) -> None:
@@ -297,15 +295,14 @@ def test_no_debug_mode_and_no_missing_certificate(cluster: LocalCluster, tmp_pat
 def test_nobody_listens(tmp_path: Path) -> None:
     with local_cluster(tmp_path, limits=LIMITS) as cluster:
         file = cluster.file
-    with pytest.raises(PeerLost, match="alice|no connection"):
+    with pytest.raises(PeerLost, match="no connection"):
         connect(file)
 
 
 def test_sessions_at_a_time_are_limited(tmp_path: Path) -> None:
     with local_cluster(tmp_path, limits=LIMITS, role_limits={"sessions": 1}) as cluster:
-        with connect(cluster.file):
-            with pytest.raises(LimitExceeded, match="sessions"):
-                connect(cluster.file)
+        with connect(cluster.file), pytest.raises(LimitExceeded, match="sessions"):
+            connect(cluster.file)
         with connect(cluster.file) as session:
             assert session.share(torch.ones(1)).reveal().tolist() == [1.0]
 

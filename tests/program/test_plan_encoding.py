@@ -159,7 +159,7 @@ def test_buffers_are_those_of_the_instructions() -> None:
 _ENTRY = st.one_of(st.integers(-20, 30), st.integers(-(2**63), 2**63 - 1), st.none(), st.booleans(), st.just([]))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_other_plans_are_taken_or_refused(data: st.DataObject) -> None:
     whole = unpack(STRUCTURE)
@@ -182,7 +182,7 @@ def test_other_plans_are_taken_or_refused(data: st.DataObject) -> None:
     assert sorted(positions) == list(range(len(plan.instructions))) and set(plan.outputs) <= made
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(STRUCTURE) - 1), st.integers(0, 255)), min_size=1, max_size=3))
 def test_mutated_bytes_are_taken_or_refused(changes: list[tuple[int, int]]) -> None:
     changed = bytearray(STRUCTURE)

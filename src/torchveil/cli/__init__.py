@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approve": ("approve", "allow exactly what a request asks for, once"),
     "deny": ("deny", "refuse a request, or withdraw a grant"),
     "audit": ("audit", "read and check the logs of releases"),
+    "results": ("results", "fetch what a controller had made for you"),
     "explain": ("explain", "what an error's number means, and what to do"),
     "status": ("status", "how the roles of a cluster are, as a live table"),
 }

@@ -64,6 +64,7 @@ class NetworkSession(Session):
         schema = entry.schema
         identifier = self.new_id()
         self._flush()
+        self.operation = "dataset"
         self._remote.take_dataset(name, identifier, schema.shape, entry.id)
         number_format = FixedPoint(schema.base, schema.digits)
         return wrap(self.wire(identifier, number_format.scale, number_format, shape=schema.shape, is_input=True))
@@ -81,6 +82,7 @@ class NetworkSession(Session):
         self.own(handle)
         wire = self.bit_to_arithmetic(handle) if isinstance(handle, Bit) else handle
         self._flush()
+        self.operation = "deliver"
         result = Result(name, wire.shape, wire.scale, isinstance(handle, Bit))
         self._remote.deliver(ins.Reveal(wire.id, to, wire.shape), msgspec.msgpack.encode(result))
 

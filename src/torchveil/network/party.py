@@ -103,6 +103,11 @@ class PartySession(RoleSession):
         plan = self._plans[item.key][0]
         self._flows[item.key] = PlanFlow(plan), plan_digest(plan, public=True)
 
+    def _run_plan(self, item: m.RunPlan, buffers: Sequence[memoryview]) -> None:
+        if item.key in self._flows:
+            self._all.update(self._flows[item.key][1])  # with the public tensors, which other parties must have too
+        super()._run_plan(item, buffers)
+
     def _start(self, i: ins.Instruction, structure: bytes, buffers: Sequence[memoryview]) -> int:
         """Count an instruction and take it into both digests; its number."""
         number = self._begin(i)

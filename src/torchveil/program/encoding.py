@@ -52,8 +52,8 @@ def encode(i: ins.Instruction) -> tuple[bytes, Buffers]:
 def decode(structure: Buffer, buffers: Sequence[Buffer] = (), limits: DecodeLimits = DEFAULT_LIMITS) -> ins.Instruction:
     """The instruction that ``encode`` wrote.
 
-    Tensors share the memory of buffers that are writable and aligned, which must therefore stay as they are; others
-    are copied. Raises ``MalformedMessage`` for anything but what ``encode`` writes.
+    Large tensors share the memory of buffers that are writable and aligned, which must therefore stay as they are;
+    others are copied. Raises ``MalformedMessage`` for anything but what ``encode`` writes.
     """
     message = read(_STREAM_DECODER, structure)
     reader = Reader(buffers, limits.elements)

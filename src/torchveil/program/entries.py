@@ -45,7 +45,7 @@ class DecodeLimits:
     elements: int = 1 << 31
     items: int = 1 << 20
     instructions: int = 1 << 17
-    ancestry: int = 1 << 24
+    ancestry: int = 1 << 22
 
 
 DEFAULT_LIMITS = DecodeLimits()

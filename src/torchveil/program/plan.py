@@ -126,7 +126,9 @@ def _needs(
                 family[y] = None
         looked_at += len(family)
         if ancestry is not None and looked_at > ancestry:
-            raise PlanError("the values of a plan follow from each other in too many ways", remedy="record shorter plans")
+            raise PlanError(
+                "the values of a plan follow from each other in too many ways", remedy="record shorter plans"
+            )
         for x in family:
             needed.update(opened_at.get(x, ()))
         needed.update(maker[x] for x in reads(i) if x in maker)

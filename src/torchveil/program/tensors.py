@@ -36,6 +36,9 @@ _DTYPES: dict[str, tuple[torch.dtype, int, int]] = {
 _NAMES = {dtype: name for name, (dtype, _, _) in _DTYPES.items()}
 _DtypeName = Literal["int64", "int32", "uint8", "bool"]
 
+#: From so many bytes on a tensor shares the memory of its buffer: a small one would keep a whole frame in memory.
+SHARED = 1 << 16
+
 #: What a value of the ring may be, and what may stand for places.
 RING = frozenset(("int64",))
 PLACES = frozenset(_DTYPES)
@@ -92,7 +95,8 @@ def pack_tensor(x: Tensor, buffers: list[memoryview]) -> tuple[Any, ...]:
     name = _NAMES.get(x.dtype)
     if name is None or x.device.type != "cpu":
         raise InvalidArgument(
-            f"a public tensor of {x.dtype} on {x.device} cannot be sent to a role", remedy="use whole numbers on the CPU"
+            f"a public tensor of {x.dtype} on {x.device} cannot be sent to a role",
+            remedy="use whole numbers on the CPU",
         )
     x = x.detach()
     shape, strides = tuple(x.shape), x.stride()
@@ -131,7 +135,7 @@ class Reader:
             refuse("a buffer that nothing refers to")
 
     def tensor(self, reference: Reference, allowed: frozenset[str]) -> Tensor:
-        """The tensor of a reference. It shares the memory of a buffer that is writable and aligned."""
+        """The tensor of a reference. It shares the memory of a buffer that is writable, aligned and not small."""
         dtype, low, high = _DTYPES[reference.dtype]
         shape = reference.shape
         if reference.dtype not in allowed:
@@ -171,7 +175,7 @@ def _laid_out(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 
 def _from_buffer(data: memoryview, dtype: torch.dtype) -> Tensor:
-    if data.readonly:
+    if data.readonly or data.nbytes < SHARED:
         data = memoryview(bytearray(data))
     flat = torch.frombuffer(data, dtype=dtype)
     return flat if flat.data_ptr() % dtype.itemsize == 0 else flat.clone()

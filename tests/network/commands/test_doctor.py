@@ -64,7 +64,11 @@ def test_a_port_that_is_closed() -> None:
     ("error", "name", "remedy"),
     [
         (PeerRejected("party/eve answers at the address of party/bob"), "identity", "certs show"),
-        (PeerRejected("another cluster file", remedy="give every role the same"), "identity", "give every role the same"),
+        (
+            PeerRejected("another cluster file", remedy="give every role the same"),
+            "identity",
+            "give every role the same",
+        ),
         (CertificateError("the certificate has expired"), "identity", "certs check"),
         (PeerLost("party/bob closed the connection"), "service", "log"),
         (DeadlineExceeded("party/bob sent nothing for 5 s"), "service", "restart"),

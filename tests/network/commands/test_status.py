@@ -158,7 +158,12 @@ def test_the_live_table_ends_when_interrupted(
 
 @pytest.mark.parametrize(
     "asked",
-    [["status"], ["status", "a.toml", "--role", "b.toml"], ["status", "a.toml", "--probe"], ["status", "x", "--interval", "0"]],
+    [
+        ["status"],
+        ["status", "a.toml", "--role", "b.toml"],
+        ["status", "a.toml", "--probe"],
+        ["status", "x", "--interval", "0"],
+    ],
 )
 def test_arguments_that_make_no_sense(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(asked) == 2

@@ -24,10 +24,12 @@ class SessionConsent:
     def allow(self, i: ins.Reveal, number: int, receiver: str, fingerprint: bytes) -> Decision:
         """Decide on giving the wire of ``i`` to ``receiver``, whose certificate has this SHA-256.
 
+        The controller, who asks for every release of its session, has thereby agreed to what it shared itself.
         The number format is no property of a wire, so a grant that names digits fits no release of a session. Raises
         ``ConsentRequired``, and ``ProtocolError`` for a wire of unknown origin.
         """
-        owners = self.provenance.of(i.x)
+        # the controller asks for it, with its certificate: what it shared itself it lets go
+        owners = self.provenance.of(i.x) - {self._controller}
         plan, slot = self.provenance.origin(i.x) or (None, None)
         return self._consent.decide(
             Release(

@@ -1,0 +1,48 @@
+"""Fetch results that a controller had made for an owner.
+
+    torchveil results --to cluster.toml                            list their names
+    torchveil results NAME --to cluster.toml --out model.npy       add up the parties' sealed shares
+
+Exit status: 0, or 2 if a result was not fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from torchveil.cli.usage import UsageError
+from torchveil.network import results
+from torchveil.network.config import read_cluster
+from torchveil.network.connect import find_credentials
+from torchveil.network.services import Caller
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    argument = parser.add_argument
+    argument("name", nargs="?", help="which result; without it their names are listed")
+    argument("--to", dest="cluster", type=Path, required=True, help="the cluster's file, cluster.toml")
+    argument("--out", type=Path, help="where to write the numbers, as .npy; they are never printed")
+    argument("--forget", action="store_true", help="have the parties forget it once it was fetched")
+    argument("--certificate", help="the owner's (default: the only owner-*.pem beside the authority's)")
+    argument("--key", help="its key (default: the certificate's name with .key)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """List or fetch."""
+    cluster = read_cluster(options.cluster)
+    caller = Caller(cluster, find_credentials(cluster, options.certificate, options.key, "owner"))
+    if options.name is None:
+        for name in results.names(caller):
+            print(name)
+        return 0
+    if options.out is None:
+        raise UsageError("say where to write it: --out FILE.npy")
+    value = results.fetch(caller, options.name, keep=not options.forget)
+    with options.out.open("wb") as file:
+        np.save(file, value.numpy(), allow_pickle=False)
+    print(f"{options.name}: {' x '.join(map(str, value.shape)) or 'one number'}, in {options.out}")
+    return 0
