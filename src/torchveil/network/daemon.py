@@ -34,7 +34,7 @@ from torchveil.network.consent.services import swap_heads
 from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.links import Hub, Link, accept_tls
-from torchveil.network.logs import log
+from torchveil.network.logs import failed, log
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
 from torchveil.network.opening import Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
@@ -174,7 +174,7 @@ class Daemon:
                 continue
             if not self._accepting.acquire(blocking=False):
                 raw.close()
-                self.metrics.session_refused(LimitExceeded.code)
+                self.metrics.connection_refused(LimitExceeded.code)
                 continue
             try:
                 self._pool.submit(self._greet, raw)
@@ -201,11 +201,11 @@ class Daemon:
                 raise PeerRejected("a connection for a purpose that is not known")
             purpose(self, hub, link, identity, hello)
         except TorchveilError as error:
-            self.metrics.session_refused(error.code)
-            log("connection refused", role=str(self.config.role), code=error.code)
+            self.metrics.connection_refused(error.code)
+            failed("connection refused", error, level="info", role=str(self.config.role))
             refuse(hub, error, str(self.config.role))
         except BaseException as error:
-            log("connection failed", role=str(self.config.role), error=type(error).__name__)
+            failed("connection failed", error, role=str(self.config.role))
             refuse(hub, error, str(self.config.role))
         finally:
             self._accepting.release()
@@ -272,7 +272,7 @@ class Daemon:
                 place = None if running is None else running.place
                 number, operation = (place.number, place.operation) if place else (0, "")
                 failure = refuse(opened.hub, error, role, number, operation)
-                log("session failed", role=role, session=run_id, code=failure.code, number=number, op=operation)
+                failed("session failed", error, role=role, session=run_id, number=number, op=operation)
                 code = failure.code
             else:
                 opened.hub.close()
@@ -283,7 +283,7 @@ class Daemon:
                     self._swap_heads()
         except TorchveilError as error:
             code = error.code
-            log("session not opened", role=role, code=code)
+            failed("session not opened", error, role=role)
         finally:
             with self._lock:
                 self._sessions.pop(hello.ticket, None)
