@@ -54,9 +54,7 @@ class TorchveilError(Exception):
 
     code = "TV000"
 
-    def __init__(
-        self, message: str, *, remedy: str = "", op: str = "", line: str = "", at_fault: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, remedy: str = "", op: str = "", line: str = "", at_fault: str = "") -> None:
         self.message = message
         self.at_fault = at_fault
         self.op = op

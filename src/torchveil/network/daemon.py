@@ -1,7 +1,7 @@
 """A role's daemon: accepts connections, finds out who they are, brings them to sessions and services. It outlives both.
 
 Who connects has ``handshake_s`` to prove who it is and to say what for; a bounded number of connections may be at
-that at a time, and more are closed at once. A session runs in a thread of its own and has its own links; when it ends,
+that at a time (``lobby``). A session runs in a thread of its own and has its own links; when it ends,
 well or not, nothing of it stays.
 
 What a connection may be for (``purpose``) and who may ask for it:
@@ -15,15 +15,16 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 
-from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, TorchveilError
+from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, ProtocolError, TorchveilError
 from torchveil.network import messages as m
 from torchveil.network.certificates import Authority, Credentials, Identity, peer_role
 from torchveil.network.config import RoleConfig
@@ -34,10 +35,11 @@ from torchveil.network.consent.services import swap_heads
 from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.links import Hub, Link, accept_tls
-from torchveil.network.logs import log
+from torchveil.network.lobby import Lobby, Visit
+from torchveil.network.logs import failed, log
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
-from torchveil.network.opening import Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
+from torchveil.network.opening import STRANGER, Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
 from torchveil.network.party import Keeping, PartySession
 from torchveil.network.provider import ProviderSession
 from torchveil.network.results import ResultStore
@@ -49,9 +51,6 @@ from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
 from torchveil.storage import Holder, ShareStore, load_or_create_key
 from torchveil.storage.files import make_directory
-
-#: Who proves who it is, at a time and in threads; the others wait in the kernel.
-_THREADS = 8
 
 #: Makes the role of a session of its keys; tests with known streams put another one in.
 MakeRole = Callable[[RoleConfig, Opened], Party | Provider]
@@ -105,18 +104,22 @@ class Daemon:
         self._stopped = threading.Event()
         #: Set it, from a signal handler say, to have whoever waits for it call ``stop``.
         self.stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="torchveil handshake")
-        self._accepting = threading.Semaphore(config.limits.connections)
         host, _, port = config.listen.rpartition(":")
         try:
             self._socket = socket.create_server((host, int(port)), backlog=128)
         except OSError as error:
-            self._pool.shutdown(wait=False)
             raise PeerRejected(
                 f"{config.role} cannot listen at {config.listen}: {error.strerror}", remedy="choose a free address"
             ) from None
         self.address = "{}:{}".format(*self._socket.getsockname()[:2])
-        self._acceptor = threading.Thread(target=self._accept, name="torchveil accept", daemon=True)
+        limits = config.limits
+        self._lobby = Lobby(
+            self._socket,
+            limits.connections,
+            limits.handshake_s,
+            self._greet,
+            partial(self.metrics.connection_refused, LimitExceeded.code),
+        )
 
     # --- running -----------------------------------------------------------------------------------------------------
 
@@ -124,7 +127,7 @@ class Daemon:
         """Begin to accept; returns at once."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        self._acceptor.start()
+        self._lobby.start()
         log("daemon started", role=str(self.config.role))
         return self
 
@@ -134,9 +137,7 @@ class Daemon:
             return
         self._stopped.set()
         self.stopping.set()
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        self._lobby.close()
         with self._lock:
             running = list(self._sessions.values())
         for session in running:
@@ -147,7 +148,6 @@ class Daemon:
         for session in running:
             if session.thread is not None:
                 session.thread.join(5.0)
-        self._pool.shutdown(wait=True, cancel_futures=True)
         log("daemon stopped", role=str(self.config.role))
 
     def __enter__(self) -> Daemon:
@@ -164,51 +164,36 @@ class Daemon:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                raw, _ = self._socket.accept()
-            except OSError:
-                if self._stopped.is_set():
-                    return
-                continue
-            if not self._accepting.acquire(blocking=False):
-                raw.close()
-                self.metrics.session_refused(LimitExceeded.code)
-                continue
-            try:
-                self._pool.submit(self._greet, raw)
-            except RuntimeError:
-                raw.close()
-                return
-
-    def _greet(self, raw: socket.socket) -> None:
+    def _greet(self, visit: Visit) -> None:
         """Find out who connected and what for. Never raises: whoever it was is told, as far as possible."""
-        hub = Hub(timeout_s=self.config.limits.handshake_s)
+        limits = self.config.limits
+        hub = Hub(timeout_s=limits.handshake_s)
         try:
-            sock = accept_tls(raw, self._context, self.config.limits.handshake_s)
+            ends = monotonic() + limits.handshake_s
+            sock = accept_tls(visit.sock, self._context, limits.handshake_s)
             try:
                 identity = peer_role(sock, self.config.cluster.name)
-                link = Link(sock, identity.role, frame_limits(self.config.limits))
+                link = Link(sock, identity.role, STRANGER)
             except BaseException:
                 sock.close()
                 raise
             hub.add(link)
-            hello = m.parse(hub.receive(link, self.config.limits.handshake_s, "its hello"), m.Hello)
+            hello = m.parse(hub.receive(link, max(ends - monotonic(), 0.0), "its hello"), m.Hello)
             check_hello(hello, self.config.cluster)
+            visit.known()
+            link.limits = frame_limits(limits)
             purpose = _PURPOSES.get(hello.purpose)
             if purpose is None:
                 raise PeerRejected("a connection for a purpose that is not known")
             purpose(self, hub, link, identity, hello)
         except TorchveilError as error:
-            self.metrics.session_refused(error.code)
-            log("connection refused", role=str(self.config.role), code=error.code)
+            self.metrics.connection_refused(error.code)
+            failed("connection refused", error, level="info", role=str(self.config.role))
             refuse(hub, error, str(self.config.role))
         except BaseException as error:
-            log("connection failed", role=str(self.config.role), error=type(error).__name__)
+            failed("connection failed", error, role=str(self.config.role))
             refuse(hub, error, str(self.config.role))
         finally:
-            self._accepting.release()
             hub.close()
 
     def _serve(self, hub: Hub, link: Link, identity: Identity, _hello: m.Hello) -> None:
@@ -257,37 +242,39 @@ class Daemon:
     def _run(self, session: Running, link: Link, identity: Identity, hello: m.Hello) -> None:
         """A session's thread, from its opening to its end."""
         role = str(self.config.role)
-        code = ""
         self.metrics.session_opened()
         try:
             opened = session.waiting.open(link, identity, hello)
-            session.session_id = opened.session_id
-            run_id = opened.session_id.hex()[:16]
-            log("session opened", role=role, session=run_id, controller=session.controller)
-            running: RoleSession | None = None
-            try:
-                running = self._session(opened, identity)
-                running.run()
-            except BaseException as error:
-                place = None if running is None else running.place
-                number, operation = (place.number, place.operation) if place else (0, "")
-                failure = refuse(opened.hub, error, role, number, operation)
-                log("session failed", role=role, session=run_id, code=failure.code, number=number, op=operation)
-                code = failure.code
-            else:
-                opened.hub.close()
-                log("session closed", role=role, session=run_id)
-            finally:
-                if isinstance(running, PartySession):
-                    running.consent.end()
-                    self._swap_heads()
-        except TorchveilError as error:
-            code = error.code
-            log("session not opened", role=role, code=code)
-        finally:
-            with self._lock:
-                self._sessions.pop(hello.ticket, None)
-            self.metrics.session_ended(code)
+        except BaseException as error:
+            failed("session not opened", error, role=role)
+            self._ended(hello.ticket, error.code if isinstance(error, TorchveilError) else ProtocolError.code)
+            return
+        session.session_id = opened.session_id
+        run_id = opened.session_id.hex()[:16]
+        log("session opened", role=role, session=run_id, controller=session.controller)
+        running: RoleSession | None = None
+        try:
+            running = self._session(opened, identity)
+            running.run()
+        except BaseException as error:
+            place = None if running is None else running.place
+            number, operation = (place.number, place.operation) if place else (0, "")
+            failed("session failed", error, role=role, session=run_id, number=number, op=operation)
+            self._ended(hello.ticket, error.code if isinstance(error, TorchveilError) else ProtocolError.code)
+            refuse(opened.hub, error, role, number, operation)
+        else:
+            self._ended(hello.ticket)
+            opened.hub.close()
+            log("session closed", role=role, session=run_id)
+        if isinstance(running, PartySession):
+            running.consent.end()
+            self._swap_heads()
+
+    def _ended(self, ticket: bytes, code: str = "") -> None:
+        """Nothing of a session is left here; whoever sees its connections end may open the next one."""
+        with self._lock:
+            self._sessions.pop(ticket, None)
+        self.metrics.session_ended(code)
 
     def _session(self, opened: Opened, controller: Identity) -> RoleSession:
         """The session's object, with fresh keys."""

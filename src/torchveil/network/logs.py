@@ -158,13 +158,14 @@ def bound(**fields: object) -> Iterator[None]:
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """What may be said of an error: ``code``, ``op``, ``message`` of one of ours; ``error``, ``place`` of any other."""
+    """What may be said of an error: ``error`` and ``place`` of any that is not ours.
+
+    Of one of ours ``code`` and ``message``, and ``op`` and ``at_fault`` where it has them.
+    """
     if not isinstance(error, TorchveilError):
         return {"error": _type_name(error), "place": _place(error.__traceback__)}
     said = {"code": error.code, "message": error.message.partition("\n")[0][:_MESSAGE_CHARACTERS]}
-    if FIELDS["op"].takes(error.op):
-        said["op"] = error.op
-    return said
+    return {**said, **{name: text for name in ("op", "at_fault") if FIELDS[name].takes(text := getattr(error, name))}}
 
 
 def log_uncaught() -> None:

@@ -39,6 +39,10 @@ _LOOK_S = 0.02
 LAST_WORDS_S = 0.5
 
 
+#: What a connection takes before it has said what it is for: a hello.
+STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
+
+
 def frame_limits(limits: Limits) -> FrameLimits:
     """What a link of a session takes. Streams of instructions and descriptions are larger than other structs."""
     empty = (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.WAITING, m.Kind.ABORT)
