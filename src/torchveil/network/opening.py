@@ -66,7 +66,10 @@ def heed(link: Link, frame: Frame) -> bool:
 
 
 def attend(hub: Hub, deadline_s: float) -> None:
-    """From here on a wait of half of the deadline is told to the others, in time before their own deadline."""
+    """From here on a wait of half of the deadline is told to the others, in time before their own deadline.
+
+    For roles. A controller that waits has sent all that it has: whoever waits for it then has lost its connection.
+    """
 
     def tell(whom: str) -> None:
         frame = m.message_of(m.Kind.WAITING, m.Waits(whom))
@@ -184,7 +187,6 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
     except BaseException as error:
         refuse(hub, error, str(credentials.role))
         raise
-    attend(hub, limits.deadline_s)
     *parties, provider = links
     return Opened(hub, session_id, keys, tuple(halves), None, dict(enumerate(parties)), provider)
 
