@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Processes(Path(name)) as roles, Watch(roles) as watch:
             short_session(roles.file, False, options.rest)
             words = [sys.executable, "-m", "benchmarks.soak", "--train", str(roles.file), "--rest", str(options.rest)]
-            long = subprocess.Popen(words)  # noqa: S603 - our own interpreter
+            long = subprocess.Popen(words)
             try:
                 time.sleep(10)
                 first, n_sessions, n_losses = watch.at_rest(), 0, 0
