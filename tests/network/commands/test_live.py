@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from torchveil.cli import main
 from torchveil.errors import TorchveilError
 from torchveil.network import logs
-from torchveil.network.connect import connect
+from torchveil.network.connect import connect, find_credentials
 from torchveil.network.daemon import Daemon
+from torchveil.network.health import asking, measure_link
 from torchveil.network.party import PartySession
+from torchveil.network.services import Caller
+from torchveil.profiling.network import Network
 from torchveil.testing.clusters import LocalCluster, local_cluster
+from torchveil.testing.delays import Relay
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +158,17 @@ def test_what_a_session_logs_is_allowed(cluster: LocalCluster) -> None:
     finally:
         logs.close()
     assert "refused" not in out.getvalue() and CANARY not in out.getvalue()
+
+
+def test_a_link_through_a_slow_network_is_measured_as_it_is(cluster: LocalCluster) -> None:
+    network = Network(0.005, 50e6)
+    bob = cluster.config.parties[1]
+    with Relay(bob.address, network) as relay:
+        parties = (cluster.config.parties[0], replace(bob, address=relay.address))
+        far = replace(cluster.config, parties=parties)
+        credentials = find_credentials(far, None, None, "controller")
+        link = measure_link(asking(Caller(far, credentials)), "party/bob")
+    assert link.code == ""
+    assert 0.005 <= link.one_way_s < 0.02
+    assert 15e6 < link.sent_bytes_per_s < 80e6
+    assert abs(link.clock_ahead_s) < 0.1
