@@ -15,9 +15,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,11 @@ class Daemon:
                 self.metrics.connection_refused(LimitExceeded.code)
                 continue
             try:
-                self._pool.submit(self._greet, raw)
+                greeting = self._pool.submit(self._greet, raw)
             except RuntimeError:
                 raw.close()
                 return
+            greeting.add_done_callback(partial(_drop, raw))
 
     def _greet(self, raw: socket.socket) -> None:
         """Find out who connected and what for. Never raises: whoever it was is told, as far as possible."""
@@ -369,6 +371,12 @@ class Daemon:
 
             with suppress(NetworkError):
                 swap_heads(self.consent.log, self.consent.recognise, ask)
+
+
+def _drop(raw: socket.socket, greeting: Future[None]) -> None:
+    """Close a connection that nobody looked at before the daemon stopped."""
+    if greeting.cancelled():
+        raw.close()
 
 
 _PURPOSES: dict[str, Callable[[Daemon, Hub, Link, Identity, m.Hello], None]] = {

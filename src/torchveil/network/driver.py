@@ -330,6 +330,9 @@ class NetworkDriver:
     def watch(self, clock: RoleClock | None) -> None:
         """Roles on other machines are not timed here."""
 
+    def is_open(self, wire: int) -> bool:
+        return self._shapes.is_open(wire)
+
     def share_of(self, wire: int) -> Tensor:
         return self._shapes.share_of(wire)
 

@@ -221,6 +221,8 @@ class PartySession(RoleSession):
 
     def _load(self, item: m.Load, _buffers: Sequence[memoryview]) -> None:
         self._note(item)
+        if item.wires.keys() != item.checkpoint.entries.keys():
+            raise MalformedMessage("a load does not name the values of its checkpoint")
 
         def load() -> None:
             shares, manifest = read_shares(self.keeping.checkpoints, self.holder, item.checkpoint)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -172,3 +175,18 @@ def test_a_link_through_a_slow_network_is_measured_as_it_is(cluster: LocalCluste
     assert 0.005 <= link.one_way_s < 0.02
     assert 15e6 < link.sent_bytes_per_s < 80e6
     assert abs(link.clock_ahead_s) < 0.1
+
+
+def test_a_daemon_that_stops_closes_connections_that_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda arguments: left.append(arguments.exc_value))
+    with warnings.catch_warnings(), local_cluster(tmp_path, limits={"handshake_s": 1}) as running:
+        warnings.simplefilter("error", ResourceWarning)
+        host, _, port = running.daemons["bob"].address.rpartition(":")
+        silent = [socket.create_connection((host, int(port)), timeout=5) for _ in range(30)]
+        time.sleep(0.2)  # more than the daemon greets at a time: the others wait
+        running.daemons["bob"].stop()
+        for connection in silent:
+            connection.close()
+        gc.collect()
+    assert left == []
