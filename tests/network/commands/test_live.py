@@ -6,9 +6,11 @@ import gc
 import json
 import shutil
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from io import StringIO
 from pathlib import Path
 
@@ -161,6 +163,7 @@ def test_what_a_session_logs_is_allowed(cluster: LocalCluster) -> None:
     finally:
         logs.close()
     assert "refused" not in out.getvalue() and CANARY not in out.getvalue()
+    assert not any(CANARY in daemon.metrics.text().decode() for daemon in cluster.daemons.values())
 
 
 def test_a_link_through_a_slow_network_is_measured_as_it_is(cluster: LocalCluster) -> None:
@@ -190,3 +193,35 @@ def test_a_daemon_that_stops_closes_connections_that_waited(tmp_path: Path, monk
             connection.close()
         gc.collect()
     assert left == []
+
+
+def test_doctor_tells_apart_who_is_silent_who_hangs_up_and_who_is_of_another_authority(
+    cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in ("ca.pem", "controller-scientist.pem", "controller-scientist.key"):
+        shutil.copy2(cluster.directory / file, tmp_path / file)
+    alice, bob, james = cluster.config.addresses.values()
+    with ExitStack() as stack:
+        silent, rude = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
+        other = stack.enter_context(local_cluster(tmp_path / "other"))
+        threading.Thread(target=hang_up, args=(rude,), daemon=True).start()
+        stack.callback(rude.shutdown, socket.SHUT_RDWR)
+        text = cluster.file.read_text().replace("handshake_s = 5", "handshake_s = 0.5")
+        for address, server in ((alice, silent), (bob, rude)):
+            text = text.replace(address, f"127.0.0.1:{server.getsockname()[1]}")
+        (tmp_path / "cluster.toml").write_text(text.replace(james, other.daemons["james"].address))
+        assert main(["doctor", str(tmp_path / "cluster.toml"), "--json"]) == 1
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    failed = {check["subject"]: check for check in checks if check["state"] == "failed"}
+    assert failed.keys() == {"party/alice", "party/bob", "provider/james"}
+    said = {subject: (check["name"], check["seen"][:5]) for subject, check in failed.items()}
+    assert said["party/alice"] == ("service", "TV502")
+    assert said["party/bob"] == ("service", "TV501")
+    assert said["provider/james"] == ("identity", "TV503")
+    assert all(check["remedy"] for check in failed.values())
+
+
+def hang_up(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            server.accept()[0].close()
