@@ -21,13 +21,16 @@ from msgspec.structs import replace
 from torchveil.cli import main
 from torchveil.errors import TorchveilError
 from torchveil.network import logs
+from torchveil.network.certificates import issue
+from torchveil.network.config import read_role
 from torchveil.network.connect import connect, find_credentials
 from torchveil.network.daemon import Daemon
 from torchveil.network.health import asking, measure_link
+from torchveil.network.names import Role
 from torchveil.network.party import PartySession
 from torchveil.network.services import Caller
 from torchveil.profiling.network import Network
-from torchveil.testing.clusters import LocalCluster, local_cluster
+from torchveil.testing.clusters import LocalCluster, local_cluster, write_cluster
 from torchveil.testing.delays import Relay
 
 
@@ -149,7 +152,7 @@ def test_a_failure_inside_a_session_leaves_type_and_place_in_the_log_and_no_valu
         and failure["error"] == "builtins.ValueError"
         and failure["place"].startswith("test_live.py:")
     )
-    assert len(failure["session"]) == 16 and failure["number"] >= 0 and "refused" not in failure
+    assert len(failure["session"]) == 16 and failure["instruction"] >= 0 and "refused" not in failure
     assert CANARY not in out.getvalue() and CANARY not in str(raised.value)
 
 
@@ -225,3 +228,16 @@ def hang_up(server: socket.socket) -> None:
     with suppress(OSError):
         while True:
             server.accept()[0].close()
+
+
+def test_a_certificate_that_ends_soon_is_said_at_the_start(tmp_path: Path) -> None:
+    write_cluster(tmp_path)
+    issue(tmp_path, Role("party", "alice"), days=10, renew=True)
+    out = StringIO()
+    logs.configure("party/alice", out, "warning")
+    try:
+        Daemon(read_role(tmp_path / "alice.toml")).start().stop()
+    finally:
+        logs.close()
+    (line,) = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert (line["event"], line["level"], line["days_left"]) == ("the certificate ends soon", "warning", 9)
