@@ -193,11 +193,10 @@ class Daemon:
                 self.metrics.connection_refused(LimitExceeded.code)
                 continue
             try:
-                greeting = self._pool.submit(self._greet, raw)
+                self._pool.submit(self._greet, raw).add_done_callback(partial(_unless_served, raw))
             except RuntimeError:
                 raw.close()
                 return
-            greeting.add_done_callback(partial(_drop, raw))
 
     def _greet(self, raw: socket.socket) -> None:
         """Find out who connected and what for. Never raises: whoever it was is told, as far as possible."""
@@ -400,9 +399,9 @@ class Daemon:
                 failed("the logs of releases do not fit", error, role=str(self.config.role), peer=str(role))
 
 
-def _drop(raw: socket.socket, greeting: Future[None]) -> None:
-    """Close a connection that nobody looked at before the daemon stopped."""
-    if greeting.cancelled():
+def _unless_served(raw: socket.socket, served: Future[None]) -> None:
+    """Close a connection that nobody looked at any more."""
+    if served.cancelled():
         raw.close()
 
 
