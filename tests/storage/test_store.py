@@ -188,7 +188,7 @@ def test_chunks_stay_in_their_place(
 
 def test_a_payload_that_is_not_what_was_digested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The digest is of what was to be stored, whatever the way to the disk made of it."""
-    given, written = {"x": ring(4)}, {"x": ring(4, seed=1)}
+    given, written = {"x": ring(20)}, {"x": ring(20, seed=1)}
     calls = iter([pieces(given), pieces(written)])
     monkeypatch.setattr("torchveil.storage.store.pieces", lambda _: next(calls))
     store(tmp_path).write("x", given, manifest(given))
@@ -257,7 +257,7 @@ def test_a_header_that_lies_is_refused_before_memory_is_taken(
 def test_what_was_there_stays_until_the_new_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    old, new = {"x": ring(5)}, {"x": ring(5, seed=1)}
+    old, new = {"x": ring(20)}, {"x": ring(20, seed=1)}
     store(tmp_path).write("x", old, manifest(old))
 
     def refuse(*_args: object) -> None:
