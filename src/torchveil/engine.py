@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -212,13 +212,16 @@ class Engine:
         try:
             self._flush()
             outputs = [self.new_id() for _ in plan.outputs]
-            self._driver.run_plan(plan, [x.id for x in inputs], outputs)
+            try:
+                self._driver.run_plan(plan, [x.id for x in inputs], outputs)
+            finally:
+                # also after an error: what was opened before it stays open
+                for slot, x in zip(plan.inputs, inputs, strict=True):
+                    if slot in plan.opens and isinstance(x, Secret) and self.has_opening(x):
+                        x.mark_opened()
             self._account.add_plan(costs, self._driver.measured)
         finally:
             self._running.release()
-        for slot, x in zip(plan.inputs, inputs, strict=True):
-            if slot in plan.opens and isinstance(x, Secret):
-                x.mark_opened()
         if self.observer is not None and self._clock is not None:
             for i, ((operation, module, gate), cost) in zip(plan.instructions, costs.each, strict=True):
                 self.observer.record(operation, module, gate, cost, self._clock.select(i))
@@ -231,6 +234,10 @@ class Engine:
         if isinstance(x, Bit):
             return Bit(self, identifier, x.shape)
         return x.renamed(identifier)
+
+    def has_opening(self, x: Secret) -> bool:
+        """Whether the wire is open at all roles; under another name it may have been opened unknown to its handle."""
+        return self._driver.is_open(x.id)
 
     def observe(self, observer: Observer | None, clock: RoleClock | None = None) -> None:
         """Tell ``observer`` of every instruction from here on, and ``clock`` how long each role works; None ends it.
@@ -351,8 +358,7 @@ class Engine:
         value = self._submit_as("reveal", ins.Reveal(wire.id, receiver, wire.shape))
         if value is None:
             raise SessionStateError("a reveal gave nothing back", remedy="open a new session")
-        self._account.reveals += 1
-        self._reveals.append(RevealRecord(receiver, wire.shape, user_line()))
+        self.note_reveal(receiver, wire.shape)
         return value, wire.scale, is_bit
 
     def bit_to_arithmetic(self, bit: Bit) -> Secret:
@@ -454,6 +460,24 @@ class Engine:
             self._running.release()
         self.epoch = max(self.epoch, checkpoint.epoch + 1)
         return wires
+
+    def outside_of(self, operation: str, work: Callable[[], None]) -> None:
+        """Do what is no instruction, under a name of its own, as ``submit`` does those: one thread, frees first."""
+        self._refuse_recording(f"asks for {operation}")
+        self._enter()
+        before, self.operation = self.operation, operation
+        try:
+            self._flush()
+            work()
+            self._account.add(operation, "", operation, self._driver.measured)
+        finally:
+            self.operation = before
+            self._running.release()
+
+    def note_reveal(self, receiver: str, shape: Shape) -> None:
+        """Count a reveal."""
+        self._account.reveals += 1
+        self._reveals.append(RevealRecord(receiver, shape, user_line()))
 
     def _refuse_recording(self, what: str) -> None:
         recorder = ACTIVE.recorder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_what_is_packed_is_parsed_however_it_is_cut(sent: list[Frame], data: st.
 
 
 def test_a_body_in_several_buffers_and_chunks_is_not_copied_and_comes_as_one() -> None:
-    pieces = [bytearray(range(256)) * 256, memoryview(torch.arange(9000).numpy()), b"", b"end"]
+    pieces: list[Any] = [bytearray(range(256)) * 256, memoryview(torch.arange(9000).numpy()), b"", b"end"]
     limits = Limits(chunk=50_000)
     out = pack(Frame(1, body=pieces), NO_SESSION, 0, limits)
     assert any(isinstance(piece, memoryview) and piece.obj is pieces[0] for piece in out)
@@ -72,6 +73,20 @@ def test_a_body_in_several_buffers_and_chunks_is_not_copied_and_comes_as_one() -
             piece, view = piece[n:], decoder.buffer()
     frame = decoder.next()
     assert frame is not None and bytes(frame.body) == b"".join(memoryview(p).cast("B") for p in pieces)
+
+
+def test_small_pieces_travel_together() -> None:
+    """One TLS record, one system call; a buffer larger than a record goes as it is."""
+    assert len(pack(Frame(1, meta=b"m", body=[bytes(8)] * 100), NO_SESSION, 0)) == 1
+    assert [len(p) for p in pack(Frame(1, body=[bytes(8), bytes(20_000), bytes(8)] * 2), NO_SESSION, 0)] == [
+        56 + 8 + 8,
+        20_000,
+        16,
+        20_000,
+        8,
+    ]
+    many = pack(Frame(1, body=[bytes(1000)] * 100), NO_SESSION, 0)
+    assert len(many) == 7 and max(map(len, many)) <= 1 << 14
 
 
 def test_a_received_body_is_a_tensor_without_a_copy() -> None:
@@ -116,7 +131,7 @@ def test_chunks_that_do_not_add_up_are_refused(index: int, length: int) -> None:
     stream = bytearray(packed(Frame(1, body=b"12345678")))
     stream[56:64] = struct.pack("<II", index, length)
     with pytest.raises(MalformedMessage, match="add up"):
-        Decoder().feed(stream)
+        Decoder().feed(stream[:64])
 
 
 def test_chunks_larger_than_the_limit_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -334,6 +335,13 @@ def test_a_wait_of_no_time_takes_what_is_there(ends: Ends) -> None:
     assert ends.bob.receive(ends.to_alice, 0, "x").kind == 1
 
 
+def test_a_wait_may_be_for_ever(ends: Ends, background: Any) -> None:
+    waiting = background(ends.bob.receive, ends.to_alice, math.inf, "anything")
+    time.sleep(0.02)
+    ends.alice.post(ends.to_bob, Frame(1))
+    assert waiting.result(5).kind == 1
+
+
 def test_an_urgent_frame_is_seen_while_waiting_for_another_link(make: Callable[[], Ends]) -> None:
     first, second = make(), make()
     hub = first.alice
@@ -471,7 +479,7 @@ def test_a_client_that_leaves_is_lost(server: socket.socket, contexts: tuple[ssl
         accept_tls(server.accept()[0], contexts[0], 2)
 
 
-@pytest.mark.parametrize("where", ["127.0.0.1:1", "nowhere", "127.0.0.1:99999", "[::1]:1", "127.0.0.1:"])
+@pytest.mark.parametrize("where", ["127.0.0.1:1", "nowhere", "127.0.0.1:99999", "[::1]:1", "127.0.0.1:", ":80"])
 def test_nobody_at_an_address_is_said(where: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     with pytest.raises(PeerLost, match="no connection to"):
         connect(where, contexts[1], 2)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 
 import pytest
 
@@ -76,8 +75,7 @@ def test_messages_take_the_latency(
 ) -> None:
     _, ends = between(network)
     took = [ends.one_way_s() for _ in range(20)]
-    assert min(took) >= network.latency_s
-    assert median(took) < network.latency_s + slack_s
+    assert network.latency_s <= min(took) < network.latency_s + slack_s
 
 
 @pytest.mark.parametrize("rate", [12.5e6, 50e6])

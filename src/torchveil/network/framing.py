@@ -40,8 +40,6 @@ _OTHER_PROGRAM = "both ends have to run the same version of torchveil, and nothi
 
 #: A TLS record carries at most this much. Reads into less would leave a part of it inside OpenSSL.
 RECORD = 1 << 14
-#: Bodies of up to this many bytes are copied behind their header, so that they cross in one record.
-_JOINED = RECORD - 4096
 
 
 class Frame(NamedTuple):
@@ -94,7 +92,7 @@ def views(body: Sequence[Piece] | bytearray | memoryview | bytes) -> list[memory
 
 
 def pack(frame: Frame, session: bytes, counter: int, limits: Limits | None = None) -> list[Piece]:
-    """The bytes of a frame, as pieces to send one after another. Bodies beyond a few KB are not copied.
+    """The bytes of a frame, as pieces to send one after another. Buffers larger than a TLS record are not copied.
 
     Raises:
         LimitExceeded: the frame is larger than ``limits`` allow, or a field does not fit its place.
@@ -117,7 +115,24 @@ def pack(frame: Frame, session: bytes, counter: int, limits: Limits | None = Non
         length = min(limits.chunk, n_body - start)
         out.append(_CHUNK.pack(index, length))
         out += _between(parts, start, start + length)
-    return [b"".join(out)] if n_body + len(frame.meta) <= _JOINED else out
+    return _joined(out)
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """The same bytes with neighbours joined that fit into one TLS record: a record each would cost more than a copy."""
+    out: list[Piece] = []
+    group: list[Piece] = []
+    n_group = 0
+    for piece in pieces:
+        if n_group + len(piece) > RECORD and group:
+            out.append(b"".join(group))
+            group, n_group = [], 0
+        if len(piece) > RECORD:
+            out.append(piece)
+        else:
+            group.append(piece)
+            n_group += len(piece)
+    return [*out, b"".join(group)] if group else out
 
 
 def _between(parts: list[memoryview], start: int, end: int) -> list[memoryview]:
@@ -173,7 +188,7 @@ class Decoder:
         self._check()
         self._direct = len(self._want) >= RECORD
         if not self._intake:
-            self._intake = memoryview(bytearray(4 * RECORD))
+            self._intake = memoryview(bytearray(RECORD))
         return self._want if self._direct else self._intake
 
     def filled(self, n_bytes: int) -> None:

@@ -29,6 +29,8 @@ from torchveil.network.framing import NO_SESSION, Decoder, Frame, Limits, Piece,
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 #: How often a link is read before others have their turn, in TLS records.
 _TURN = 64
+#: One call of select; a wait may take any number of them, also for ever.
+_LONG_S = 3600.0
 _SEE_LOGS = "look at the logs of that role; then start a new session"
 
 
@@ -307,7 +309,7 @@ class Hub:
         while True:
             self._check(awaited, what)
             rest = deadline - time.monotonic()
-            self._drive(max(rest, 0.0))
+            self._drive(min(max(rest, 0.0), _LONG_S))
             if self._cancelled is None and done():
                 return
             if rest <= 0:
@@ -405,16 +407,34 @@ def connect(address: str, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLS
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
-        sock = socket.create_connection((host, int(port)), timeout_s)
+        sock = _dial(host, int(port), deadline)
     except TimeoutError as error:
         raise _late(address, timeout_s) from error
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         raise PeerLost(
             f"no connection to {address}: {getattr(error, 'strerror', None) or 'not an address'}",
             remedy="see whether that role runs, and whether address and firewall allow it",
         ) from error
     name = host if context.check_hostname else None
     return _handshake(sock, context, deadline, timeout_s, address, server_side=False, server_hostname=name)
+
+
+def _dial(host: str, port: int, deadline: float) -> socket.socket:
+    """The first of the host's addresses that answers; all of them share the time."""
+    if not (host and 0 < port < 1 << 16):
+        raise ValueError
+    last: OSError | None = None
+    for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            sock.connect(place)
+        except OSError as error:
+            sock.close()
+            last = error
+        else:
+            return sock
+    raise last or ValueError
 
 
 def accept_tls(sock: socket.socket, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLSocket:

@@ -263,6 +263,7 @@ class PartySession(RoleSession):
                 raise Desynchronised(f"{link.peer} carries out another stream at instruction {number}")
             pieces[rank] = exchanged(own, found.received)
             self.metrics.exchanged(str(link.peer), len(found.received), perf_counter() - start)
+        self.metrics.round()
         if any([link.queued for link in self._links.values()]):
             self.hub.flush(self.limits.deadline_s, what)
         out: list[tuple[Any, ...]] = []
@@ -286,5 +287,6 @@ class PartySession(RoleSession):
                 raise Desynchronised(f"{self._provider.peer} carries out another stream at instruction {number}")
             self.party.deliver_for(frame.number, corrections)
             self.metrics.dealt(len(frame.received))
+            self.metrics.received(str(self._provider.peer), len(frame.received))
             if frame.number == number:
                 return
