@@ -10,10 +10,9 @@ Theory of operation. A frame is a header of 56 bytes, its ``meta`` and its ``bod
 one direction of one connection from 0: a frame that is missing, repeated or out of order is found at once, whatever
 carries the bytes. ``number`` and ``digest`` belong to the sender's stream of instructions; who receives them compares.
 
-No length is believed before bytes arrive: a body is announced and compared with what its kind may have. With its first
-chunk memory is asked for that holds four, and pages of it are taken as bytes come; more is asked for only when what came
-already is an eighth of it. Frames hide nothing and prove nothing about
-their origin: that is the business of TLS below.
+No length is believed before bytes arrive: a body is announced and compared with what its kind may have. Its first chunk
+makes room for four, whose pages are taken as bytes come; more room is made only when what came already is an eighth of
+it. Frames hide nothing and prove nothing about their origin: that is the business of TLS below.
 """
 
 from __future__ import annotations
