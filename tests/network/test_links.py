@@ -543,6 +543,18 @@ def test_new_keys_within_a_connection_change_nothing(
             client.kill()
 
 
+def test_a_link_asks_for_signs_of_life(dial: Any) -> None:
+    """A machine that loses its power says nothing; the kernel asks, and the link breaks."""
+    near, far = dial["tls"]()
+    for sock in (Link(near, "bob").sock, Link(far, "alice").sock):
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        asked = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle_s, between_s, times = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in asked)
+        assert idle_s + between_s * times <= 30
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        sock.close()
+
+
 def test_a_decoder_never_offers_less_room_than_a_record() -> None:
     """What is left of a record inside OpenSSL would not wake select."""
     decoder = Decoder()
