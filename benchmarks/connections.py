@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -325,12 +325,12 @@ def versions(directory: Path, ports: dict[str, int]) -> list[list[str]]:
     ]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print, or write into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--page", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     with certificates() as directory, ExitStack() as servers:
         ports = {way.name: servers.enter_context(serving(way, directory)) for way in WAYS}

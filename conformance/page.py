@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from conformance.judge import MOVES, STEPS, TOLERANCE, Outcome
+from conformance.judge import MORE, MOVES, STEPS, TOLERANCE, Outcome
 
 Row = dict[str, Any]
 
@@ -27,9 +27,10 @@ operator in it that takes floats is run on shares here, and held to float64.
 - **Forward and backward**: where torch differentiates, the gradients for an encrypted random cotangent are compared as
   well; a sample passes only with both.
 - **Tolerance**: |found - wanted| <= {tolerance} (1 + |wanted|), where `wanted` is float64 of the same numbers of the
-  grid. Where that does not do, {steps} times the distance is added by which float64 itself moves, in {moves} runs, if
-  the result of each of torch's operations is off by up to a unit of the format, at random: a small difference of large
-  numbers is no better known in fixed point. Whole numbers and truth values must be equal.
+  grid. Where that does not do, {steps} times the distance is added by which float64 itself moves, in {moves} runs, and
+  in {more} before a number counts as wrong, if the result of each of torch's operations is off by up to a unit of the
+  format, at random: a small difference of large numbers is no better known in fixed point. A matrix whose eigenvalues
+  or singular values are asked for is off by a unit as well. Whole numbers and truth values must be equal.
 - **PASS**; **UNSUPPORTED**: a typed error of ours, for the missing operation or a range, by name; **DIFFERS**:
   another result, silently; **BROKE**: an error that is not of ours. There must be none of the last two.
 - **SKIPPED** is decided from torch's own run in float64, before anything is encrypted: numbers anywhere in it above
@@ -145,6 +146,7 @@ def page(record: dict[str, Any]) -> str:
             tolerance=f"{TOLERANCE:.3g}",
             steps=STEPS,
             moves=MOVES,
+            more=MORE,
         ),
         "## Totals",
         "",

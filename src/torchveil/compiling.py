@@ -334,11 +334,11 @@ def _forced(x: EncryptedTensor) -> Handle:
 
 
 def _share_openings(outside: dict[int, Handle], before: dict[int, Handle], recorder: Recorder) -> None:
-    """What the function opened under its own name is open under the old one too."""
+    """What the function opened under its own name is open under the old one too, unless the two were apart."""
     pairs = [(outside[place], handle) for place, handle in before.items()]
     pairs += [(captured.before, captured.handle) for captured in recorder.captured.values()]
     for old, new in pairs:
-        if isinstance(old, Secret) and isinstance(new, Secret) and new.is_opened():
+        if isinstance(old, Secret) and isinstance(new, Secret) and new.is_opened() and old.session.has_opening(old):
             old.opened = True
             old.parent = None
 

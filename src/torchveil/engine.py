@@ -212,13 +212,16 @@ class Engine:
         try:
             self._flush()
             outputs = [self.new_id() for _ in plan.outputs]
-            self._driver.run_plan(plan, [x.id for x in inputs], outputs)
+            try:
+                self._driver.run_plan(plan, [x.id for x in inputs], outputs)
+            finally:
+                # also after an error: what was opened before it stays open
+                for slot, x in zip(plan.inputs, inputs, strict=True):
+                    if slot in plan.opens and isinstance(x, Secret) and self.has_opening(x):
+                        x.mark_opened()
             self._account.add_plan(costs, self._driver.measured)
         finally:
             self._running.release()
-        for slot, x in zip(plan.inputs, inputs, strict=True):
-            if slot in plan.opens and isinstance(x, Secret):
-                x.mark_opened()
         if self.observer is not None and self._clock is not None:
             for i, ((operation, module, gate), cost) in zip(plan.instructions, costs.each, strict=True):
                 self.observer.record(operation, module, gate, cost, self._clock.select(i))
@@ -231,6 +234,10 @@ class Engine:
         if isinstance(x, Bit):
             return Bit(self, identifier, x.shape)
         return x.renamed(identifier)
+
+    def has_opening(self, x: Secret) -> bool:
+        """Whether the wire is open at all roles; under another name it may have been opened unknown to its handle."""
+        return self._driver.is_open(x.id)
 
     def observe(self, observer: Observer | None, clock: RoleClock | None = None) -> None:
         """Tell ``observer`` of every instruction from here on, and ``clock`` how long each role works; None ends it.

@@ -404,17 +404,18 @@ def _from_torch(func: Any, x: Tensor, shared: bool) -> bool:
     if x.dim() == 0:
         # cross_entropy divides by how many plain targets it was given, a dropout of everything multiplies by zero;
         # optimizers keep step counts and rates in tensors, which only their operations on lists take as they are
-        return (
+        if (
             func in TAKE_NUMBERS
             or func._schema.name.startswith("aten::_foreach_")
             or (func is _aten.div.Tensor and x.dtype not in _FLOATS)
             or (not shared and func in (_aten.mul.Tensor, _aten.mul_.Tensor) and not bool(x))
-        )
-    if func in _TAKE_SAMPLES:
+        ):
+            return True
+    elif func in _TAKE_SAMPLES:
         return True
-    if func is _aten.eq.Tensor:
+    elif func is _aten.eq.Tensor:
         return counts_up(func, x)
-    if x.dtype in _FLOATS and bool((x == -torch.inf).any()):
+    elif x.dtype in _FLOATS and bool((x == -torch.inf).any()):
         # not torch's, but a mask: it says which places are excluded, as a tensor of bools would
         return attention.excludes(x)
     node = torch._C._current_autograd_node()
@@ -536,8 +537,11 @@ def _alias(_handle: Handle) -> None:
     """Marks the ops whose result is the same value in the same storage."""
 
 
-#: Operations whose result is a Python number.
-_READING = (_aten._local_scalar_dense.default, _aten.equal.default, _aten.allclose.default)
+#: Operations whose result is a Python truth value: they would reveal, and have no encrypted form.
+_COMPARING = {
+    _aten.equal.default: "(a == b).all()",
+    _aten.allclose.default: "((a - b).abs() <= tolerance).all()",
+}
 
 
 def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -551,8 +555,14 @@ def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if out is not NotImplemented:
             return out
     _refuse_plain_writes(func, args, kwargs)
-    if func in _READING:
+    if func is _aten._local_scalar_dense.default:
         raise reading_refused(str(func))
+    if func in _COMPARING:
+        raise UnsupportedOperation(
+            "a truth value in Python would reveal what was compared",
+            op=str(func),
+            remedy=f"compute {_COMPARING[func]}, and reveal it where it may be known",
+        )
     shapes = [tuple(x.shape) for x in args if isinstance(x, Tensor)]
     raise UnsupportedOperation(
         f"no encrypted form of {func} is known (operands of shape {shapes})",

@@ -100,3 +100,36 @@ def test_no_label_serves_twice(threaded: bool) -> None:
             assert len(numbers) == 1
             seen.append(numbers.pop())
         assert seen == sorted(set(seen))
+
+
+def test_what_a_plan_opened_before_it_failed_stays_open() -> None:
+    """Debug mode stops a plan after its first openings: the inputs can be used as before, compiled and not."""
+    with Session(debug=True) as session:
+
+        @torchveil.compile
+        def power(x: Tensor, y: Tensor) -> Tensor:
+            return x * y * y * y * y * y
+
+        small, large = torch.full((3,), 1.5), torch.full((3,), 3000.0)
+        for _ in range(2):
+            power(session.share(small), session.share(small))
+        x, y = session.share(large * 10), session.share(large)
+        with pytest.raises(torchveil.RangeExceeded):
+            power(x, y)
+        assert torch.allclose((x * y).reveal(), large * large * 10)
+        assert torch.allclose((y * y).reveal(), large * large)
+        assert torch.allclose(power(x * 1e-4, y * 1e-3).reveal(), 3 * torch.full((3,), 3.0) ** 5, atol=0.1)
+
+
+def test_a_plan_that_opens_the_second_of_two_names_leaves_the_first_alone() -> None:
+    with Session(debug=True) as session:
+
+        @torchveil.compile
+        def second(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return x + 1, y * y
+
+        for _ in range(3):
+            x = session.share(torch.tensor([2.0, 3.0]))
+            y = torchveil.tensor.wrap(x.handle)  # another storage of the same value
+            assert [out.reveal().tolist() for out in second(x, y)] == [[3.0, 4.0], [4.0, 9.0]]
+            assert (x * y).reveal().tolist() == [4.0, 9.0]

@@ -99,3 +99,18 @@ def test_a_free_forgets_the_wire_everywhere() -> None:
     for role in (*m.driver.parties, m.driver.provider):
         assert not role.wires and not role.bits
     assert m.driver.measured.sent == 0
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_two_names_of_one_wire_are_not_opened_at_once(half: bool) -> None:
+    """The second would be taken for a whole opening where the first is completed."""
+    m = Machine(2)
+    x = m.input(ring(8) >> 20)
+    if half:
+        x = m.lift(m.rounded(ring(8) >> 20, 16), 16)
+    m.driver.alias(other := m.new(), x)
+    with pytest.raises(ProtocolError, match="twice"):
+        m.run(ins.Open((x, other), ((8,), (8,)), bits=(16, 16) if half else ()))
+    m.run(ins.Open((x,), ((8,),), bits=(16,) if half else ()))
+    assert m.driver.is_open(other)
+    same(m.value(other), m.value(x))

@@ -996,6 +996,7 @@ BY_GRADIENT: dict[str, str] = {
 
 #: Rows without a value to compare: where they are tested.
 ELSEWHERE: dict[str, str] = {
+    **{f"bitwise_{name}.Scalar": "tests/lowering/test_truth_values.py" for name in ("and", "or", "xor")},
     **{
         f"_fused_{name}_.{overload}": "tests/tensor/test_optimizers.py"
         for name in ("sgd", "adam", "adamw", "adagrad")

@@ -63,3 +63,37 @@ def test_secret_places_keep_the_sum() -> None:
     assert torch.equal(columns.reveal(), torch.tensor([[1.0, 19.0, 3.0], [0.5, 10.0, -1.0]]))
     one = SESSION.share(OLD).index_put((SESSION.share(torch.tensor([1])),), SESSION.share(NEW[0]))
     assert torch.equal(one.reveal(), torch.stack([OLD[0], NEW[0]]).float())
+
+
+@pytest.mark.parametrize(("dim", "places"), [(1, [2, 0, 2]), (0, [1]), (-1, [1, 1])])
+def test_secret_places_are_filled(dim: int, places: list[int]) -> None:
+    index = torch.tensor(places)
+    clear, secret = OLD.clone().requires_grad_(), SESSION.share(OLD).requires_grad_()
+    results = [x.index_fill(dim, i, 7.0) for x, i in ((clear, index), (secret, SESSION.share(index)))]
+    for out in results:
+        (out * 2).sum().backward()
+    assert torch.equal(results[1].reveal(dtype=torch.float64), results[0])
+    assert torch.equal(secret.grad.reveal(dtype=torch.float64), clear.grad)
+
+
+REDUCTIONS: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
+    "index_reduce": lambda x, v, kept: torch.index_reduce(x, 0, torch.zeros(4).long(), v, "prod", include_self=kept),
+    "scatter_reduce": lambda x, v, kept: x.scatter_reduce(0, torch.zeros(v.shape).long(), v, "prod", include_self=kept),
+}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_the_gradient_of_a_scattered_product_is_the_product_of_the_others(name: str, kept: bool) -> None:
+    """Two small factors among large ones: the whole product divided by one of them is off by thousands of units."""
+    factors = torch.tensor([[8.685], [0.0768], [8.705], [-6.189]], dtype=torch.float64).repeat(1, 64)
+    small = torch.full((2, 64), -0.0862, dtype=torch.float64)
+    results = []
+    for share in (lambda t: (t * 65536).round() / 65536, SESSION.share):
+        x, v = (share(t).requires_grad_() for t in (small, factors))
+        out = REDUCTIONS[name](x, v, kept)
+        (out * 0.823).sum().backward()
+        results.append([out, x.grad, v.grad])
+    for wanted, found in zip(*results, strict=True):
+        units = (found.reveal(dtype=torch.float64) - wanted).abs().max() * 65536
+        assert float(units) < 600  # a rounded product of two times what is left: 8.685 * 8.705 * 6.189

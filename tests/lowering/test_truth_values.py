@@ -46,6 +46,17 @@ def test_logic_on_truth_values(function: Callable[..., Tensor]) -> None:
     assert torch.equal((~bits).reveal(), ~clear)
 
 
+@pytest.mark.parametrize("function", BITWISE)
+def test_truth_values_beside_one_of_python(function: Callable[..., Tensor]) -> None:
+    bits, clear = SESSION.share(NUMBERS) > 0, NUMBERS > 0
+    for one in (True, False):
+        assert torch.equal(function(bits, one).reveal(), function(clear, one))
+        assert torch.equal(function(one, bits).reveal(), function(one, clear))
+    for x, y in ((bits, 1), (SESSION.share(WHOLE), True), (SESSION.share(WHOLE), 3)):
+        with pytest.raises(UnsupportedOperation, match="whole numbers"):
+            function(x, y)
+
+
 @pytest.mark.parametrize("function", LOGICAL)
 def test_logic_on_whole_numbers(function: Callable[..., Tensor]) -> None:
     assert torch.equal(function(SESSION.share(WHOLE), SESSION.share(OTHER)).reveal(), function(WHOLE, OTHER))

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.network.forgery import crafted
 from tests.network.handshakes import Wrap, attempt, connected, connection, pair
 from torchveil.errors import CertificateError, ConfigurationError, PeerRejected, SessionStateError
+from torchveil.network import profile
 from torchveil.network.certificates import Authority, Credentials, Identity, create_authority, issue, peer_role
 from torchveil.network.keys import PrivateKeys
 from torchveil.network.names import Role
@@ -139,6 +140,14 @@ def signed_by_a_role(cluster: Path, other: Path) -> Wrap:
     return connected(stranger(cluster / "ca.pem", *crafted(bobs.certificate, bobs.key, other)))
 
 
+def without_a_word_about_its_issuer(cluster: Path, other: Path) -> Wrap:
+    """OpenSSL asks for it only if it is told to be strict."""
+    without = [x509.AuthorityKeyIdentifier.oid]
+    return connected(
+        stranger(cluster / "ca.pem", *crafted(cluster / "ca.pem", cluster / "ca.key", other, without=without))
+    )
+
+
 def only_a_server(cluster: Path, other: Path) -> Wrap:
     paths = crafted(cluster / "ca.pem", cluster / "ca.key", other, usages=USAGES[1:])
     return connected(stranger(cluster / "ca.pem", *paths))
@@ -162,6 +171,7 @@ REFUSED: list[tuple[Callable[[Path, Path], Wrap], str]] = [
     (expired, "certificate has expired"),
     (not_yet_valid, "certificate is not yet valid"),
     (signed_by_a_role, "invalid CA certificate|unable to get local issuer|invalid purpose"),
+    (without_a_word_about_its_issuer, "missing authority key identifier"),
     (only_a_server, "unsupported certificate purpose|unsuitable certificate purpose"),
     (tls_1_2, "unsupported protocol"),
     (plaintext, "wrong version number|record layer|http request|unexpected"),
@@ -219,6 +229,7 @@ ODD: dict[str, dict[str, Any]] = {
     "no URI": {"uris": []},
     "several URIs": {"uris": ["torchveil://demo/party/alice", "torchveil://demo/party/bob"]},
     "the same URI twice": {"uris": ["torchveil://demo/party/alice"] * 2},
+    "no scheme": {"uris": ["demo/party/alice"]},
     "another scheme": {"uris": ["https://demo/party/alice"]},
     "an unknown kind": {"uris": ["torchveil://demo/root/alice"]},
     "no name": {"uris": ["torchveil://demo/party"]},
@@ -285,6 +296,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "a server's only": {"usages": USAGES[1:]},
     "without usage": {"usages": []},
     "without key usage": {"without": [x509.KeyUsage.oid]},
+    "signed with a weak hash function": {"algorithm": hashes.SHA224()},
     "of no authority by its key": {"without": [x509.AuthorityKeyIdentifier.oid]},
 }
 
@@ -299,6 +311,34 @@ def test_a_certificate_that_the_authority_should_not_have_signed(
         Identity.from_der(der, (cluster / "ca.pem").read_bytes())
     with pytest.raises(CertificateError):
         Credentials.load(path, key, cluster / "ca.pem")
+
+
+def test_an_authoritys_certificate_is_called_so(cluster: Path, tmp_path: Path) -> None:
+    paths = crafted(cluster / "ca.pem", cluster / "ca.key", tmp_path, ca=True)
+    with pytest.raises(CertificateError, match="it is the certificate of an authority"):
+        Credentials.load(*paths, cluster / "ca.pem")
+
+
+def test_a_long_certificate_is_not_even_parsed(
+    cluster: Path, alice: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile, "MAX_DER", len(alice.certificate_der) - 1)
+    with pytest.raises(CertificateError, match="too long"):
+        Identity.from_der(alice.certificate_der, (cluster / "ca.pem").read_bytes())
+
+
+def test_authorities_of_two_clusters_are_none(cluster: Path, tmp_path: Path) -> None:
+    create_authority(tmp_path, "other")
+    with pytest.raises(CertificateError, match="different clusters"):
+        Authority.from_pem((cluster / "ca.pem").read_bytes() + (tmp_path / "ca.pem").read_bytes())
+
+
+def test_an_authority_issues_with_its_own_key(tmp_path: Path) -> None:
+    create_authority(tmp_path, "demo")
+    create_authority(tmp_path / "other", "demo")
+    (tmp_path / "other" / "ca.key").replace(tmp_path / "ca.key")
+    with pytest.raises(CertificateError, match="does not belong to ca"):
+        issue(tmp_path, ALICE)
 
 
 def test_what_is_crafted_without_a_fault_is_taken(cluster: Path, tmp_path: Path) -> None:

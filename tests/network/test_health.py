@@ -14,7 +14,7 @@ from torchveil.errors import LimitExceeded, MalformedMessage, PeerLost, PeerReje
 from torchveil.network import health
 from torchveil.network.health import Link, MeasureRequest, ProbeReply, ProbeRequest, Status, StatusRequest
 from torchveil.network.metrics import Metrics
-from torchveil.network.services import SERVICES
+from torchveil.network.service_table import COMMON
 
 
 def context(**changes: Any) -> Any:
@@ -31,7 +31,8 @@ def context(**changes: Any) -> Any:
 def test_status_shows_the_counts() -> None:
     daemon = context()
     daemon.metrics.round(7)
-    daemon.metrics.session_refused("TV503")
+    daemon.metrics.session_opened()
+    daemon.metrics.session_ended("TV503")
     status, body = health.answer_status(daemon, None, msgspec.msgpack.encode(StatusRequest()), b"")
     again = health.read(Status, msgspec.msgpack.encode(status))
     assert again == status and body == ()
@@ -46,8 +47,8 @@ def test_probe_tells_the_time() -> None:
 
 
 def test_the_services_are_in_the_table() -> None:
-    assert {"status", "probe", "measure"} <= SERVICES.keys()
-    assert SERVICES["probe"].body == health.LARGE_BYTES and SERVICES["status"].body == 0
+    assert {"status", "probe", "measure"} <= COMMON.keys()
+    assert COMMON["probe"].body == health.LARGE_BYTES and COMMON["status"].body == 0
 
 
 @pytest.mark.parametrize("handler", [health.answer_status, health.answer_probe, health.answer_measure])

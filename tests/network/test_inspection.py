@@ -60,6 +60,22 @@ def test_the_authority_ends(tmp_path: Path) -> None:
     assert "expired" in authority.problems[0] and any("its authority" in text for text in alice.problems)
 
 
+def test_two_authorities_while_one_replaces_the_other(cluster: Path, tmp_path: Path) -> None:
+    create_authority(tmp_path, "demo")
+    old = (cluster / "ca.pem").read_bytes()
+    (cluster / "ca.pem").write_bytes(old + (tmp_path / "ca.pem").read_bytes())
+    (cluster / "ca.key").unlink()
+    found = inspect(cluster)
+    assert [finding.file.name for finding in found] == ["ca.pem", "ca.pem", "party-alice.pem"]
+    assert not any(finding.problems for finding in found)
+
+
+def test_an_authority_that_is_none(cluster: Path) -> None:
+    (cluster / "ca.pem").write_bytes((cluster / "party-alice.pem").read_bytes())
+    (cluster / "ca.key").unlink()
+    assert problem(cluster, "ca.pem") == "it is no authority's"
+
+
 def test_a_key_of_another(cluster: Path) -> None:
     issue(cluster, BOB)
     (cluster / "party-bob.key").replace(cluster / "party-alice.key")
@@ -169,10 +185,12 @@ def test_renew(cluster: Path) -> None:
         ["issue", "{}", "party/../x"],
         ["issue", "{}/nowhere", "party/bob"],
         ["issue", "{}", "party/bob", "--days", "0"],
+        ["init", "{}/party-alice.pem", "--cluster", "demo"],
+        ["request", "{}/party-alice.pem/x", "party/bob"],
     ],
 )
 def test_what_cannot_be_done(asked: list[str], cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(cluster.rglob("*"))
     assert main(["certs", *[word.format(cluster) for word in asked]]) == 2
-    assert capsys.readouterr().err.startswith("torchveil: [TV")
+    assert capsys.readouterr().err.startswith("torchveil: ")
     assert sorted(cluster.rglob("*")) == before

@@ -30,7 +30,9 @@ def filled() -> Metrics:
     metrics.session_opened()
     metrics.session_opened()
     metrics.session_ended()
-    metrics.session_refused("TV503")
+    metrics.session_opened()
+    metrics.session_ended("TV503")
+    metrics.connection_refused("TV504")
     metrics.round(3)
     metrics.exchanged("party/bob", 100, 0.0003)
     metrics.exchanged("party/bob", 10, 7.0, received=30)
@@ -42,7 +44,6 @@ def filled() -> Metrics:
     metrics.revealed()
     metrics.refused()
     metrics.queued("party/bob", 77)
-    metrics.ahead(12)
     metrics.wires(+9)
     metrics.wires(-2)
     return metrics
@@ -60,14 +61,14 @@ def test_counts_add_up() -> None:
         ("dealt_bytes_total", ()): 800,
         ("instructions_total", (("gate", "other"),)): 1,
         ("instructions_total", (("gate", "product"),)): 1,
-        ("sessions_opened_total", ()): 2,
+        ("sessions_opened_total", ()): 3,
         ("sessions_ended_total", (("code", ""),)): 1,
         ("sessions_ended_total", (("code", "TV503"),)): 1,
         ("sessions", ()): 1,
         ("reveals_total", ()): 1,
         ("refusals_total", ()): 1,
         ("queued_bytes", bob): 77,
-        ("provider_ahead_instructions", ()): 12,
+        ("connections_refused_total", (("code", "TV504"),)): 1,
         ("wires", ()): 7,
         ("exchange_seconds_count", bob): 2,
         ("exchange_seconds_bucket", (("le", "0.0005"), *bob)): 1,
@@ -83,7 +84,7 @@ def test_counts_add_up() -> None:
 
 def test_totals_are_those_of_the_metrics() -> None:
     totals = filled().totals()
-    assert (totals.sessions, totals.sessions_opened, totals.wires, totals.rounds) == (1, 2, 7, 3)
+    assert (totals.sessions, totals.sessions_opened, totals.wires, totals.rounds) == (1, 3, 7, 3)
     assert (totals.sent_bytes, totals.received_bytes, totals.dealt_bytes) == (115, 930, 800)
     assert (totals.instructions, totals.reveals, totals.refusals, totals.last_code) == (2, 1, 1, "TV503")
 
@@ -97,6 +98,7 @@ def test_nobody_outside_makes_new_series() -> None:
         metrics.instruction(f"gate{k}")
         metrics.session_opened()
         metrics.session_ended(f"TV9{k}")
+        metrics.connection_refused(f"TV9{k}")
     labels = {label for _, label in samples(metrics.text())}
     named = {value for label in labels for name, value in label if name != "le"}
     assert named == {"party/bob", "owner", "other", "party"}

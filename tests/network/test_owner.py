@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.network.owners import ALICE, HOSPITAL_A, HOSPITAL_B, JAMES, SCIENTIST, Network, Who, network
@@ -17,6 +21,7 @@ from torchveil.errors import (
     NetworkError,
     PeerLost,
     PeerRejected,
+    TorchveilError,
 )
 from torchveil.fixedpoint import FixedPoint, decode
 from torchveil.network.dataset_store import DatasetLimits
@@ -122,6 +127,22 @@ def test_a_failure_between_commits_is_named_and_mended_by_sharing_again(tmp_path
     assert decode(net.total("hospital-a/x"), 2**16).equal(2 * X.double())
 
 
+def test_a_commit_whose_answer_is_lost_is_asked_for_again(tmp_path: Path) -> None:
+    net = network(tmp_path)
+    asked: list[str] = []
+
+    def lose_once(party: str, name: str) -> None:
+        if name == "datasets/commit":
+            asked.append(party)
+            if asked == ["party/alice"]:
+                raise PeerLost(f"{party} is gone")
+
+    net.fail = lose_once
+    shared(net, HOSPITAL_A, "hospital-a/x", X)
+    assert asked == ["party/alice", "party/bob", "party/alice"]
+    find(net.by(SCIENTIST), "hospital-a/x")
+
+
 def test_unshare_deletes_at_every_party(tmp_path: Path) -> None:
     net = network(tmp_path)
     shared(net, HOSPITAL_A, "hospital-a/x", X, Y)
@@ -217,6 +238,50 @@ def test_too_much_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
     with pytest.raises(LimitExceeded):
         shared(net, HOSPITAL_A, "hospital-a/z", torch.ones(7))
     shared(net, HOSPITAL_B, "hospital-b/z", torch.ones(7))
+
+
+WORDS = st.recursive(
+    st.none()
+    | st.integers(-1, 2**63)
+    | st.binary(max_size=17)
+    | st.text(max_size=4)
+    | st.sampled_from(["hospital-a/x"]),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+STAGES = st.tuples(
+    st.just(b"f" * 16),
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["hospital-a/x", "hospital-a/x.y", "hospital-b/x", "", "../x"]),
+            "shape": st.lists(st.integers(-1, 3) | st.integers(0, 2**64 - 1), max_size=3),
+            "base": st.integers(0, 11),
+            "digits": st.integers(-1, 30),
+            "parties": st.sampled_from([["party/alice", "party/bob"], [], ["x"]]),
+        },
+        optional={"columns": st.none() | st.lists(st.text(max_size=2), max_size=3)},
+    ),
+    st.integers(-1, 3),
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    words=WORDS, raw=st.binary(max_size=40), name=st.sampled_from(sorted(DATASET_SERVICES)), body=st.binary(max_size=24)
+)
+def test_any_request_is_answered_or_refused_with_an_error_of_ours(
+    fuzzed: Network, words: object, raw: bytes, name: str, body: bytes
+) -> None:
+    daemon = fuzzed.daemons[Role("party", "alice")]
+    for arguments in (raw, msgspec.msgpack.encode(words)):
+        with suppress(TorchveilError):
+            DATASET_SERVICES[name].handler(daemon, HOSPITAL_A, arguments, memoryview(body))
+    assert daemon.datasets.list() == []
+
+
+@pytest.fixture
+def fuzzed(tmp_path: Path) -> Network:
+    return network(tmp_path)
 
 
 @pytest.mark.parametrize("name", DATASET_SERVICES)

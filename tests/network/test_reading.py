@@ -147,6 +147,8 @@ def test_a_first_row_that_is_no_header(tmp_path: Path, text: str, words: str) ->
         Choice(columns=("nothing",)),
         Choice(target=("nothing",)),
         Choice(one_hot={"nothing": ("a", "b")}),
+        Choice(columns=("age",), one_hot={"sex": ("f", "m")}),
+        Choice(columns=("age",), whole_target=True),
         Choice(columns=("age", "age")),
         Choice(columns=("age",), target=("age",)),
         Choice(target=("age", "dose", "sex", "ill")),

@@ -9,83 +9,41 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.network.owners import Disk, opened
 from torchveil.cli import main
+from torchveil.errors import ConsentRequired, DataNotFound
 from torchveil.fixedpoint import FixedPoint, decode
-from torchveil.network.certificates import Credentials, create_authority, issue
-from torchveil.network.config import read_cluster, read_role
-from torchveil.network.daemon import Daemon
+from torchveil.network.certificates import Credentials
+from torchveil.network.connect import connect
 from torchveil.network.dataset_store import DatasetStore
-from torchveil.network.datasets_service import DATASET_SERVICES
-from torchveil.network.names import Role
-from torchveil.network.owner import share
-from torchveil.network.services import SERVICES
+from torchveil.network.owner import share, unshare
+from torchveil.network.results import fetch
+from torchveil.network.services import Caller
+from torchveil.testing.clusters import LocalCluster, local_cluster
 
-CLUSTER = """
-[cluster]
-name = "study"
-authority = "ca.pem"
-[[party]]
-name = "alice"
-address = "{alice}"
-[[party]]
-name = "bob"
-address = "{bob}"
-[provider]
-name = "james"
-address = "127.0.0.1:1"
-[limits]
-deadline_s = 5
-handshake_s = 5
-"""
-ROLE = """
-role = "party/{name}"
-cluster = "cluster.toml"
-certificate = "party-{name}.pem"
-key = "party-{name}.key"
-listen = "127.0.0.1:0"
-state = "{name}"
-"""
 TABLE = "age,dose,sex,ill\n40,1.5,f,0\n51,-0.25,m,1\n"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, DatasetStore]]]:
-    """The cluster's file, and the data sets of its two parties, which run."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Two parties and a provider that run, certificates of two owners and a controller."""
     here = tmp_path_factory.mktemp("cluster")
-    create_authority(here, "study")
-    for role in (
-        "party/alice",
-        "party/bob",
-        "owner/hospital-a",
-        "owner/hospital-b",
-        "controller/ann",
-        "provider/james",
-    ):
-        issue(here, Role.parse(role))
-    file = here / "cluster.toml"
-    addresses = {"alice": "127.0.0.1:2", "bob": "127.0.0.1:3"}
-    daemons: list[Daemon] = []
-    stores = {}
-    SERVICES.update(DATASET_SERVICES)
-    try:
-        for name in addresses:
-            file.write_text(CLUSTER.format(**addresses))
-            (here / f"{name}.toml").write_text(ROLE.format(name=name))
-            daemon = Daemon(read_role(here / f"{name}.toml"))
-            stores[name] = opened(Disk(here / name))
-            daemon.datasets = stores[name]  # type: ignore[attr-defined]
-            addresses[name] = daemon.address
-            daemons.append(daemon.start())
-        file.write_text(CLUSTER.format(**addresses))
-        yield file, stores
-    finally:
-        for daemon in daemons:
-            daemon.stop()
+    limits = {"deadline_s": 20, "handshake_s": 10}
+    with local_cluster(here, owners=("hospital-a", "hospital-b"), limits=limits) as running:
+        yield running
 
 
-def total(stores: dict[str, DatasetStore], name: str) -> torch.Tensor:
-    return torch.stack([store.open(name)[0] for store in stores.values()]).sum(0)
+def stores(cluster: LocalCluster) -> list[DatasetStore]:
+    return [cluster.daemons[name].datasets for name in ("alice", "bob")]
+
+
+def caller(cluster: LocalCluster, role: str = "owner-hospital-a") -> Caller:
+    here = cluster.directory
+    credentials = Credentials.load(here / f"{role}.pem", here / f"{role}.key", here / "ca.pem")
+    return Caller(cluster.config, credentials)
+
+
+def total(cluster: LocalCluster, name: str) -> torch.Tensor:
+    return torch.stack([store.open(name)[0] for store in stores(cluster)]).sum(0)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -95,10 +53,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return status, printed.out + printed.err
 
 
-def test_share_list_unshare(
-    cluster: tuple[Path, dict[str, DatasetStore]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file, stores = cluster
+def test_share_list_unshare(cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = cluster.file
     (tmp_path / "x.csv").write_text(TABLE)
     options = [
         "--columns",
@@ -114,14 +70,14 @@ def test_share_list_unshare(
     ]
     status, printed = run(capsys, "share", tmp_path / "x.csv", "--as", "hospital-a/x", "--to", file, *options)
     assert status == 0, printed
-    assert "hospital-a/x: 2 x 3, 2^-20, columns dose, sex=f, sex=m" in printed
-    assert decode(total(stores, "hospital-a/x"), 2**20).tolist() == [[1.5, 1, 0], [-0.25, 0, 1]]
-    assert total(stores, "hospital-a/x.target").tolist() == [0, 1]
+    assert "hospital-a/x: 2 x 3, 20 binary digits, columns dose, sex=f, sex=m" in printed
+    assert decode(total(cluster, "hospital-a/x"), 2**20).tolist() == [[1.5, 1, 0], [-0.25, 0, 1]]
+    assert total(cluster, "hospital-a/x.target").tolist() == [0, 1]
 
     options = ["--columns", "age", "--pad-rows", "5", "--no-schema"]
     status, printed = run(capsys, "share", tmp_path / "x.csv", "--as", "hospital-b/x", "--to", file, *options)
     assert status == 0 and "age" not in printed
-    assert total(stores, "hospital-b/x.mask").tolist() == [1, 1, 0, 0, 0]
+    assert total(cluster, "hospital-b/x.mask").tolist() == [1, 1, 0, 0, 0]
 
     status, printed = run(capsys, "datasets", file, "--json")
     rows = {row["name"]: row for row in json.loads(printed)}
@@ -140,22 +96,20 @@ def test_share_list_unshare(
     status, printed = run(capsys, "datasets", file, "--certificate", file.parent / "provider-james.pem")
     assert status == 2 and "TV503" in printed
 
-    stores["bob"].remove("hospital-b/x", "owner/hospital-b")
+    stores(cluster)[1].remove("hospital-b/x", "owner/hospital-b")
     status, printed = run(capsys, "datasets", file, "--json", "--prefix", "hospital-b/")
     assert status == 1 and "party/bob" in json.loads(printed)[0]["problem"]
     for name in ("hospital-a/x", "hospital-b/x"):
         assert run(capsys, "unshare", name, "--from", file) == (0, "")
-    assert [store.list() for store in stores.values()] == [[], []]
+    assert [store.list() for store in stores(cluster)] == [[], []]
     status, printed = run(capsys, "unshare", "hospital-a/x", "--from", file)
     assert status == 2 and "TV702" in printed
 
 
-def test_what_share_refuses(
-    cluster: tuple[Path, dict[str, DatasetStore]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file, stores = cluster
+def test_what_share_refuses(cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = cluster.file
     (tmp_path / "x.csv").write_text(TABLE)
-    before = [store.list() for store in stores.values()]
+    before = [store.list() for store in stores(cluster)]
     path, to = tmp_path / "x.csv", ["--to", file]
     other = ["--certificate", file.parent / "owner-hospital-b.pem"]
     for arguments, words in [
@@ -169,13 +123,44 @@ def test_what_share_refuses(
         status, printed = run(capsys, "share", path, *arguments, *to)
         assert status == 2 and words in printed, printed
         assert "40" not in printed.replace(str(tmp_path), "") and "1.5" not in printed
-    assert [store.list() for store in stores.values()] == before
+    assert [store.list() for store in stores(cluster)] == before
 
 
-def test_a_tensor_of_several_pieces_crosses(cluster: tuple[Path, dict[str, DatasetStore]]) -> None:
-    file, stores = cluster
-    here = file.parent
-    credentials = Credentials.load(here / "owner-hospital-a.pem", here / "owner-hospital-a.key", here / "ca.pem")
+def test_a_tensor_of_several_pieces_crosses(cluster: LocalCluster) -> None:
     x = torch.arange(3 * 2**19 + 5, dtype=torch.float64).view(1, -1)
-    share(read_cluster(file), credentials, "hospital-a/large", x, fixed_point=FixedPoint(2, 8))
-    assert decode(total(stores, "hospital-a/large"), 2**8).equal(x)
+    asks = caller(cluster)
+    share(cluster.config, asks.credentials, "hospital-a/large", x, fixed_point=FixedPoint(2, 8))
+    assert decode(total(cluster, "hospital-a/large"), 2**8).equal(x)
+    unshare(asks, "hospital-a/large")
+
+
+def test_a_session_computes_on_what_was_shared(cluster: LocalCluster) -> None:
+    """The mean of the rows that count, given back to their owner; nobody else may see it."""
+    asks = caller(cluster)
+    x, y = torch.tensor([[1.5, -2.0], [0.25, 7.0], [3.0, 4.0]]), torch.tensor([1, 2, 3])
+    share(cluster.config, asks.credentials, "hospital-a/x", x, target=y, columns=("age", "dose"), pad_rows=8)
+    with connect(cluster.file) as session:
+        assert session.datasets()["hospital-a/x"].columns == ("age", "dose")
+        rows, weights, mask = (session.dataset(f"hospital-a/x{part}") for part in ("", ".target", ".mask"))
+        assert rows.shape == (8, 2) and rows.dtype == torch.float32 and weights.dtype == mask.dtype == torch.int64
+        mean = (rows * (weights * mask)[:, None]).sum(0) / mask.sum()
+        with pytest.raises(ConsentRequired, match="hospital-a"):
+            mean.reveal()
+        session.deliver(mean, "owner/hospital-a", "mean")
+        with pytest.raises(DataNotFound, match="no party holds"):
+            session.dataset("hospital-a/nothing")
+        session.deliver(mask.sum(), "owner/hospital-a", "rows")  # the session goes on after an error
+    assert fetch(asks, "rows").item() == 3
+    assert torch.allclose(fetch(asks, "mean"), (x * y[:, None]).sum(0).double() / 3, atol=1e-3)
+
+
+def test_a_session_takes_nothing_that_parties_hold_differently(cluster: LocalCluster) -> None:
+    asks = caller(cluster, "owner-hospital-b")
+    share(cluster.config, asks.credentials, "hospital-b/x", torch.ones(3))
+    stores(cluster)[1].remove("hospital-b/x", "owner/hospital-b")
+    with connect(cluster.file) as session:
+        with pytest.raises(DataNotFound, match="not at party/bob"):
+            session.dataset("hospital-b/x")
+        assert "hospital-b/x" not in session.datasets()
+        share(cluster.config, asks.credentials, "hospital-b/x", torch.ones(3))
+        assert session.dataset("hospital-b/x").shape == (3,)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -255,8 +257,6 @@ def test_what_was_there_stays_until_the_new_is_complete(
 
 
 def test_remains_of_a_killed_writer_are_cleared_and_no_others(tmp_path: Path) -> None:
-    import fcntl
-
     dead, alive, other = (
         tmp_path / name for name in (".x.sealed.1.partial", ".x.sealed.2.partial", ".y.sealed.3.partial")
     )
@@ -266,6 +266,32 @@ def test_remains_of_a_killed_writer_are_cleared_and_no_others(tmp_path: Path) ->
         fcntl.flock(file, fcntl.LOCK_EX)
         store(tmp_path).write("x", some(), manifest(some()))
     assert not dead.exists() and alive.exists() and other.exists()
+
+
+def test_many_threads_at_a_time(tmp_path: Path) -> None:
+    """Each reader gets one whole file, whoever writes meanwhile; a writer may lose the place, never half of it."""
+    here = store(tmp_path)
+    versions = [{"x": torch.full((300_000,), k)} for k in range(6)]
+    here.write("x", versions[0], manifest(versions[0]))
+
+    def write(k: int) -> None:
+        here.write("x", versions[k], manifest(versions[k]))
+        here.write(f"own/{k}", versions[k], manifest(versions[k]))
+
+    def read(_: int) -> int:
+        values = here.read("x")[0]["x"].unique()
+        assert len(values) == 1
+        return int(values)
+
+    with ThreadPoolExecutor(6) as pool:
+        writes = [pool.submit(write, k) for k in range(1, 6)]
+        reads = [pool.submit(read, k) for k in range(12)]
+        for done in writes:
+            done.result()
+        assert {done.result() for done in reads} <= set(range(6))
+    assert here.names() == [*(f"own/{k}" for k in range(1, 6)), "x"]
+    assert all(int(here.read(f"own/{k}")[0]["x"][0]) == k for k in range(1, 6))
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_keys(tmp_path: Path) -> None:
@@ -308,3 +334,20 @@ def test_nothing_is_told(tmp_path: Path) -> None:
     for text in (repr(here), str(caught.value)):
         assert KEY.hex() not in text and repr(KEY) not in text
     assert "alice" not in file.read_bytes().decode("latin1")
+
+
+def test_a_new_file_that_is_cleared_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, cleared = fcntl.flock, []
+
+    def flock(file: int, how: int) -> None:
+        if not cleared:
+            (aside,) = tmp_path.glob(".*.partial")
+            aside.unlink()
+            cleared.append(aside)
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    store(tmp_path).write("x", some(), manifest(some()))
+    assert cleared and only_file(tmp_path).name == "x.sealed"

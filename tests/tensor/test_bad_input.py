@@ -130,8 +130,6 @@ READING: dict[str, Callable[[], Any]] = {
     "format": lambda: f"{canary(1):.3f}",
     "in": lambda: 3.0 in canary(2),
     "in a list": lambda: canary(1) in [canary(1)],
-    "equal": lambda: torch.equal(canary(2), canary(2)),
-    "allclose": lambda: torch.allclose(canary(2), canary(2)),
     "index": lambda: [1, 2, 3][SESSION.share(torch.tensor(1))],
     "range": lambda: range(SESSION.share(torch.tensor(3))),
     "is_nonzero": lambda: torch.is_nonzero(canary(1)),
@@ -179,13 +177,6 @@ def _load_without_wrapping() -> None:
 ARGUMENTS: dict[str, Callable[[], Any]] = {
     "assign data": lambda: setattr(canary(2), "data", plain(2)),
     "assign a parameter's data": lambda: setattr(nn.Parameter(canary(2)), "data", canary(2)),
-    "half": lambda: canary(2).half(),
-    "double": lambda: canary(2).double(),
-    "bfloat16": lambda: canary(2).to(torch.bfloat16),
-    "module.half": lambda: SESSION.encrypt(nn.Linear(2, 2)).half(),
-    "module.double": lambda: SESSION.encrypt(nn.Linear(2, 2)).double(),
-    "autocast": lambda: _autocast(),
-    "to bytes": lambda: canary(2).to(torch.uint8),
     "share a secret": lambda: SESSION.share(canary(2)),
     "share a list": lambda: SESSION.share([1.0]),  # type: ignore[arg-type]
     "share complex": lambda: SESSION.share(torch.ones(2, dtype=torch.complex64)),
@@ -224,7 +215,17 @@ UNSUPPORTED: dict[str, Callable[[], Any]] = {
     "unpooling of windows that overlap": lambda: F.max_unpool2d(
         *F.max_pool2d(canary(1, 1, 3, 3), 2, 1, return_indices=True), 2, 1
     ),
+    "half": lambda: canary(2).half(),
+    "double": lambda: canary(2).double(),
+    "bfloat16": lambda: canary(2).to(torch.bfloat16),
+    "module.half": lambda: SESSION.encrypt(nn.Linear(2, 2)).half(),
+    "module.double": lambda: SESSION.encrypt(nn.Linear(2, 2)).double(),
+    "autocast": lambda: _autocast(),
+    "to bytes": lambda: canary(2).to(torch.uint8),
     "another device": lambda: canary(2).to("meta"),
+    "equal": lambda: torch.equal(canary(2), canary(2)),
+    "allclose": lambda: torch.allclose(canary(2), canary(2)),
+    "a median under a mask": lambda: torch.masked.median(canary(2), 0, mask=torch.tensor([True, False])),
     "secret sets of labels": lambda: F.multilabel_margin_loss(canary(1, 2), SESSION.share(torch.tensor([[1, -1]]))),
 }
 

@@ -97,3 +97,16 @@ def test_zeros_and_ones_of_torch_pass_in_derivatives() -> None:
     x.cummax(0).values.sum().backward()
     assert x.grad is not None
     assert torch.allclose(x.grad.reveal(), torch.tensor([1.0, 2.0, 2.0]), atol=1e-3)
+
+
+def test_counts_of_a_public_mask_are_public_and_other_divisors_are_not() -> None:
+    values, mask = torch.arange(6.0).reshape(2, 3), torch.tensor([[True, False, True], [True, True, True]])
+    x = SESSION.share(values)
+    for function in (torch.masked.mean, torch.masked.var):
+        for options in ({}, {"mask": mask}):
+            with torch.device("cpu"):  # a mode of torch's in between
+                found = function(x, 1, **options)
+            assert torch.allclose(found.reveal(), function(values, 1, **options), atol=1e-3)
+    for divide in (torch.divide, torch.div, torch.Tensor.div, torch.true_divide):
+        with pytest.raises(WouldBePublished):
+            divide(x, torch.tensor([1, 2, 3]))

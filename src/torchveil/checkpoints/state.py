@@ -167,7 +167,7 @@ def save(session: Engine, path: str | os.PathLike[str], state: Any, keys: str | 
 
 
 def _save(session: Engine, place: Place, tree: Node, found: _Collected) -> None:
-    name, before = f"{re.sub('[^A-Za-z0-9_]', '_', place.directory.name)[:64]}_{os_bytes(4).hex()}", 0
+    name, before = f"{re.sub('[^A-Za-z0-9_]', '_', place.directory.name)[:64]}_{os_bytes(8).hex()}", 0
     if place.holds(_CONTROLLER):
         last = _controllers_part(session, place)[1].checkpoint
         name, before = last.name, last.generation

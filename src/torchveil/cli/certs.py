@@ -18,6 +18,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from torchveil.cli.usage import UsageError
+from torchveil.errors import TorchveilError
 from torchveil.network.certificates import Finding, create_authority, inspect, issue
 from torchveil.network.inspection import WARN_DAYS
 from torchveil.network.names import Role
@@ -65,7 +67,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; the exit status."""
-    status: int = options.action(options)
+    try:
+        status: int = options.action(options)
+    except OSError as error:
+        if isinstance(error, TorchveilError):
+            raise
+        raise UsageError(f"{error.filename}: {error.strerror}") from None
     return status
 
 

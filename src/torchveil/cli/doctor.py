@@ -24,7 +24,7 @@ from torchveil.profiling.units import duration, size
 if TYPE_CHECKING:
     from rich.table import Table
 
-_MARKS = {OK: "[green]ok[/]", WARNING: "[yellow]warning[/]", FAILED: "[red]failed[/]"}
+_STATES = {OK: "green", WARNING: "yellow", FAILED: "red"}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -105,16 +105,17 @@ def _print(diagnosis: Diagnosis, expected: tuple[Prediction, ...]) -> None:
 
 
 def _checks(diagnosis: Diagnosis) -> Table:
-    """Role by check; links have a table of their own."""
+    """What is well and what is not, by role; links have a table of their own."""
     from rich.table import Table
 
-    found = {(check.subject, check.name): check.state for check in diagnosis.checks if check.name != "link"}
-    names = list(dict.fromkeys(name for _, name in found))
+    found = [check for check in diagnosis.checks if check.name != "link"]
     out = Table(title="checks")
-    for column in ("role", *names):
-        out.add_column(column, no_wrap=True)
-    for subject in dict.fromkeys(subject for subject, _ in found):
-        out.add_row(subject, *(_MARKS.get(found.get((subject, name), ""), "") for name in names))
+    out.add_column("role", no_wrap=True)
+    for state, colour in _STATES.items():
+        out.add_column(state, style=colour, overflow="fold")
+    for subject in dict.fromkeys(check.subject for check in found):
+        names = [[c.name for c in found if (c.subject, c.state) == (subject, state)] for state in _STATES]
+        out.add_row(subject, *(", ".join(row) for row in names))
     return out
 
 

@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
         schema = part.schema(options.name, parties)
         shape = " x ".join(map(str, schema.shape)) or "one number"
         columns = "" if schema.columns is None or part.suffix == MASK else f", columns {', '.join(schema.columns)}"
-        print(f"  {schema.name}: {shape}, {schema.base}^-{schema.digits}{columns}")
+        kind = f"{schema.digits} binary digits" if schema.digits else "whole numbers"
+        print(f"  {schema.name}: {shape}, {kind}{columns}")
     return 0
 
 

@@ -32,6 +32,10 @@ class Driver(Protocol):
         """A second name for a wire; local, and no instruction."""
         ...
 
+    def is_open(self, wire: int) -> bool:
+        """Whether a wire that may have been opened under another name is open, at all roles."""
+        ...
+
     def watch(self, clock: RoleClock | None) -> None:
         """Time the work of each role on ``clock`` from here on, if there are roles; None ends it."""
         ...

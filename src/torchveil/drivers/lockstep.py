@@ -186,6 +186,10 @@ class Lockstep:
     def _last_share(self, wire: int) -> Tensor:
         return self.share_of(wire, -1)
 
+    def is_open(self, wire: int) -> bool:
+        """Of all roles alike: an opening that did not reach all of them was forgotten by all."""
+        return self.parties[0].wires[wire].resolve()
+
     def forget_half_openings(self, xs: Sequence[int]) -> None:
         """An opening that failed half-way never happened; the next one has a new label, hence new masks."""
         for x in xs:

@@ -33,7 +33,8 @@ from torchveil.roles.wires import Wire
 
 def _require_unopened(wires: dict[int, Wire], i: Open) -> None:
     """Raise before anything is changed, so that a refused opening leaves no trace."""
-    many = len(i.xs) > 1 and len(set(i.xs)) != len(i.xs)
+    # of two names for one wire as well: the second would be taken for a whole opening where the first is completed
+    many = len(i.xs) > 1 and len({id(wires[x]) for x in i.xs}) != len(i.xs)
     if many or (not i.again and any([wires[x].resolve() for x in i.xs])):
         raise ProtocolError("a wire was opened twice")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._decomp.decompositions import _chunk_cat as _torch_chunk_cat
 
 from torchveil.errors import UnsupportedOperation
-from torchveil.functions.groups import groups
+from torchveil.functions.groups import scattered
 from torchveil.lowering.table import aten, composes
 
 
@@ -139,7 +139,10 @@ def _index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
 def _index_fill(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     if not x.dim():
         return x.masked_fill(torch.tensor(index.numel() > 0), value)
-    hit = torch.zeros(x.shape[dim], dtype=torch.bool).index_fill(0, index, True)
+    if type(index) is Tensor:
+        hit = torch.zeros(x.shape[dim], dtype=torch.bool).index_fill(0, index, True)
+    else:
+        hit = (index.reshape(-1, 1) == torch.arange(x.shape[dim])).any(0)
     shape = [1] * x.dim()
     shape[dim] = -1
     return x.masked_fill(hit.reshape(shape), value)
@@ -178,25 +181,14 @@ def _scatter_reduce(
 
 def _scatter_groups(x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, include_self: bool) -> Tensor:
     """Every entry of x with the entries of the source that are scattered to it, as rows of a table."""
-    count, used = x.numel(), tuple(slice(0, n) for n in index.shape)
     if not index.numel():
         return x.clone()
-    every = torch.arange(count)
-    # where each entry of the source goes: the place of x with the index in place of its own number
-    targets = every.reshape(x.shape)[_others(used, dim)].gather(dim, index).reshape(-1)
-    sources = torch.arange(source.numel()).reshape(source.shape)[used].reshape(-1) + count
-    alone = every if include_self else every[torch.bincount(targets, minlength=count) == 0]
-    found = groups(torch.cat([alone, targets]), torch.cat([alone, sources]), count)
+    found = scattered(x.shape, source.shape, dim, index, include_self)
     rows = torch.cat([x.reshape(-1), source.reshape(-1)])[found.members]
     if reduce == "prod":
         return rows.masked_fill(~found.mask, 1.0).prod(1).reshape(x.shape)
     sign = 1 if reduce == "amax" else -1
     return (sign * (sign * rows).masked_fill(~found.mask, -math.inf).amax(1)).reshape(x.shape)
-
-
-def _others(used: tuple[slice, ...], dim: int) -> tuple[slice, ...]:
-    """The same but all of ``dim``."""
-    return tuple(slice(None) if d == dim % len(used) else part for d, part in enumerate(used))
 
 
 @composes(aten.index_reduce.default)

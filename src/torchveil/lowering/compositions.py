@@ -170,6 +170,28 @@ def _signbit(x: Tensor) -> Tensor:
     return x < 0
 
 
+def _bitwise_with(logic: Any) -> Any:
+    def combine(x: Tensor, other: Any) -> Tensor:
+        if x.dtype is not torch.bool or not isinstance(other, bool):
+            raise UnsupportedOperation(
+                "the bits of whole numbers",
+                op="bitwise",
+                remedy="for truth values use True or False, or x.bool() first",
+            )
+        out: Tensor = logic(x, torch.tensor(other))
+        return out
+
+    return combine
+
+
+for _op, _logic in (
+    (aten.bitwise_and.Scalar, torch.logical_and),
+    (aten.bitwise_or.Scalar, torch.logical_or),
+    (aten.bitwise_xor.Scalar, torch.logical_xor),
+):
+    composes(_op)(_bitwise_with(_logic))
+
+
 @composes(aten.isin.Tensor_Tensor, aten.isin.Tensor_Scalar)
 def _isin(x: Tensor, found: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether any of the others equals it: all pairs."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchveil.errors import InvalidArgument, UnsupportedOperation
+from torchveil.errors import UnsupportedOperation
 from torchveil.functions import rounding, structure
 from torchveil.functions.arithmetic import add_scalar, as_number, narrow, number, secret
 from torchveil.functions.comparison import compare_scalar
@@ -173,7 +173,7 @@ def _to_copy(
         return rounding.towards_zero(narrow(number(x)))
     if dtype is torch.bool:
         return compare_scalar(secret(x), 0, "ne")
-    raise InvalidArgument(
+    raise UnsupportedOperation(
         f"a secret cannot be converted to {dtype}: its digits are those of its number format",
         op="to",
         remedy=f"keep float32; precision is set when sharing (now {session.fixed_point})",

@@ -93,11 +93,11 @@ def issue(
     the authority's or the request cannot be used.
     """
     paths = Paths.of(directory, role)
-    authority = profile.parse_pem(profile.read(paths.authority))
+    pem = profile.read(paths.authority)
+    authority, cluster = profile.parse_pem(pem), profile.Authority.from_pem(pem).cluster
     authority_key = signing_key(profile.read(directory / (AUTHORITY + KEY)))
     if authority.public_key() != authority_key.public_key():
         raise CertificateError("ca.key does not belong to ca.pem", remedy="take both from the same authority")
-    (cluster,) = profile.Authority((authority,)).clusters or (None,)
     if cluster is None:
         raise CertificateError("ca.pem does not say of which cluster it is", remedy="torchveil certs init")
     if not renew:

@@ -14,10 +14,10 @@ from torchveil.fixedpoint import FixedPoint
 from torchveil.handle import Bit, Deferred, Handle, Secret
 from torchveil.network.certificates import Credentials
 from torchveil.network.config import ClusterConfig, read_cluster
-from torchveil.network.datasets import Schema, agree
+from torchveil.network.datasets import Schema
 from torchveil.network.driver import NetworkDriver
 from torchveil.network.opening import open_as_controller
-from torchveil.network.owner import by_name, listings
+from torchveil.network.owner import available, find
 from torchveil.network.results import Result
 from torchveil.network.services import Caller
 from torchveil.program import instructions as ins
@@ -51,8 +51,7 @@ class NetworkSession(Session):
 
     def datasets(self, prefix: str = "") -> dict[str, Schema]:
         """What owners shared, by name: shape, number format, names of columns where they are told. Never data."""
-        held = by_name(listings(self._caller, prefix))
-        return {name: agree(name, entries, self._party_roles).schema for name, entries in held.items()}
+        return {name: entry.schema for name, entry in available(self._caller, prefix).items()}
 
     def dataset(self, name: str) -> EncryptedTensor:
         """The data that an owner shared under ``name``, as an encrypted tensor of this session.
@@ -60,7 +59,7 @@ class NetworkSession(Session):
         This program learns its schema. What is computed from it is data of its owner too, and revealing that needs the
         owner's consent. Raises ``DataNotFound`` for a name that nobody shared, or that parties hold differently.
         """
-        entry = agree(name, by_name(listings(self._caller, name)).get(name, {}), self._party_roles)
+        entry = find(self._caller, name)
         schema = entry.schema
         identifier = self.new_id()
         self._flush()
@@ -85,10 +84,6 @@ class NetworkSession(Session):
         self.operation = "deliver"
         result = Result(name, wire.shape, wire.scale, isinstance(handle, Bit))
         self._remote.deliver(ins.Reveal(wire.id, to, wire.shape), msgspec.msgpack.encode(result))
-
-    @property
-    def _party_roles(self) -> list[str]:
-        return [f"party/{name}" for name in self.parties]
 
     @property
     def _caller(self) -> Caller:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, TorchveilError
+from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, ProtocolError, TorchveilError
 from torchveil.network import messages as m
 from torchveil.network.certificates import Authority, Credentials, Identity, peer_role
 from torchveil.network.config import RoleConfig
@@ -34,7 +34,7 @@ from torchveil.network.consent.services import swap_heads
 from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.links import Hub, Link, accept_tls
-from torchveil.network.logs import log
+from torchveil.network.logs import failed, log
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
 from torchveil.network.opening import Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
@@ -174,7 +174,7 @@ class Daemon:
                 continue
             if not self._accepting.acquire(blocking=False):
                 raw.close()
-                self.metrics.session_refused(LimitExceeded.code)
+                self.metrics.connection_refused(LimitExceeded.code)
                 continue
             try:
                 self._pool.submit(self._greet, raw)
@@ -201,11 +201,11 @@ class Daemon:
                 raise PeerRejected("a connection for a purpose that is not known")
             purpose(self, hub, link, identity, hello)
         except TorchveilError as error:
-            self.metrics.session_refused(error.code)
-            log("connection refused", role=str(self.config.role), code=error.code)
+            self.metrics.connection_refused(error.code)
+            failed("connection refused", error, level="info", role=str(self.config.role))
             refuse(hub, error, str(self.config.role))
         except BaseException as error:
-            log("connection failed", role=str(self.config.role), error=type(error).__name__)
+            failed("connection failed", error, role=str(self.config.role))
             refuse(hub, error, str(self.config.role))
         finally:
             self._accepting.release()
@@ -257,37 +257,38 @@ class Daemon:
     def _run(self, session: Running, link: Link, identity: Identity, hello: m.Hello) -> None:
         """A session's thread, from its opening to its end."""
         role = str(self.config.role)
-        code = ""
         self.metrics.session_opened()
         try:
             opened = session.waiting.open(link, identity, hello)
-            session.session_id = opened.session_id
-            run_id = opened.session_id.hex()[:16]
-            log("session opened", role=role, session=run_id, controller=session.controller)
-            running: RoleSession | None = None
-            try:
-                running = self._session(opened, identity)
-                running.run()
-            except BaseException as error:
-                place = None if running is None else running.place
-                number, operation = (place.number, place.operation) if place else (0, "")
-                failure = refuse(opened.hub, error, role, number, operation)
-                log("session failed", role=role, session=run_id, code=failure.code, number=number, op=operation)
-                code = failure.code
-            else:
-                opened.hub.close()
-                log("session closed", role=role, session=run_id)
-            finally:
-                if isinstance(running, PartySession):
-                    running.consent.end()
-                    self._swap_heads()
-        except TorchveilError as error:
-            code = error.code
-            log("session not opened", role=role, code=code)
-        finally:
-            with self._lock:
-                self._sessions.pop(hello.ticket, None)
-            self.metrics.session_ended(code)
+        except BaseException as error:
+            failed("session not opened", error, role=role)
+            self._ended(hello.ticket, error.code if isinstance(error, TorchveilError) else ProtocolError.code)
+            return
+        session.session_id = opened.session_id
+        run_id = opened.session_id.hex()[:16]
+        log("session opened", role=role, session=run_id, controller=session.controller)
+        running: RoleSession | None = None
+        try:
+            running = self._session(opened, identity)
+            running.run()
+        except BaseException as error:
+            place = None if running is None else running.place
+            number, operation = (place.number, place.operation) if place else (0, "")
+            self._ended(hello.ticket, refuse(opened.hub, error, role, number, operation).code)
+            failed("session failed", error, role=role, session=run_id, number=number, op=operation)
+        else:
+            self._ended(hello.ticket)
+            opened.hub.close()
+            log("session closed", role=role, session=run_id)
+        if isinstance(running, PartySession):
+            running.consent.end()
+            self._swap_heads()
+
+    def _ended(self, ticket: bytes, code: str = "") -> None:
+        """Nothing of a session is left here; whoever sees its connections end may open the next one."""
+        with self._lock:
+            self._sessions.pop(ticket, None)
+        self.metrics.session_ended(code)
 
     def _session(self, opened: Opened, controller: Identity) -> RoleSession:
         """The session's object, with fresh keys."""

@@ -39,7 +39,7 @@ class DatasetLimits:
     """How much one owner may leave at a party, staged and committed together, and for how long without a commit."""
 
     n_bytes_per_owner: int = 16 << 30
-    n_arrays_per_owner: int = 1000
+    n_arrays_per_owner: int = 256
     staged_life_s: float = 24 * 3600.0
 
 

@@ -41,7 +41,7 @@ TARGET, MASK = "target", "mask"
 
 MAX_NAME = 160  # as in ``messages.Name``
 MAX_DIMENSIONS = 16
-MAX_COLUMN_NAMES = 1 << 16  # characters in all
+MAX_COLUMN_NAMES = 1 << 15  # characters in all
 
 # The first part is the name of a role, which may hold dots; in the last part a dot begins the suffix.
 _OWNER = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"

@@ -52,7 +52,10 @@ def inspect(
     unless it is given.
     """
     at = now or datetime.now(UTC)
-    return [_look(file, authority or file.with_name(AUTHORITY + CERTIFICATE), at, warn_days) for file in _listed(where)]
+    looks = (
+        _look(file, authority or file.with_name(AUTHORITY + CERTIFICATE), at, warn_days) for file in _listed(where)
+    )
+    return [finding for look in looks for finding in look]
 
 
 def _listed(where: Path | Sequence[Path]) -> Iterator[Path]:
@@ -63,25 +66,39 @@ def _listed(where: Path | Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _look(file: Path, authority: Path, at: datetime, warn_days: int) -> Finding:
+def _look(file: Path, authority: Path, at: datetime, warn_days: int) -> Iterator[Finding]:
     try:
-        certificate = profile.parse_pem(profile.read(file))
+        pem = profile.read(file)
+        if file.stem == AUTHORITY:  # more than one, while they are being changed
+            found = profile.Authority.from_pem(pem)
+            for certificate in found.certificates:
+                problems = profile.authority_problems(certificate, at)
+                yield _finding(file, certificate, None, found.cluster, problems, at, warn_days)
+            return
+        certificate = profile.parse_pem(pem)
     except CertificateError as error:
-        return Finding(file, problems=(error.message,))
-    key = file.with_suffix(KEY)
-    problems: list[str] = []
+        yield Finding(file, problems=(error.message,))
+        return
     role = cluster = None
-    if file.stem == AUTHORITY:
-        problems += profile.validity(certificate, at)
-        (cluster,) = profile.Authority((certificate,)).clusters or (None,)
-    else:
-        try:
-            said = profile.fields(certificate)
-            role, cluster = said.role, said.cluster
-            problems += profile.problems(certificate, profile.Authority.load(authority), at)
-        except CertificateError as error:
-            problems.append(error.message)
-    problems += _key_problems(key, certificate, file.stem == AUTHORITY) if key.exists() else []
+    try:
+        said = profile.fields(certificate)
+        role, cluster = said.role, said.cluster
+        problems = profile.problems(certificate, profile.Authority.load(authority), at)
+    except CertificateError as error:
+        problems = [error.message]
+    yield _finding(file, certificate, role, cluster, problems, at, warn_days)
+
+
+def _finding(
+    file: Path,
+    certificate: x509.Certificate,
+    role: Role | None,
+    cluster: str | None,
+    problems: list[str],
+    at: datetime,
+    warn_days: int,
+) -> Finding:
+    key = file.with_suffix(KEY)
     left = certificate.not_valid_after_utc - at
     soon = timedelta() <= left < timedelta(days=warn_days)
     return Finding(
@@ -92,12 +109,14 @@ def _look(file: Path, authority: Path, at: datetime, warn_days: int) -> Finding:
         days_left=left.days,
         fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
         has_key=key.exists(),
-        problems=tuple(problems),
+        problems=(*problems, *_key_problems(key, certificate, file.stem == AUTHORITY)),
         warnings=(f"it expires in {left.days} days",) if soon else (),
     )
 
 
 def _key_problems(key: Path, certificate: x509.Certificate, of_authority: bool) -> Iterator[str]:
+    if not key.exists():
+        return
     if files.open_to_others(key):
         yield f"other users of this machine can read {key.name} (chmod 600 {key})"
     try:

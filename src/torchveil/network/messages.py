@@ -325,9 +325,10 @@ def told(failure: Failure, line: str = "") -> TorchveilError:
 
 
 #: Failures by the errors that were made of them.
-_TOLD: WeakKeyDictionary[BaseException, Failure] = WeakKeyDictionary()
+_TOLD: WeakKeyDictionary[TorchveilError, Failure] = WeakKeyDictionary()
 
 
 def told_by(error: BaseException) -> Failure | None:
     """The failure that an error was made of, so that it is passed on as it came."""
-    return _TOLD.get(error)
+    # errors of Python itself take no weak references
+    return _TOLD.get(error) if isinstance(error, TorchveilError) else None

@@ -83,7 +83,8 @@ class Metrics(Collector):
         self._peers = {peer: _Peer() for peer in peers}
         self._gates: dict[str, int] = {}
         self._ended: dict[str, int] = {}
-        self._rounds = self._dealt = self._opened = self._sessions = self._wires = self._ahead = 0
+        self._refused: dict[str, int] = {}
+        self._rounds = self._dealt = self._opened = self._sessions = self._wires = 0
         self._reveals = self._refusals = 0
         self._last_code = ""
         self.registry.register(self)
@@ -140,12 +141,15 @@ class Metrics(Collector):
         """A session ended: well, or with an error of this code."""
         with self._lock:
             self._sessions -= 1
-            self._end(code)
+            label = code if code in _CODES else "other" if code else ""
+            self._ended[label] = self._ended.get(label, 0) + 1
+            self._last_code = label or self._last_code
 
-    def session_refused(self, code: str) -> None:
-        """A session that never began, with the code of the reason."""
+    def connection_refused(self, code: str) -> None:
+        """A connection that came to nothing, with the code of the reason: port scans, probes of ports, wrong peers."""
         with self._lock:
-            self._end(code)
+            label = code if code in _CODES else "other"
+            self._refused[label] = self._refused.get(label, 0) + 1
 
     def revealed(self) -> None:
         """A share was released for a reveal."""
@@ -162,20 +166,10 @@ class Metrics(Collector):
         with self._lock:
             (self._peers.get(peer) or self._other(peer)).queued = n_bytes
 
-    def ahead(self, n_instructions: int) -> None:
-        """How many instructions the provider is ahead of the slowest party, now."""
-        with self._lock:
-            self._ahead = n_instructions
-
     def wires(self, change: int) -> None:
         """So many wires more (or, negative, fewer) are held; a session that ends takes back what it held."""
         with self._lock:
             self._wires += change
-
-    def _end(self, code: str) -> None:
-        label = code if code in _CODES else "other" if code else ""
-        self._ended[label] = self._ended.get(label, 0) + 1
-        self._last_code = label or self._last_code
 
     def _other(self, peer: str) -> _Peer:
         """The counts of a peer's kind, under the lock."""
@@ -213,7 +207,7 @@ class Metrics(Collector):
                 (name, _Peer(p.sent, p.received, p.queued, p.seconds, list(p.latencies)))
                 for name, p in self._peers.items()
             ]
-            gates, ended, ahead = dict(self._gates), dict(self._ended), self._ahead
+            gates, ended, refused = dict(self._gates), dict(self._ended), dict(self._refused)
         yield _counter("rounds", "exchanges with all other parties", {"": now.rounds})
         yield _counter("instructions", "instructions done, by gate", gates, "gate")
         yield _counter("sent_bytes", "bytes sent, by peer", {name: peer.sent for name, peer in peers}, "peer")
@@ -222,7 +216,8 @@ class Metrics(Collector):
         )
         yield _counter("dealt_bytes", "corrections of the provider", {"": now.dealt_bytes})
         yield _counter("sessions_opened", "sessions that began", {"": now.sessions_opened})
-        yield _counter("sessions_ended", "sessions that ended or were refused; code empty: well", ended, "code")
+        yield _counter("sessions_ended", "sessions that ended; code empty: well", ended, "code")
+        yield _counter("connections_refused", "connections that came to nothing, by code", refused, "code")
         yield _counter("reveals", "shares released for a reveal", {"": now.reveals})
         yield _counter("refusals", "reveals refused", {"": now.refusals})
         yield _gauge("sessions", "sessions that are open", {"": now.sessions})
@@ -230,7 +225,6 @@ class Metrics(Collector):
         yield _gauge(
             "queued_bytes", "bytes that wait to be sent, by peer", {n: peer.queued for n, peer in peers}, "peer"
         )
-        yield _gauge("provider_ahead_instructions", "instructions dealt ahead of the slowest party", {"": ahead})
         yield _gauge("resident_memory_bytes", "memory of the process", {"": resident_bytes()})
         yield _gauge("start_time_seconds", "when the daemon started, seconds since 1970", {"": self.started_at})
         latency = HistogramMetricFamily(

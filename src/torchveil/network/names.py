@@ -15,7 +15,7 @@ from torchveil.errors import ConfigurationError
 #: The kinds of roles. A new kind is a new word here; what it may do is said where it is asked for.
 KINDS = ("party", "provider", "owner", "controller")
 MAX_NAME = 64  # characters
-_NAME = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}", re.ASCII)
+_NAME = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}")
 
 
 def check_name(text: str, what: str) -> str:

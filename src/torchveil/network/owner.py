@@ -9,6 +9,7 @@ connection is checked to end at the party that it is for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -74,7 +75,7 @@ def share_parts(caller: Asks, name: str, parts: Sequence[Part]) -> bytes:
     check_base(name, str(caller.credentials.role))
     parties = parties_of(caller.cluster)
     sharing_id = os_bytes(16)
-    schemas = [part.schema(name, [str(party) for party in parties]) for part in parts]
+    schemas = [part.schema(name, _names(caller)) for part in parts]
     try:
         for part, schema in zip(parts, schemas, strict=True):
             _stage(caller, parties, sharing_id, schema, part.raw)
@@ -101,12 +102,20 @@ def by_name(listed: Mapping[str, Sequence[Entry]]) -> dict[str, dict[str, Entry 
 
 
 def find(caller: Asks, name: str) -> Entry:
-    """What all parties agree to hold as ``name``: id, owner, schema. Asked by controllers before a session opens it.
+    """What all parties hold as ``name``: id, owner, schema. Asked by controllers before a session opens it.
 
     Raises ``DataNotFound`` naming the parties that hold nothing, or something else; see ``datasets.agree``.
     """
-    parties = [str(party) for party in parties_of(caller.cluster)]
-    return agree(name, by_name(listings(caller, name)).get(name, {}), parties)
+    return agree(name, by_name(listings(caller, name)).get(name, {}), _names(caller))
+
+
+def available(caller: Asks, prefix: str = "") -> dict[str, Entry]:
+    """What all parties hold alike, by name; what they do not is left out."""
+    out = {}
+    for name, held in by_name(listings(caller, prefix)).items():
+        with suppress(DataNotFound):
+            out[name] = agree(name, held, _names(caller))
+    return out
 
 
 def unshare(caller: Asks, name: str) -> None:
@@ -134,6 +143,10 @@ def parties_of(cluster: ClusterConfig) -> list[Role]:
     return [role for role in cluster.addresses if role.kind == "party"]
 
 
+def _names(caller: Asks) -> list[str]:
+    return [str(party) for party in parties_of(caller.cluster)]
+
+
 def _stage(caller: Asks, parties: Sequence[Role], sharing_id: bytes, schema: Schema, raw: Tensor) -> None:
     """Send each party its share of an array, piece by piece, every piece split under a fresh key."""
     start = 0
@@ -147,26 +160,32 @@ def _stage(caller: Asks, parties: Sequence[Role], sharing_id: bytes, schema: Sch
 def _discard(caller: Asks, parties: Sequence[Role], sharing_id: bytes) -> None:
     """Tell every party to drop what was staged; who cannot be reached drops it by itself later."""
     for party in parties:
-        try:
+        with suppress(TorchveilError):
             caller.call(party, "datasets/discard", Discard(sharing_id))
-        except TorchveilError:
-            continue
 
 
 def _commit(caller: Asks, parties: Sequence[Role], commit: Commit) -> None:
-    """Commit at every party, also when one fails; raises naming those that did not."""
-    failed: dict[str, TorchveilError] = {}
-    for party in parties:
-        try:
-            caller.call(party, "datasets/commit", commit)
-        except TorchveilError as error:
-            failed[str(party)] = error
+    """Commit at every party, also when one fails, and once more where it failed: committing again does nothing.
+
+    Raises ``NetworkError`` naming the parties that did not answer.
+    """
+    failed: dict[Role, TorchveilError] = {}
+    waiting = list(parties)
+    for _ in range(2):
+        failed = {}
+        for party in waiting:
+            try:
+                caller.call(party, "datasets/commit", commit)
+            except TorchveilError as error:
+                failed[party] = error
+        waiting = list(failed)
     if failed:
         raise NetworkError(
-            f"the data were not committed at {', '.join(failed)}: until they are shared again, nobody can use them",
+            f"the data were not committed at {', '.join(map(str, failed))}: until they are shared again, nobody can "
+            "use them",
             op="share",
             remedy="share them again when all parties answer",
         ) from next(iter(failed.values()))
 
 
-__all__ = ["Asks", "by_name", "find", "listings", "parties_of", "share", "share_parts", "unshare"]
+__all__ = ["Asks", "available", "by_name", "find", "listings", "parties_of", "share", "share_parts", "unshare"]

@@ -221,6 +221,8 @@ class PartySession(RoleSession):
 
     def _load(self, item: m.Load, _buffers: Sequence[memoryview]) -> None:
         self._note(item)
+        if item.wires.keys() != item.checkpoint.entries.keys():
+            raise MalformedMessage("a load does not name the values of its checkpoint")
 
         def load() -> None:
             shares, manifest = read_shares(self.keeping.checkpoints, self.holder, item.checkpoint)
@@ -261,6 +263,7 @@ class PartySession(RoleSession):
                 raise Desynchronised(f"{link.peer} carries out another stream at instruction {number}")
             pieces[rank] = exchanged(own, found.received)
             self.metrics.exchanged(str(link.peer), len(found.received), perf_counter() - start)
+        self.metrics.round()
         if any([link.queued for link in self._links.values()]):
             self.hub.flush(self.limits.deadline_s, what)
         out: list[tuple[Any, ...]] = []
@@ -284,5 +287,6 @@ class PartySession(RoleSession):
                 raise Desynchronised(f"{self._provider.peer} carries out another stream at instruction {number}")
             self.party.deliver_for(frame.number, corrections)
             self.metrics.dealt(len(frame.received))
+            self.metrics.received(str(self._provider.peer), len(frame.received))
             if frame.number == number:
                 return

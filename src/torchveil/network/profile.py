@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -36,7 +36,6 @@ SCHEME = "torchveil://"
 SEALING_KEY = x509.ObjectIdentifier("2.25.305493600992710274268119211324396549591")
 USAGES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 MAX_DER = 1 << 14  # bytes of a certificate; ours have about 700
-_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 #: What the package `cryptography` raises about bytes that are no certificate, or no extension, that it knows.
 UNREADABLE = (
     ValueError,
@@ -62,27 +61,26 @@ class Authority:
     """Whose certificates a cluster takes: one certificate, or the old and the new one while they are being changed."""
 
     certificates: tuple[x509.Certificate, ...]
+    cluster: str | None  # for which it says that it is made, if it does
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Authority:
         """Read it; raises ``CertificateError``."""
         try:
-            return cls(tuple(x509.load_pem_x509_certificates(pem)))
+            certificates = tuple(x509.load_pem_x509_certificates(pem))
+            uris = {uri for certificate in certificates for uri in _uris(certificate) if uri.startswith(SCHEME)}
         except UNREADABLE:
             raise CertificateError(
                 "this holds no certificate of an authority", remedy="give the cluster's ca.pem"
             ) from None
+        if len(uris) > 1:
+            raise CertificateError("these authorities are of different clusters", remedy="use one cluster's ca.pem")
+        return cls(certificates, uris.pop().removeprefix(SCHEME) if uris else None)
 
     @classmethod
     def load(cls, path: Path) -> Authority:
         """Read a file; raises ``CertificateError``."""
         return cls.from_pem(read(path))
-
-    @property
-    def clusters(self) -> frozenset[str]:
-        """The clusters that its certificates are made for; none if they do not say."""
-        found = [_uris(certificate) for certificate in self.certificates]
-        return frozenset(uri.removeprefix(SCHEME) for uris in found for uri in uris if uri.startswith(SCHEME))
 
 
 def read(path: Path) -> bytes:
@@ -191,6 +189,14 @@ def problems(certificate: x509.Certificate, authority: Authority, at: datetime) 
     return found
 
 
+def authority_problems(certificate: x509.Certificate, at: datetime) -> list[str]:
+    """Why an authority's certificate cannot be used at a time."""
+    try:
+        return validity(certificate, at) + ([] if is_authority(certificate) else ["it is no authority's"])
+    except UNREADABLE:
+        return ["it cannot be read"]
+
+
 def validity(certificate: x509.Certificate, at: datetime) -> list[str]:
     """Whether the time is one for which it was made."""
     first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -201,13 +207,19 @@ def validity(certificate: x509.Certificate, at: datetime) -> list[str]:
     return []
 
 
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether it may issue others."""
+    found = [extension.value for extension in certificate.extensions]
+    return any(isinstance(value, x509.BasicConstraints) and value.ca for value in found)
+
+
 def _times(certificate: x509.Certificate, authority: Authority, at: datetime) -> list[str]:
     return validity(certificate, at)
 
 
 def _says_who(certificate: x509.Certificate, authority: Authority, at: datetime) -> list[str]:
-    cluster, made_for = fields(certificate).cluster, authority.clusters
-    return [f"the authority is not one of cluster {cluster}"] if made_for and cluster not in made_for else []
+    cluster = fields(certificate).cluster
+    return [f"the authority is not one of cluster {cluster}"] if authority.cluster not in (None, cluster) else []
 
 
 def _issuer(certificate: x509.Certificate, authority: Authority, at: datetime) -> list[str]:
@@ -232,20 +244,14 @@ def _usage(certificate: x509.Certificate, authority: Authority, at: datetime) ->
 
 def _wrong_usage(certificate: x509.Certificate) -> Iterator[str]:
     extensions = {extension.oid: extension.value for extension in certificate.extensions}
-    basic = extensions.get(x509.BasicConstraints.oid)
-    if isinstance(basic, x509.BasicConstraints) and basic.ca:
+    if is_authority(certificate):
         yield "it is the certificate of an authority, not of a role"
     usage = extensions.get(x509.KeyUsage.oid)
-    if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature or usage.key_cert_sign:
-        yield "its key is not meant for signatures alone"
+    if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature:
+        yield "its key is not meant for signatures"
     extended = extensions.get(x509.ExtendedKeyUsage.oid)
     if not isinstance(extended, x509.ExtendedKeyUsage) or not set(USAGES) <= set(extended):
         yield "it is not meant for both ends of a TLS connection"
-
-
-def _strength(certificate: x509.Certificate, authority: Authority, at: datetime) -> list[str]:
-    weak = not isinstance(certificate.signature_hash_algorithm, _HASHES)
-    return ["it is signed with a weak hash function"] if weak else []
 
 
 _CHECKS: tuple[Callable[[x509.Certificate, Authority, datetime], list[str]], ...] = (
@@ -253,5 +259,4 @@ _CHECKS: tuple[Callable[[x509.Certificate, Authority, datetime], list[str]], ...
     _issuer,
     _times,
     _usage,
-    _strength,
 )

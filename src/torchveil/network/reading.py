@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -62,6 +62,10 @@ def read(path: Path, choice: Choice) -> dict[str, Array]:
 # --- CSV -------------------------------------------------------------------------------------------------------------
 
 
+#: What a cell that is no number, or no category, raises inside. It never gets out: it quotes the cell.
+_NO_NUMBER = (ValueError, OverflowError, KeyError)
+
+
 @dataclass(frozen=True, slots=True)
 class _Column:
     """A column of the file: its place, the names of what becomes of it, and for one-hot what each text becomes."""
@@ -70,32 +74,47 @@ class _Column:
     names: tuple[str, ...]
     codes: Mapping[str, tuple[str, ...]] | None = None
 
+    def texts(self, row: Sequence[str]) -> tuple[str, ...]:
+        """The numbers that its cell stands for, as text; raises ``KeyError`` for a category that was not named."""
+        return (row[self.place],) if self.codes is None else self.codes[row[self.place]]
 
-@dataclass(slots=True)
+
 class _Block:
     """The columns of one array, and its numbers so far, row by row."""
 
-    columns: list[_Column]
-    whole: bool
-    numbers: array[Any]
+    def __init__(self, columns: Sequence[_Column], whole: bool) -> None:
+        self.columns = columns
+        self.whole = whole
+        self.numbers: array[Any] = array("q" if whole else "d")
+        self._convert: Callable[[str], float] = _whole if whole else float
+        self._coded = any(column.codes is not None for column in columns)
 
     def take(self, row: Sequence[str], number: int) -> None:
         """Append one row; raises ``EncodingError`` naming the first cell that is no number."""
-        convert = _whole if self.whole else float
-        bad: _Column | None = None
-        for column in self.columns:
-            codes = column.codes
-            cell = row[column.place]
-            try:
-                self.numbers.extend(map(convert, (cell,) if codes is None else codes[cell]))
-            except (ValueError, OverflowError, KeyError):
-                bad = column
-                break
-        if bad is not None:
-            kind = (
-                "none of its categories" if bad.codes is not None else "no whole number" if self.whole else "no number"
-            )
-            raise bad_cell(number, f"{named_column(bad.place, None)} ({bad.names[0]!r})", f"the cell is {kind}")
+        try:
+            self.numbers.extend(map(self._convert, self._texts(row)))
+            return
+        except _NO_NUMBER:
+            pass
+        # outside of the handler: an error that quotes the cell must not hang on to ours
+        column = next(column for column in self.columns if not self._is_good(row, column))
+        kind = (
+            "none of its categories" if column.codes is not None else "no whole number" if self.whole else "no number"
+        )
+        raise bad_cell(number, f"{named_column(column.place, None)} ({column.names[0]!r})", f"the cell is {kind}")
+
+    def _texts(self, row: Sequence[str]) -> Iterable[str]:
+        """The numbers of a row as text; a category is looked up."""
+        if self._coded:
+            return (text for column in self.columns for text in column.texts(row))
+        return [row[column.place] for column in self.columns]
+
+    def _is_good(self, row: Sequence[str], column: _Column) -> bool:
+        try:
+            array(self.numbers.typecode, map(self._convert, column.texts(row)))
+        except _NO_NUMBER:
+            return False
+        return True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,7 +134,7 @@ def read_csv(path: Path, choice: Choice) -> dict[str, Array]:
         header = _header(next(rows, []))
         chosen = _chosen(header, choice)
         blocks = {
-            suffix: _Block([_column(header, name, choice) for name in names], whole, array("q" if whole else "d"))
+            suffix: _Block([_column(header, name, choice) for name in names], whole)
             for suffix, names, whole in chosen
             if names
         }
@@ -180,10 +199,11 @@ def _chosen(names: Sequence[str], choice: Choice) -> list[tuple[str, tuple[str, 
     """(suffix, names, whole) of the arrays that the choice makes of ``names``."""
     features = choice.columns or tuple(name for name in names if name not in choice.target)
     wanted = (*features, *choice.target)
-    unknown = [name for name in (*wanted, *choice.one_hot) if name not in names]
-    if unknown or len(set(wanted)) != len(wanted) or not features:
-        reason = f"the file has no {unknown[0]!r}" if unknown else "nothing is left, or one name is chosen twice"
-        raise InvalidArgument(reason, op="share", remedy="check --columns, --target and --one-hot")
+    unknown = [name for name in wanted if name not in names]
+    unused = set(choice.one_hot) - set(wanted) or (choice.whole_target and not choice.target)
+    if unknown or unused or len(set(wanted)) != len(wanted) or not features:
+        reason = f"the file has no {unknown[0]!r}" if unknown else "a name is chosen twice or not at all"
+        raise InvalidArgument(reason, op="share", remedy="check --columns, --target, --whole and --one-hot")
     return [("", features, choice.whole_columns), (TARGET, choice.target, choice.whole_target)]
 
 

@@ -81,6 +81,8 @@ class RoleSession:
         self._threads = threads
         self._tables = tables
         self._number = 0
+        #: values that the metrics count as held
+        self._held = 0
         self._told = 0.0
         self._ends = monotonic() + limits.session_s
         self._plans: dict[int, tuple[Plan, bytes, dict[str, int]]] = {}
@@ -92,6 +94,14 @@ class RoleSession:
 
     def run(self) -> None:
         """Carry out the stream until it ends."""
+        try:
+            self._carry_out()
+        finally:
+            self.metrics.wires(-self._held)
+            for link in self.hub.links:
+                self.metrics.queued(str(link.peer), 0)
+
+    def _carry_out(self) -> None:
         while True:
             frame = self._next()
             if frame.kind == m.Kind.CLOSE:
@@ -109,7 +119,10 @@ class RoleSession:
                     self._handlers[type(item)](item, buffers[at : at + count])
                     at += count
                     self._progress()
-            if len(self._tables.wires) + len(self._tables.bits) > self.limits.wires:
+            held = len(self._tables.wires) + len(self._tables.bits)
+            self.metrics.wires(held - self._held)
+            self._held = held
+            if held > self.limits.wires:
                 raise LimitExceeded(
                     f"more than {self.limits.wires} values at a time", remedy="let go of tensors, or raise limits.wires"
                 )

@@ -74,11 +74,9 @@ def replacing(path: Path, *, first: bool = False) -> Iterator[BinaryIO]:
     prefix = f".{path.name}."
     for old in path.parent.glob(f"{prefix}*{_PARTIAL}"):
         _clear(old)
-    aside = path.parent / f"{prefix}{os_bytes(8).hex()}{_PARTIAL}"
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    aside, descriptor = _aside(path.parent / prefix)
     with os.fdopen(descriptor, "wb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -93,6 +91,17 @@ def replacing(path: Path, *, first: bool = False) -> Iterator[BinaryIO]:
                 aside.unlink()
             raise
     sync_directory(path.parent)
+
+
+def _aside(prefix: Path) -> tuple[Path, int]:
+    """A new file beside the others, locked as long as it is open."""
+    while True:
+        path = prefix.with_name(f"{prefix.name}{os_bytes(8).hex()}{_PARTIAL}")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return path, descriptor
+        os.close(descriptor)  # somebody who clears remains was here before the lock
 
 
 def _clear(old: Path) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 
 from torchveil.cli import main
+from torchveil.errors import TorchveilError
+from torchveil.network import logs
+from torchveil.network.connect import connect
 from torchveil.network.daemon import Daemon
+from torchveil.network.party import PartySession
 from torchveil.testing.clusters import LocalCluster, local_cluster
 
 
@@ -47,7 +54,7 @@ def test_doctor_finds_who_is_gone_who_disagrees_and_who_is_not_believed(
     cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = cluster.file.read_text()
-    alice, bob, james = cluster.config.addresses.values()
+    _, bob, james = cluster.config.addresses.values()
     for file in ("ca.pem", "controller-scientist.pem", "controller-scientist.key"):
         shutil.copy2(cluster.directory / file, tmp_path / file)
 
@@ -75,3 +82,74 @@ def test_a_daemon_that_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().out.startswith("party/bob at 127.0.0.1:")
         assert main(["status", str(running.file), "--once"]) == 1
         assert "party/bob does not answer: TV501" in capsys.readouterr().out
+
+
+def test_a_session_is_counted_at_every_role(cluster: LocalCluster) -> None:
+    alice, bob, james = (cluster.daemons[name].metrics for name in ("alice", "bob", "james"))
+    before = [metrics.totals() for metrics in (alice, bob, james)]
+    with connect(cluster.file) as session:
+        x = session.share(torch.linspace(-1, 1, 12).view(3, 4))
+        assert (x @ x.t()).relu().reveal().shape == (3, 3)
+        for metrics in (alice, bob, james):
+            wait_for(lambda metrics=metrics: metrics.totals().wires > 0 and metrics.totals().sessions == 1)
+        cost = session.cost()
+    for metrics in (alice, bob, james):
+        wait_for(lambda metrics=metrics: metrics.totals().sessions == 0)
+    after = [metrics.totals() for metrics in (alice, bob, james)]
+    assert [now.wires for now in after] == [0, 0, 0]
+    for rank in (0, 1):
+        assert after[rank].rounds - before[rank].rounds == cost.rounds - 1  # a reveal is no exchange
+        assert after[rank].sent_bytes - before[rank].sent_bytes == cost.sent_bytes
+        assert after[rank].reveals - before[rank].reveals == 1
+    dealt = [now.dealt_bytes - then.dealt_bytes for now, then in zip(after, before, strict=True)]
+    padding = 8 * cost.instructions  # on the wire every piece begins at a multiple of eight bytes
+    assert dealt[0] + dealt[1] == dealt[2] and 0 <= dealt[2] - cost.dealt_bytes <= padding
+    assert all(now.instructions > then.instructions for now, then in zip(after, before, strict=True))
+
+
+def wait_for(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    ends = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+CANARY = "4242424242"
+
+
+def test_a_failure_inside_a_session_leaves_type_and_place_in_the_log_and_no_value(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self: PartySession, *_: object) -> None:
+        raise ValueError(f"the share {CANARY} is odd")
+
+    out = StringIO()
+    logs.configure("party/alice", out)
+    try:
+        with pytest.raises(TorchveilError) as raised, connect(cluster.file) as session:
+            monkeypatch.setattr(PartySession, "_swap", broken)
+            session.share(torch.ones(3)).relu().reveal()
+        wait_for(lambda: '"error"' in out.getvalue())
+    finally:
+        logs.close()
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    failure = next(line for line in lines if "error" in line)
+    assert (
+        failure["event"] == "session failed"
+        and failure["error"] == "builtins.ValueError"
+        and failure["place"].startswith("test_live.py:")
+    )
+    assert len(failure["session"]) == 16 and failure["number"] >= 0 and "refused" not in failure
+    assert CANARY not in out.getvalue() and CANARY not in str(raised.value)
+
+
+def test_what_a_session_logs_is_allowed(cluster: LocalCluster) -> None:
+    out = StringIO()
+    logs.configure("party/alice", out)
+    try:
+        with connect(cluster.file) as session:
+            session.share(torch.tensor([float(CANARY)])).reveal()
+        wait_for(lambda: out.getvalue().count("session closed") == 3)
+    finally:
+        logs.close()
+    assert "refused" not in out.getvalue() and CANARY not in out.getvalue()

@@ -135,6 +135,18 @@ def test_an_earlier_head_shows_it(path: Path, tamper: Callable[[list[bytes]], No
     assert not check(path, head).good
 
 
+def test_any_changed_byte_is_found(path: Path) -> None:
+    log = filled(path, n=3)
+    head = log.head()
+    log.close()
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 5):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        assert not check(path, head).good, place
+
+
 def test_growing_after_a_head_is_fine(path: Path) -> None:
     log = filled(path)
     head = log.head()

@@ -294,6 +294,26 @@ def test_a_release_that_makes_no_sense_is_refused(world: World, change: dict[str
     world.consent.decide(world.release())  # nothing that could not be read again was kept
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cluster": "another"},
+        {"owner": "owner/hospital-b"},
+        {"receiver": "controller/other"},
+        {"fingerprint": bytes(32)},
+        {"plan": bytes(32)},
+        {"slot": 1},
+        {"shape": (6,)},
+        {"digits": 3},
+    ],
+    ids=str,
+)
+def test_every_field_of_a_grant_counts(world: World, change: dict[str, Any]) -> None:
+    grant, request = world.grant(), world.consent._request(world.release())
+    assert grant.fits(request)
+    assert not msgspec.structs.replace(grant, **change).fits(request)
+
+
 # --- bit budgets -----------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +356,7 @@ def test_approving_a_request_releases_it_once(world: World) -> None:
         world.consent.add(sign_grant(owner, answer(owner, entry.request, now=NOW, seconds=DAY)))
         assert world.consent.requests(owner.role) == []
     world.restart()
+    assert world.consent._store.look().asked == {}
     refused(world, owners=BOTH, shape=(2, 3))
     world.consent.decide(world.release(owners=BOTH))
     refused(world, owners=BOTH)
@@ -384,12 +405,21 @@ def test_a_withdrawn_grant_stays_dead(world: World) -> None:
     refused(world)
 
 
-def test_a_flood_of_requests_is_bounded(world: World) -> None:
+def test_a_grant_that_was_withdrawn_before_its_first_use_is_dead(world: World) -> None:
+    signed = world.give(quota=5)
+    world.consent.withdraw("owner/hospital-a", signed.grant.nonce)
+    with pytest.raises(GrantInvalid, match="withdrawn"):
+        world.consent.add(signed)
+    refused(world)
+
+
+def test_a_flood_of_requests_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchveil.network.consent.store.MAX_REQUESTS", 10)
     refused(world, receiver="controller/quiet")
-    for k in range(110):
+    for k in range(15):
         refused(world, shape=(k + 1,), bits=64 * (k + 1))
     entries = world.consent.requests("owner/hospital-a")
-    assert [entry.request.receiver for entry in entries].count("controller/scientist") == 100
+    assert [entry.request.receiver for entry in entries].count("controller/scientist") == 10
     assert [entry.request.receiver for entry in entries].count("controller/quiet") == 1
 
 

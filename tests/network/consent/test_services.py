@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import io
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
 
 from tests.network.consent.cluster import ClusterHere, PartyHere
 from torchveil.cli import main, owners
@@ -122,6 +124,28 @@ def test_only_one_encoding_counts(cluster: ClusterHere) -> None:
     signed["grant"] = dict(reversed(signed["grant"].items()))
     with pytest.raises(GrantInvalid, match="one way"):
         cluster.alice.asked_by(cluster.owner)("consent/grant", msgspec.msgpack.encode(signed))
+
+
+def test_a_grant_with_any_byte_changed_is_refused(cluster: ClusterHere) -> None:
+    grant = new_grant(
+        cluster.owner, "controller/scientist", bytes(32), quota=9, now=time.time(), seconds=60, plan=PLAN, slot=0
+    )
+    signed = sign_grant(cluster.owner, grant)
+    whole = encode(signed)
+    ask = cluster.alice.asked_by(cluster.owner)
+    # the authority's signature at the end of a certificate can be written in more than one way
+    said = x509.load_der_x509_certificate(signed.certificate).tbs_certificate_bytes
+    for place in range(whole.index(said) + len(said)):
+        for change in (1,) if place % 2 else (0x80,):
+            changed = bytearray(whole)
+            changed[place] ^= change
+            with warnings.catch_warnings(action="ignore"), pytest.raises(GrantInvalid):
+                ask("consent/grant", bytes(changed))
+    for length in range(0, len(whole), 7):
+        with pytest.raises(GrantInvalid):
+            ask("consent/grant", whole[:length])
+    assert cluster.alice.consent.grants("owner/hospital-a") == []
+    ask("consent/grant", whole)
 
 
 def test_parties_swap_heads(cluster: ClusterHere) -> None:

@@ -97,7 +97,6 @@ class Consent:
             else:
                 for grant in paying:
                     state.used[grant.nonce] = state.used.get(grant.nonce, 0) + grant.price(request)
-                state.asked.pop(request.id, None)
         if missing:
             self._write("refusal", release, request=request.id)
             raise _refusal(request, missing, denied)
@@ -173,10 +172,7 @@ class Consent:
             if known is not None or grant.nonce in state.used or grant.nonce in state.revoked:
                 raise GrantInvalid("a grant under a nonce that was used or withdrawn", remedy="sign a new grant")
             state.add_grant(signed)
-            for entry in state.asked.values():
-                if grant.fits(entry.request):
-                    entry.waiting = [owner for owner in entry.waiting if owner != grant.owner]
-                    entry.denied = [owner for owner in entry.denied if owner != grant.owner]
+            state.answer(grant)
         self._log.append(
             "grant",
             receiver=grant.receiver,

@@ -9,6 +9,10 @@ there with what is written. Only inputs have owners of their own; public constan
 Of a result of a plan it is remembered which one it is, as long as the value is only refreshed, opened, divided or
 given other names: that is how a revealed value is known to be what a grant is about.
 
+A name is given once. A party's tables hold wires and bit wires apart, so that a name given to one of each would mean
+one value to provenance and another to a reveal; whoever gives a name again, or one that could be a slot of a plan (they
+are negative), ends the session. Freed names may come back.
+
 A set is a bit mask over the owners of the session; following an instruction takes about a microsecond.
 """
 
@@ -67,11 +71,15 @@ _FLOWS = {kind: (_reader(read), _maker(made)) for kind, (read, made) in WIRING.i
 
 
 class Provenance:
-    """The owners of every wire and bit wire of one session at one party. Owners are role names, "owner/hospital-a"."""
+    """The owners of every wire and bit wire of one session at one party. Owners are role names, "owner/hospital-a".
 
-    __slots__ = ("_bits", "_masks", "_names", "_origins", "_sets")
+    Whatever gives a name raises ``ProtocolError`` if it is in use. ``slots``: names are the slots of a plan.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_bits", "_masks", "_names", "_origins", "_sets", "_slots")
+
+    def __init__(self, *, slots: bool = False) -> None:
+        self._slots = slots
         self._masks: Masks = {}
         self._origins: dict[int, Origin] = {}
         self._names: list[str] = []
@@ -109,8 +117,10 @@ class Provenance:
             raise _unknown(missing.args[0]) from None
         outs = made(i)
         for out in outs:
+            if out in masks or (out < 1) is not self._slots:
+                raise _taken(out)
             masks[out] = united
-        if self._origins:
+        if type(i) in _SAME_VALUE:
             self._follow_origin(i, outs)
 
     def follow_plan(self, flow: PlanFlow, inputs: Sequence[int], outputs: Sequence[int]) -> None:
@@ -120,10 +130,15 @@ class Provenance:
             given = [masks[x] for x in inputs]
         except KeyError as missing:
             raise _unknown(missing.args[0]) from None
+        # few sets of owners, many inputs: which inputs have this one
+        having: Masks = {}
+        for k, mask in enumerate(given):
+            having[mask] = having.get(mask, 0) | 1 << k
         for out, sources in zip(outputs, flow.sources, strict=True):
             united = 0
-            for k in sources:
-                united |= given[k]
+            for mask, places in having.items():
+                if sources & places:
+                    united |= mask
             self._set(out, united)
 
     def alias(self, new: int, old: int) -> None:
@@ -173,20 +188,15 @@ class Provenance:
         return bit
 
     def _set(self, wire: int, mask: int) -> None:
+        if wire in self._masks or (wire < 1) is not self._slots:
+            raise _taken(wire)
         self._masks[wire] = mask
-        self._origins.pop(wire, None)
 
     def _follow_origin(self, i: ins.Instruction, outs: tuple[int, ...]) -> None:
-        """Who defines a wire anew makes another value of it; some instructions give the value on."""
-        origin = None
-        if type(i) in _SAME_VALUE:
-            origins = {self._origins.get(x) for x in reads(i)}
-            origin = origins.pop() if len(origins) == 1 else None
-        for out in outs:
-            if origin is None:
-                self._origins.pop(out, None)
-            else:
-                self._origins[out] = origin
+        read = reads(i)
+        origin = self._origins.get(read[0]) if len(read) == 1 else None
+        if origin is not None:
+            self._origins.update((out, origin) for out in outs)
 
     def _mask(self, wire: int) -> int:
         mask = self._masks.get(wire)
@@ -204,15 +214,20 @@ class PlanFlow:
     __slots__ = ("sources",)
 
     def __init__(self, plan: Plan) -> None:
-        tried = Provenance()
+        tried = Provenance(slots=True)
         for k, slot in enumerate(plan.inputs):
             tried.input(slot, str(k))
         for i in plan.instructions:
             tried.follow(i)
-        #: For every output the places of the inputs that went into it.
-        self.sources: tuple[tuple[int, ...], ...] = tuple(
-            tuple(sorted(int(k) for k in tried.of(slot))) for slot in plan.outputs
-        )
+        #: For every output the places of the inputs that went into it, as bits.
+        self.sources: tuple[int, ...] = tuple(sum(1 << int(k) for k in tried.of(slot)) for slot in plan.outputs)
+
+
+def _taken(wire: int) -> ProtocolError:
+    return ProtocolError(
+        f"the name {wire} was given to a second value, or is none that a controller may give",
+        remedy="open a new session",
+    )
 
 
 def _unknown(wire: int) -> ProtocolError:

@@ -67,6 +67,15 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
         """What of the quota of a grant is left; less than nothing for a dead one."""
         return -1 if grant.nonce in self.revoked else grant.quota - self.used.get(grant.nonce, 0)
 
+    def answer(self, grant: Grant) -> None:
+        """The owner of ``grant`` has answered the requests that it fits; those that nobody else waits for are done."""
+        for name, entry in list(self.asked.items()):
+            if grant.fits(entry.request):
+                entry.waiting = [owner for owner in entry.waiting if owner != grant.owner]
+                entry.denied = [owner for owner in entry.denied if owner != grant.owner]
+                if not entry.waiting and not entry.denied:
+                    del self.asked[name]
+
     def file_request(self, request: Request, missing: list[str], now: float) -> Asked:
         """The entry of a request, made if it is new; who has denied it does not wait."""
         entry = self.asked.get(request.id)
