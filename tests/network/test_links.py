@@ -368,7 +368,7 @@ def test_an_urgent_frame_is_seen_while_waiting_for_another_link(make: Callable[[
 
 
 def test_another_thread_may_wake_and_cancel(ends: Ends) -> None:
-    alice, to_bob, _, _ = ends
+    alice, to_bob, bob, to_alice = ends
     woken: list[threading.Thread] = []
     alice.woken = lambda: woken.append(threading.current_thread())
     timers = [
@@ -383,6 +383,12 @@ def test_another_thread_may_wake_and_cancel(ends: Ends) -> None:
             alice.receive(to_bob, 5, "x")
     assert time.monotonic() - started < 2
     assert set(woken) == {threading.current_thread()}
+    bob.post(to_alice, Frame(1))
+    for _ in range(20):
+        with pytest.raises(SessionStateError, match="over"):
+            alice.receive(to_bob, 0, "what came after the end")
+        with pytest.raises(SessionStateError, match="over"):
+            alice.flush(0, "what came after the end")
     for timer in timers:
         timer.join()
 
