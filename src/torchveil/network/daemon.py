@@ -15,9 +15,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ class Daemon:
                 self.metrics.connection_refused(LimitExceeded.code)
                 continue
             try:
-                self._pool.submit(self._greet, raw)
+                self._pool.submit(self._greet, raw).add_done_callback(partial(_unless_served, raw))
             except RuntimeError:
                 raw.close()
                 return
@@ -370,6 +371,12 @@ class Daemon:
 
             with suppress(NetworkError):
                 swap_heads(self.consent.log, self.consent.recognise, ask)
+
+
+def _unless_served(raw: socket.socket, served: Future[None]) -> None:
+    """Close a connection that nobody looked at any more."""
+    if served.cancelled():
+        raw.close()
 
 
 _PURPOSES: dict[str, Callable[[Daemon, Hub, Link, Identity, m.Hello], None]] = {
