@@ -107,7 +107,16 @@ def emptied(text: list[bytes]) -> None:
     text.clear()
 
 
-CHAIN = [changed, removed, first_removed, swapped, inserted, garbage, blank, unknown_field]
+CHAIN = {
+    changed: "does not continue",
+    removed: "1 before it were removed",
+    first_removed: "1 before it were removed",
+    swapped: "removed",
+    inserted: "inserted, repeated or moved",
+    garbage: "is no record",
+    blank: "is no record",
+    unknown_field: "is no record",
+}
 
 
 @pytest.mark.parametrize("tamper", CHAIN, ids=lambda f: f.__name__)
@@ -119,6 +128,7 @@ def test_the_chain_alone_shows_it(path: Path, tamper: Callable[[list[bytes]], No
     report = check(path)
     assert not report.good
     assert report.problems[0].line in (1, 3, 4)
+    assert CHAIN[tamper] in report.problems[0].text
     with pytest.raises(AuditBroken):
         filled(path)
 
