@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +14,7 @@ from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.party import RandomSource
 from torchveil.roles.tables import Tables
+from torchveil.roles.tied import TiedStreams
 
 
 class Provider(Tables):
@@ -25,7 +26,7 @@ class Provider(Tables):
 
     __slots__ = ("_outbox", "_streams", "ledger", "n_parties", "name", "receiver", "width")
 
-    def __init__(self, name: str, streams: Sequence[dict[str, RandomSource]], width: int = 64) -> None:
+    def __init__(self, name: str, streams: Sequence[Mapping[str, RandomSource]], width: int = 64) -> None:
         super().__init__()
         self.name = name
         self.n_parties = len(streams)
@@ -34,6 +35,12 @@ class Provider(Tables):
         self._outbox: dict[tuple[str, int], Tensor | Bits | Words] = {}
         self.ledger = Ledger()
         self.receiver = 0
+
+    def tie(self, view: bytes) -> None:
+        """Streams that are tied (``roles.tied``) go on under keys of the digest of what was carried out."""
+        for streams in self._streams:
+            if isinstance(streams, TiedStreams):
+                streams.tie(view)
 
     def begin(self, number: int) -> None:
         self.ledger.begin(number)
@@ -119,7 +126,7 @@ class Provider(Tables):
         """Send the receiver words XORed with their ``pads_words``."""
         self._send("dealt-bits", slot, correction)
 
-    def _not_receiving(self) -> list[dict[str, RandomSource]]:
+    def _not_receiving(self) -> list[Mapping[str, RandomSource]]:
         return [streams for rank, streams in enumerate(self._streams) if rank != self.receiver]
 
     def collect(self) -> dict[tuple[str, int], Tensor | Bits | Words]:
