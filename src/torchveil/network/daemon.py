@@ -71,9 +71,10 @@ def make_role(config: RoleConfig, opened: Opened) -> Party | Provider:
     *parties, provider, controller = opened.halves
     name = config.role.name
     if config.role.kind == "provider":
-        return provider_role(name, opened.keys, parties, opened.session_id)
+        return provider_role(name, opened.keys, parties, opened.session_id, tied=True)
     rank = next(rank for rank, half in enumerate(parties) if half.name == str(config.role))
-    return party_role(name, rank, opened.keys, parties, provider, controller, opened.session_id)
+    keys, session_id = opened.keys, opened.session_id
+    return party_role(name, rank, keys, parties, provider, controller, session_id, tied=True)
 
 
 @dataclass(slots=True)
