@@ -15,15 +15,16 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, TorchveilError
+from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, ProtocolError, TorchveilError
 from torchveil.network import messages as m
 from torchveil.network.certificates import Authority, Credentials, Identity, peer_role
 from torchveil.network.config import RoleConfig
@@ -177,7 +178,7 @@ class Daemon:
                 self.metrics.connection_refused(LimitExceeded.code)
                 continue
             try:
-                self._pool.submit(self._greet, raw)
+                self._pool.submit(self._greet, raw).add_done_callback(partial(_unless_served, raw))
             except RuntimeError:
                 raw.close()
                 return
@@ -257,37 +258,38 @@ class Daemon:
     def _run(self, session: Running, link: Link, identity: Identity, hello: m.Hello) -> None:
         """A session's thread, from its opening to its end."""
         role = str(self.config.role)
-        code = ""
         self.metrics.session_opened()
         try:
             opened = session.waiting.open(link, identity, hello)
-            session.session_id = opened.session_id
-            run_id = opened.session_id.hex()[:16]
-            log("session opened", role=role, session=run_id, controller=session.controller)
-            running: RoleSession | None = None
-            try:
-                running = self._session(opened, identity)
-                running.run()
-            except BaseException as error:
-                place = None if running is None else running.place
-                number, operation = (place.number, place.operation) if place else (0, "")
-                failure = refuse(opened.hub, error, role, number, operation)
-                failed("session failed", error, role=role, session=run_id, number=number, op=operation)
-                code = failure.code
-            else:
-                opened.hub.close()
-                log("session closed", role=role, session=run_id)
-            finally:
-                if isinstance(running, PartySession):
-                    running.consent.end()
-                    self._swap_heads()
-        except TorchveilError as error:
-            code = error.code
+        except BaseException as error:
             failed("session not opened", error, role=role)
-        finally:
-            with self._lock:
-                self._sessions.pop(hello.ticket, None)
-            self.metrics.session_ended(code)
+            self._ended(hello.ticket, error.code if isinstance(error, TorchveilError) else ProtocolError.code)
+            return
+        session.session_id = opened.session_id
+        run_id = opened.session_id.hex()[:16]
+        log("session opened", role=role, session=run_id, controller=session.controller)
+        running: RoleSession | None = None
+        try:
+            running = self._session(opened, identity)
+            running.run()
+        except BaseException as error:
+            place = None if running is None else running.place
+            number, operation = (place.number, place.operation) if place else (0, "")
+            self._ended(hello.ticket, refuse(opened.hub, error, role, number, operation).code)
+            failed("session failed", error, role=role, session=run_id, number=number, op=operation)
+        else:
+            self._ended(hello.ticket)
+            opened.hub.close()
+            log("session closed", role=role, session=run_id)
+        if isinstance(running, PartySession):
+            running.consent.end()
+            self._swap_heads()
+
+    def _ended(self, ticket: bytes, code: str = "") -> None:
+        """Nothing of a session is left here; whoever sees its connections end may open the next one."""
+        with self._lock:
+            self._sessions.pop(ticket, None)
+        self.metrics.session_ended(code)
 
     def _session(self, opened: Opened, controller: Identity) -> RoleSession:
         """The session's object, with fresh keys."""
@@ -369,6 +371,12 @@ class Daemon:
 
             with suppress(NetworkError):
                 swap_heads(self.consent.log, self.consent.recognise, ask)
+
+
+def _unless_served(raw: socket.socket, served: Future[None]) -> None:
+    """Close a connection that nobody looked at any more."""
+    if served.cancelled():
+        raw.close()
 
 
 _PURPOSES: dict[str, Callable[[Daemon, Hub, Link, Identity, m.Hello], None]] = {
