@@ -58,6 +58,18 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: Number = 2**34
 
 
+class DatasetLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much one owner may leave at a party, staged and committed together, and for how long without a commit.
+
+    n_bytes_per_owner: of shares, 8 bytes per number. n_arrays_per_owner: targets and masks count. staged_life_s: what
+    was sent and not committed is dropped after that.
+    """
+
+    n_bytes_per_owner: Number = 16 << 30
+    n_arrays_per_owner: Number = 256
+    staged_life_s: Positive = 24 * 3600.0
+
+
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A party or the provider: its name and where it listens."""
 
@@ -116,6 +128,7 @@ class _RoleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: str = ""
     threads: Annotated[int, Meta(ge=0)] = 0
     limits: Limits = Limits()
+    datasets: DatasetLimits = DatasetLimits()
 
 
 class RoleConfig(msgspec.Struct, frozen=True):
@@ -131,6 +144,7 @@ class RoleConfig(msgspec.Struct, frozen=True):
     log: str = ""
     threads: int = 0
     limits: Limits = Limits()
+    datasets: DatasetLimits = DatasetLimits()
 
 
 T = TypeVar("T")
@@ -193,4 +207,5 @@ def read_role(path: str | Path) -> RoleConfig:
         file.log,
         file.threads,
         msgspec.convert(merged, Limits),
+        file.datasets,
     )

@@ -37,7 +37,7 @@ from torchveil.network.links import Hub, Link, accept_tls
 from torchveil.network.logs import failed, log
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
-from torchveil.network.opening import Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
+from torchveil.network.opening import STRANGER, Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
 from torchveil.network.party import Keeping, PartySession
 from torchveil.network.provider import ProviderSession
 from torchveil.network.results import ResultStore
@@ -112,6 +112,7 @@ class Daemon:
             self._socket = socket.create_server((host, int(port)), backlog=128)
         except OSError as error:
             self._pool.shutdown(wait=False)
+            self._close_stores()
             raise PeerRejected(
                 f"{config.role} cannot listen at {config.listen}: {error.strerror}", remedy="choose a free address"
             ) from None
@@ -148,6 +149,7 @@ class Daemon:
             if session.thread is not None:
                 session.thread.join(5.0)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._close_stores()
         log("daemon stopped", role=str(self.config.role))
 
     def __enter__(self) -> Daemon:
@@ -189,7 +191,7 @@ class Daemon:
             sock = accept_tls(raw, self._context, self.config.limits.handshake_s)
             try:
                 identity = peer_role(sock, self.config.cluster.name)
-                link = Link(sock, identity.role, frame_limits(self.config.limits))
+                link = Link(sock, identity.role, STRANGER)
             except BaseException:
                 sock.close()
                 raise
@@ -224,6 +226,7 @@ class Daemon:
         if session is None or session.session_id:
             raise PeerRejected("there is no session of this ticket that waits for anybody")
         hub.remove(link)
+        link.limits = frame_limits(self.config.limits)
         try:
             session.waiting.arrive((link, identity, hello))
         except BaseException:
@@ -247,6 +250,7 @@ class Daemon:
                 )
             self._sessions[hello.ticket] = session
         hub.remove(link)
+        link.limits = frame_limits(self.config.limits)
         session.thread = threading.Thread(
             target=self._run, args=(session, link, identity, hello), name="torchveil session", daemon=True
         )
@@ -345,7 +349,7 @@ class Daemon:
             return ShareStore(state / folder, key, party=name, cluster=cluster)
 
         self.keeping = Keeping(
-            DatasetStore(store("datasets"), party=name, cluster=cluster),
+            DatasetStore(store("datasets"), party=name, cluster=cluster, limits=config.datasets),
             store("checkpoints"),
             ResultStore(state / "results", authority),
         )
@@ -357,6 +361,11 @@ class Daemon:
             recognise=recogniser(Authority.from_pem(authority)),
             log=log,
         )
+
+    def _close_stores(self) -> None:
+        """Another daemon of this role may open them then."""
+        if self._consent is not None:
+            self._consent.log.close()
 
     def _swap_heads(self) -> None:
         """Tell the parties after this one how long the log of releases is, and hear of theirs."""

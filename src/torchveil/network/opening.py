@@ -36,12 +36,20 @@ from torchveil.version import VERSION
 _LOOK_S = 0.02
 
 
-def frame_limits(limits: Limits) -> FrameLimits:
-    """What a link of a session takes. Streams of instructions and descriptions are larger than other structs."""
-    small: dict[int, int] = dict.fromkeys(
-        (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.ABORT), 0
-    )
-    return FrameLimits(meta=1 << 24, body=limits.body, kinds={**small, m.Kind.REQUEST: min(limits.body, 1 << 30)})
+#: What a daemon takes of somebody who has not said yet what for: a hello.
+STRANGER = FrameLimits(meta=1 << 16, body=0)
+
+_NO_BODY = dict.fromkeys(
+    map(int, (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.ABORT)), 0
+)
+
+
+def frame_limits(limits: Limits, *, question: int = 0) -> FrameLimits:
+    """What a link takes. Streams of instructions and descriptions are larger than other structs.
+
+    question: bytes of the largest body that a question may bring along on this link; in a session nobody asks any.
+    """
+    return FrameLimits(meta=1 << 24, body=limits.body, kinds={**_NO_BODY, int(m.Kind.REQUEST): question})
 
 
 def abort_raises(link: Link, frame: Frame) -> bool:
@@ -74,9 +82,16 @@ class Opened:
 
 
 def dial(
-    address: str, role: Role, credentials: Credentials, cluster: ClusterConfig, hello: m.Hello, limits: Limits
+    address: str,
+    role: Role,
+    credentials: Credentials,
+    cluster: ClusterConfig,
+    hello: m.Hello,
+    limits: Limits,
+    *,
+    question: int = 0,
 ) -> tuple[Link, Identity, m.Welcome]:
-    """Connect to a role, say hello, hear welcome. The link belongs to no hub yet.
+    """Connect to a role, say hello, hear welcome. The link belongs to no hub yet. ``question``: see ``frame_limits``.
 
     Raises ``PeerLost``, ``DeadlineExceeded``, ``PeerRejected`` when somebody else than ``role`` answers, and whatever
     the other end says.
@@ -89,7 +104,7 @@ def dial(
             raise PeerRejected(
                 f"{identity.role} answers at the address of {role}", remedy="check the addresses in the cluster's file"
             )
-        link = Link(sock, identity.role, frame_limits(limits))
+        link = Link(sock, identity.role, frame_limits(limits, question=question))
         hub.add(link)
         hub.post(link, m.message_of(m.Kind.HELLO, hello))
         welcome = m.parse(hub.receive(link, limits.handshake_s, f"the welcome of {role}"), m.Welcome)
