@@ -89,6 +89,21 @@ def test_more_parties(tmp_path: Path, parties: list[str]) -> None:
         assert torch.allclose(found[-1], train(Session(parties, "p"))[-1], atol=2e-3)
 
 
+def test_a_value_given_twice_to_a_plan(session: NetworkSession) -> None:
+    """What the plan opens of the second is not open of the first: roles and this program have to agree on that."""
+    x = session.share(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+
+    @torchveil.compile
+    def twice(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = a * 3 - b * b
+        return y, y.clone(), y.t().t()
+
+    for other in (x.clone(), x.clone(), x):
+        for out in twice(x, other):
+            assert (out * out).reveal().tolist() == [[4, 4], [0, 16]]
+        assert (x * x).reveal().tolist() == [[1, 4], [9, 16]]
+
+
 # --- byte for byte ---------------------------------------------------------------------------------------------------
 
 

@@ -112,6 +112,13 @@ def _selectors(tables: Plain, i: Any) -> None:
         tables.set_bit(out, _empty(i.shape))
 
 
+def _open(tables: Plain, i: ins.Open) -> None:
+    """Nothing is made; that a wire is open is noted with it, where its other names see it too."""
+    for x in i.xs:
+        wire = tables.wires[x]
+        wire.opening = wire.share
+
+
 def _stated(tables: Plain, i: Any) -> None:
     """Every other gate: what it makes has the shape that its instruction says."""
     for out in defines(i):
@@ -133,6 +140,7 @@ _LAYOUTS: dict[type[ins.Instruction], Callable[[Plain, Any], None]] = {
     ins.Compare: _selectors,
     ins.Equal: _selectors,
     ins.Winner: _selectors,
+    ins.Open: _open,
     ins.Free: lambda tables, i: tables.free(i.xs),
 }
 
@@ -168,25 +176,29 @@ class ShapesDriver:
         """Its instructions one after another; the cost is that of its rounds and its gates' formulas."""
         total = Cost()
         try:
+            given: set[int] = set()
             for slot, wire in zip(plan.inputs, inputs, strict=True):
-                self.alias(slot, wire)
+                self.alias(slot, wire, apart=wire in given)
+                given.add(wire)
             for stage in plan.stages:
                 for position in (*stage.local, *stage.starts):
                     self.run(plan.instructions[position])
                     total += self.measured
                 self._tables.free(stage.frees)
+            taken = set(plan.inputs)
             for slot, wire in zip(plan.outputs, outputs, strict=True):
-                self.alias(wire, slot)
+                self.alias(wire, slot, apart=slot in taken)
+                taken.add(slot)
         finally:
             self._tables.free(plan.slots)
         self.measured = Cost(plan.rounds, total.sent, total.dealt)
 
     def alias(self, new: int, old: int, *, apart: bool = False) -> None:
-        self._tables.alias(new, old)
+        self._tables.alias(new, old, apart=apart)
 
     def is_open(self, wire: int) -> bool:
-        """Nothing is opened here; the stream is that of a driver on which all went well."""
-        return True
+        """Whether an instruction opened it, under this name or another one."""
+        return self._tables.wires[wire].opening is not None
 
     def watch(self, clock: RoleClock | None) -> None:
         """Nothing to time: there are no roles."""

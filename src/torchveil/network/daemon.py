@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, TorchveilError
+from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, ProtocolError, TorchveilError
 from torchveil.network import messages as m
 from torchveil.network.certificates import Authority, Credentials, Identity, peer_role
 from torchveil.network.config import RoleConfig
@@ -261,37 +261,38 @@ class Daemon:
     def _run(self, session: Running, link: Link, identity: Identity, hello: m.Hello) -> None:
         """A session's thread, from its opening to its end."""
         role = str(self.config.role)
-        code = ""
         self.metrics.session_opened()
         try:
             opened = session.waiting.open(link, identity, hello)
-            session.session_id = opened.session_id
-            run_id = opened.session_id.hex()[:16]
-            log("session opened", role=role, session=run_id, controller=session.controller)
-            running: RoleSession | None = None
-            try:
-                running = self._session(opened, identity)
-                running.run()
-            except BaseException as error:
-                place = None if running is None else running.place
-                number, operation = (place.number, place.operation) if place else (0, "")
-                failure = refuse(opened.hub, error, role, number, operation)
-                failed("session failed", error, role=role, session=run_id, number=number, op=operation)
-                code = failure.code
-            else:
-                opened.hub.close()
-                log("session closed", role=role, session=run_id)
-            finally:
-                if isinstance(running, PartySession):
-                    running.consent.end()
-                    self._swap_heads()
-        except TorchveilError as error:
-            code = error.code
+        except BaseException as error:
             failed("session not opened", error, role=role)
-        finally:
-            with self._lock:
-                self._sessions.pop(hello.ticket, None)
-            self.metrics.session_ended(code)
+            self._ended(hello.ticket, error.code if isinstance(error, TorchveilError) else ProtocolError.code)
+            return
+        session.session_id = opened.session_id
+        run_id = opened.session_id.hex()[:16]
+        log("session opened", role=role, session=run_id, controller=session.controller)
+        running: RoleSession | None = None
+        try:
+            running = self._session(opened, identity)
+            running.run()
+        except BaseException as error:
+            place = None if running is None else running.place
+            number, operation = (place.number, place.operation) if place else (0, "")
+            self._ended(hello.ticket, refuse(opened.hub, error, role, number, operation).code)
+            failed("session failed", error, role=role, session=run_id, number=number, op=operation)
+        else:
+            self._ended(hello.ticket)
+            opened.hub.close()
+            log("session closed", role=role, session=run_id)
+        if isinstance(running, PartySession):
+            running.consent.end()
+            self._swap_heads()
+
+    def _ended(self, ticket: bytes, code: str = "") -> None:
+        """Nothing of a session is left here; whoever sees its connections end may open the next one."""
+        with self._lock:
+            self._sessions.pop(ticket, None)
+        self.metrics.session_ended(code)
 
     def _session(self, opened: Opened, controller: Identity) -> RoleSession:
         """The session's object, with fresh keys."""

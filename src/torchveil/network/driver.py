@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from torchveil.errors import (
     ConsentError,
     Desynchronised,
     MalformedMessage,
+    PeerLost,
     SessionStateError,
     StorageError,
     TorchveilError,
@@ -330,6 +332,9 @@ class NetworkDriver:
     def watch(self, clock: RoleClock | None) -> None:
         """Roles on other machines are not timed here."""
 
+    def is_open(self, wire: int) -> bool:
+        return self._shapes.is_open(wire)
+
     def share_of(self, wire: int) -> Tensor:
         return self._shapes.share_of(wire)
 
@@ -340,16 +345,25 @@ class NetworkDriver:
         return self._shapes.n_wires()
 
     def clear(self) -> None:
-        """End the session: the roles forget everything."""
+        """End the session: the roles forget everything. Waits until they have, but raises nothing if one does not."""
         if self._failed is None:
-            self.send()
-            for batch in (*self._batches, self._dealer):
-                batch.link.may_close = True
-                self.hub.post(batch.link, Frame(int(m.Kind.CLOSE)))
-            self.hub.flush(self.limits.deadline_s, "the end of the session")
+            with suppress(TorchveilError):
+                self.send()
+                links = [batch.link for batch in (*self._batches, self._dealer)]
+                for link in links:
+                    link.may_close = True
+                    self.hub.post(link, Frame(int(m.Kind.CLOSE)))
+                for link in links:
+                    self._farewell(link)
             self.hub.close()
-            self._failed = SessionStateError("the session is closed", remedy="open a new session")
+            self._failed = self._failed or SessionStateError("the session is closed", remedy="open a new session")
         self._shapes.clear()
+
+    def _farewell(self, link: Link) -> None:
+        """Until a role ends the connection, which it does when it has forgotten the session."""
+        with suppress(PeerLost):
+            while self.hub.receive(link, self.limits.handshake_s, "the end of the session").kind != m.Kind.ABORT:
+                continue
 
 
 def _numel(shape: Sequence[int]) -> int:
