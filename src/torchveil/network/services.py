@@ -18,7 +18,7 @@ from torchveil.errors import DeadlineExceeded, InvalidArgument, LimitExceeded, P
 from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials, Identity
 from torchveil.network.config import ClusterConfig, Limits
-from torchveil.network.framing import Frame, views
+from torchveil.network.framing import Frame
 from torchveil.network.framing import Limits as FrameLimits
 from torchveil.network.links import Hub, Link
 from torchveil.network.names import Role
@@ -111,7 +111,7 @@ class Caller:
         limits = self.cluster.limits
         address = self.cluster.addresses[role]
         hello = hello_of(self.cluster, "service")
-        size = sum(map(len, views(body)))
+        size = sum(len(part) for part in body)
         link, _, _ = dial(address, role, self.credentials, self.cluster, hello, limits, question=size)
         hub = Hub(timeout_s=limits.deadline_s)
         hub.add(link)
