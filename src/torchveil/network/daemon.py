@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,6 @@ class Running:
     controller: str
     waiting: Waiting
     session_id: bytes = b""
-    thread: threading.Thread | None = field(default=None, repr=False)
 
 
 class Daemon:
@@ -101,6 +101,7 @@ class Daemon:
             self._open_stores()
         self._context = self.credentials.server_context()
         self._sessions: dict[bytes, Running] = {}
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         #: Set it, from a signal handler say, to have whoever waits for it call ``stop``.
@@ -145,11 +146,13 @@ class Daemon:
                 session.waiting.hub.cancel(
                     PeerRejected(f"{self.config.role} is shutting down", remedy="try again later")
                 )
-        for session in running:
-            if session.thread is not None:
-                session.thread.join(5.0)
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._close_stores()
+        # also those of sessions that ended a moment ago: they write the last line of the log of releases
+        threads = list(self._threads)
+        for thread in threads:
+            thread.join(5.0)
+        if not any(thread.is_alive() for thread in threads):
+            self._close_stores()
         log("daemon stopped", role=str(self.config.role))
 
     def __enter__(self) -> Daemon:
@@ -251,10 +254,11 @@ class Daemon:
             self._sessions[hello.ticket] = session
         hub.remove(link)
         link.limits = frame_limits(self.config.limits)
-        session.thread = threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(session, link, identity, hello), name="torchveil session", daemon=True
         )
-        session.thread.start()
+        self._threads.add(thread)
+        thread.start()
 
     # --- sessions ----------------------------------------------------------------------------------------------------
 
