@@ -358,9 +358,13 @@ class Engine:
         value = self._submit_as("reveal", ins.Reveal(wire.id, receiver, wire.shape))
         if value is None:
             raise SessionStateError("a reveal gave nothing back", remedy="open a new session")
-        self._account.reveals += 1
-        self._reveals.append(RevealRecord(receiver, wire.shape, user_line()))
+        self.note_reveal(receiver, wire.shape)
         return value, wire.scale, is_bit
+
+    def note_reveal(self, receiver: str, shape: tuple[int, ...]) -> None:
+        """Count a value that left."""
+        self._account.reveals += 1
+        self._reveals.append(RevealRecord(receiver, shape, user_line()))
 
     def bit_to_arithmetic(self, bit: Bit) -> Secret:
         """A bit as a secret 0 or 1 at scale 1; local and remembered."""

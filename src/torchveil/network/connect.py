@@ -84,6 +84,7 @@ class NetworkSession(Session):
         self.operation = "deliver"
         result = Result(name, wire.shape, wire.scale, isinstance(handle, Bit))
         self._remote.deliver(ins.Reveal(wire.id, to, wire.shape), msgspec.msgpack.encode(result))
+        self.note_reveal(to, wire.shape)
 
     @property
     def _caller(self) -> Caller:
