@@ -62,9 +62,7 @@ class NetworkSession(Session):
         entry = find(self._caller, name)
         schema = entry.schema
         identifier = self.new_id()
-        self._flush()
-        self.operation = "dataset"
-        self._remote.take_dataset(name, identifier, schema.shape, entry.id)
+        self.outside_of("dataset", lambda: self._remote.take_dataset(name, identifier, schema.shape, entry.id))
         number_format = FixedPoint(schema.base, schema.digits)
         return wrap(self.wire(identifier, number_format.scale, number_format, shape=schema.shape, is_input=True))
 
@@ -80,10 +78,8 @@ class NetworkSession(Session):
             raise InvalidArgument("this value is public", op="deliver", remedy="send it to the owner as it is")
         self.own(handle)
         wire = self.bit_to_arithmetic(handle) if isinstance(handle, Bit) else handle
-        self._flush()
-        self.operation = "deliver"
-        result = Result(name, wire.shape, wire.scale, isinstance(handle, Bit))
-        self._remote.deliver(ins.Reveal(wire.id, to, wire.shape), msgspec.msgpack.encode(result))
+        result = msgspec.msgpack.encode(Result(name, wire.shape, wire.scale, isinstance(handle, Bit)))
+        self.outside_of("deliver", lambda: self._remote.deliver(ins.Reveal(wire.id, to, wire.shape), result))
         self.note_reveal(to, wire.shape)
 
     @property

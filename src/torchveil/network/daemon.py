@@ -16,15 +16,26 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 
-from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, ProtocolError, TorchveilError
+from torchveil.errors import (
+    ConsentError,
+    InvalidArgument,
+    LimitExceeded,
+    NetworkError,
+    PeerRejected,
+    ProtocolError,
+    TorchveilError,
+)
 from torchveil.network import messages as m
 from torchveil.network.certificates import Authority, Credentials, Identity, peer_role
 from torchveil.network.config import RoleConfig
@@ -34,6 +45,7 @@ from torchveil.network.consent.policy import Consent
 from torchveil.network.consent.services import swap_heads
 from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
+from torchveil.network.inspection import WARN_DAYS
 from torchveil.network.links import Hub, Link, accept_tls
 from torchveil.network.logs import failed, log
 from torchveil.network.metrics import Metrics
@@ -50,6 +62,7 @@ from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
 from torchveil.storage import Holder, ShareStore, load_or_create_key
 from torchveil.storage.files import make_directory
+from torchveil.version import VERSION
 
 #: Who proves who it is, at a time and in threads; the others wait in the kernel.
 _THREADS = 8
@@ -127,7 +140,10 @@ class Daemon:
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         self._acceptor.start()
-        log("daemon started", role=str(self.config.role))
+        log("daemon started", role=str(self.config.role), version=VERSION)
+        days_left = (self.credentials.identity.not_after - datetime.now(UTC)).days
+        if days_left < WARN_DAYS:
+            log("the certificate ends soon", level="warning", role=str(self.config.role), days_left=days_left)
         return self
 
     def stop(self) -> None:
@@ -182,7 +198,7 @@ class Daemon:
                 self.metrics.connection_refused(LimitExceeded.code)
                 continue
             try:
-                self._pool.submit(self._greet, raw)
+                self._pool.submit(self._greet, raw).add_done_callback(partial(_unless_served, raw))
             except RuntimeError:
                 raw.close()
                 return
@@ -269,11 +285,12 @@ class Daemon:
         try:
             opened = session.waiting.open(link, identity, hello)
         except BaseException as error:
-            failed("session not opened", error, role=role)
+            failed("session not opened", error, role=role, controller=session.controller)
             self._ended(hello.ticket, error.code if isinstance(error, TorchveilError) else ProtocolError.code)
             return
         session.session_id = opened.session_id
         run_id = opened.session_id.hex()[:16]
+        began = monotonic()
         log("session opened", role=role, session=run_id, controller=session.controller)
         running: RoleSession | None = None
         try:
@@ -283,11 +300,17 @@ class Daemon:
             place = None if running is None else running.place
             number, operation = (place.number, place.operation) if place else (0, "")
             self._ended(hello.ticket, refuse(opened.hub, error, role, number, operation).code)
-            failed("session failed", error, role=role, session=run_id, number=number, op=operation)
+            where: dict[str, Any] = {
+                "session": run_id,
+                "instruction": number,
+                "op": operation,
+                "duration_s": monotonic() - began,
+            }
+            failed("session failed", error, role=role, **where)
         else:
             self._ended(hello.ticket)
             opened.hub.close()
-            log("session closed", role=role, session=run_id)
+            log("session closed", role=role, session=run_id, duration_s=monotonic() - began)
         if isinstance(running, PartySession):
             running.consent.end()
             self._swap_heads()
@@ -381,8 +404,18 @@ class Daemon:
             def ask(name: str, data: bytes, role: Role = role) -> bytes:
                 return caller.call(role, name, data)[0]
 
-            with suppress(NetworkError):
+            try:
                 swap_heads(self.consent.log, self.consent.recognise, ask)
+            except NetworkError:
+                continue  # it will be asked again after the next session
+            except ConsentError as error:
+                failed("the logs of releases do not fit", error, role=str(self.config.role), peer=str(role))
+
+
+def _unless_served(raw: socket.socket, served: Future[None]) -> None:
+    """Close a connection that nobody looked at any more."""
+    if served.cancelled():
+        raw.close()
 
 
 _PURPOSES: dict[str, Callable[[Daemon, Hub, Link, Identity, m.Hello], None]] = {
