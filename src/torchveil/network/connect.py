@@ -83,15 +83,21 @@ class NetworkSession(Session):
         self.note_reveal(to, wire.shape)
 
     @property
+    def ended(self) -> bool:
+        """Whether the session is over: closed, or ended by an error of any role."""
+        return self._closed or self._remote.failed
+
+    @property
     def _caller(self) -> Caller:
         return Caller(self.cluster, self._credentials)
 
     def reveal_raw(self, handle: Handle, receiver: str = "controller") -> tuple[Tensor, int, bool]:
         if receiver != "controller":
             raise InvalidArgument(
-                f"{receiver} is another machine, and this program is not shown what it gets",
+                f"{receiver} is on another machine, and this program is not shown what it gets",
                 op="reveal",
-                remedy=f"session.deliver(x, to={receiver!r}, name=...)",
+                remedy="give it to an owner: session.deliver(x, to='owner/NAME', name=...), who fetches it with "
+                "torchveil results",
             )
         return super().reveal_raw(handle, receiver)
 
