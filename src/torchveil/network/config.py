@@ -98,6 +98,10 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     provider: Member
     limits: Limits = Limits()
 
+    def __repr__(self) -> str:
+        parties = ", ".join(member.name for member in self.parties)
+        return f"<ClusterConfig {self.name}: parties {parties}, provider {self.provider.name}>"
+
     @property
     def addresses(self) -> dict[Role, str]:
         """Parties in order, then the provider, and where they listen."""
@@ -155,7 +159,10 @@ def _read(path: Path, kind: type[T]) -> tuple[T, dict[str, Any]]:
         found = tomllib.loads(path.read_text())
         return msgspec.convert(found, kind), found
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}", remedy="name the file") from None
+        raise ConfigurationError(
+            f"{path.absolute()} cannot be read: {error.strerror}",
+            remedy="name the file where it is, or write one: docs/how-to/cluster.md",
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is no TOML: {error}", remedy="see docs/how-to/cluster.md") from None
     except msgspec.ValidationError as error:
@@ -177,7 +184,7 @@ def read_cluster(path: str | Path) -> ClusterConfig:
     if not config.authority.is_file():
         raise ConfigurationError(
             f"{path}: the authority's certificate {config.authority} is missing",
-            remedy="torchveil certs init makes one",
+            remedy="copy it there, or name it in [cluster] authority; torchveil certs init makes one",
         )
     _ = config.addresses  # names that are none raise here
     return config
