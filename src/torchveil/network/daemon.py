@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,6 @@ class Running:
     controller: str
     waiting: Waiting
     session_id: bytes = b""
-    thread: threading.Thread | None = field(default=None, repr=False)
 
 
 class Daemon:
@@ -111,6 +111,7 @@ class Daemon:
             self._open_stores()
         self._context = self.credentials.server_context()
         self._sessions: dict[bytes, Running] = {}
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         #: Set it, from a signal handler say, to have whoever waits for it call ``stop``.
@@ -119,6 +120,7 @@ class Daemon:
         try:
             self._socket = socket.create_server((host, int(port)), backlog=128)
         except OSError as error:
+            self._close_stores()
             raise PeerRejected(
                 f"{config.role} cannot listen at {config.listen}: {error.strerror}", remedy="choose a free address"
             ) from None
@@ -159,9 +161,12 @@ class Daemon:
                 session.waiting.hub.cancel(
                     PeerRejected(f"{self.config.role} is shutting down", remedy="try again later")
                 )
-        for session in running:
-            if session.thread is not None:
-                session.thread.join(5.0)
+        # also those of sessions that ended a moment ago: they write the last line of the log of releases
+        threads = list(self._threads)
+        for thread in threads:
+            thread.join(5.0)
+        if not any(thread.is_alive() for thread in threads):
+            self._close_stores()
         log("daemon stopped", role=str(self.config.role))
 
     def __enter__(self) -> Daemon:
@@ -195,7 +200,6 @@ class Daemon:
             hello = m.parse(hub.receive(link, max(ends - monotonic(), 0.0), "its hello"), m.Hello)
             check_hello(hello, self.config.cluster)
             visit.known()
-            link.limits = frame_limits(limits)
             purpose = _PURPOSES.get(hello.purpose)
             if purpose is None:
                 raise PeerRejected("a connection for a purpose that is not known")
@@ -223,6 +227,7 @@ class Daemon:
         if session is None or session.session_id:
             raise PeerRejected("there is no session of this ticket that waits for anybody")
         hub.remove(link)
+        link.limits = frame_limits(self.config.limits)
         try:
             session.waiting.arrive((link, identity, hello))
         except BaseException:
@@ -246,10 +251,12 @@ class Daemon:
                 )
             self._sessions[hello.ticket] = session
         hub.remove(link)
-        session.thread = threading.Thread(
+        link.limits = frame_limits(self.config.limits)
+        thread = threading.Thread(
             target=self._run, args=(session, link, identity, hello), name="torchveil session", daemon=True
         )
-        session.thread.start()
+        self._threads.add(thread)
+        thread.start()
 
     # --- sessions ----------------------------------------------------------------------------------------------------
 
@@ -353,7 +360,7 @@ class Daemon:
             return ShareStore(state / folder, key, party=name, cluster=cluster)
 
         self.keeping = Keeping(
-            DatasetStore(store("datasets"), party=name, cluster=cluster),
+            DatasetStore(store("datasets"), party=name, cluster=cluster, limits=config.datasets),
             store("checkpoints"),
             ResultStore(state / "results", authority),
         )
@@ -365,6 +372,11 @@ class Daemon:
             recognise=recogniser(Authority.from_pem(authority)),
             log=log,
         )
+
+    def _close_stores(self) -> None:
+        """Another daemon of this role may open them then."""
+        if self._consent is not None:
+            self._consent.log.close()
 
     def _swap_heads(self) -> None:
         """Tell the parties after this one how long the log of releases is, and hear of theirs."""
