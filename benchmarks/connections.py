@@ -1,10 +1,12 @@
-"""Two ways to carry bytes between roles, in one run: blocking sockets of the standard library, and gRPC streams.
+"""Ways to carry bytes between roles, in one run: blocking sockets of the standard library, gRPC streams, our links.
 
     python -m benchmarks.connections [--repeats 15] [--page]
 
-Both over loopback, with TLS and a certificate on both sides, server and client in two processes, in turns. Measured are
-the round trip of 64 bytes, and messages of 8 MB that are answered by one byte, one after the other. Then both servers
-are offered older versions of TLS. gRPC is no dependency of ours: without the package ``grpcio`` its columns stay empty.
+All over loopback, with TLS and a certificate on both sides, server and client in two processes, in turns. Measured are
+the round trip of 64 bytes, and messages of 8 MB that are answered by one byte, one after the other. Then the servers
+that set up TLS in ways of their own are offered older versions of it. The first way is the best that the standard
+library can do: no frames, limits or deadlines, and one buffer for every message. gRPC is no dependency of ours: without
+the package ``grpcio`` its columns stay empty.
 ``--page`` writes the tables into docs/design/0011-one-kind-of-connection.md.
 """
 
@@ -30,7 +32,10 @@ from typing import Any
 
 from benchmarks.report import insert, markdown
 from benchmarks.run import processor
+from torchveil.errors import PeerLost
 from torchveil.network.certificates import Credentials, Paths, create_authority, issue
+from torchveil.network.framing import Frame
+from torchveil.network.links import Hub, Link, accept_tls, connect
 from torchveil.network.names import Role
 
 try:
@@ -178,21 +183,58 @@ def ask_grpc(directory: Path, port: int) -> Iterator[Ask]:
             outgoing.put(None)
 
 
-# --- both ------------------------------------------------------------------------------------------------------------
+# --- links -----------------------------------------------------------------------------------------------------------
+
+
+def serve_links(directory: Path, told: Connection) -> None:
+    """One link after the other, each until its client is done."""
+    context = _load(directory, SERVER).server_context()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told.send(listening.getsockname()[1])
+        while True:
+            hub, link = Hub(), Link(accept_tls(listening.accept()[0], context, TIMEOUT_S), CLIENT)
+            hub.add(link)
+            with suppress(PeerLost):
+                while True:
+                    message = hub.receive(link, TIMEOUT_S, "a message").received
+                    hub.post(link, Frame(0, body=message[: answer_to(len(message))]))
+            hub.close()
+
+
+@contextmanager
+def ask_link(directory: Path, port: int) -> Iterator[Ask]:
+    """A link to ``serve_links``."""
+    context = _load(directory, CLIENT).client_context()
+    hub, link = Hub(), Link(connect(f"127.0.0.1:{port}", context, TIMEOUT_S), SERVER)
+    hub.add(link)
+
+    def ask(message: bytes) -> int:
+        hub.post(link, Frame(0, body=message))
+        return len(hub.receive(link, TIMEOUT_S, "an answer").received)
+
+    try:
+        yield ask
+    finally:
+        hub.close()
+
+
+# --- all ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to connect, its server and its client."""
+    """One way to connect, its server and its client, and whether it sets up TLS in a way of its own."""
 
     name: str
     serve: Callable[[Path, Connection], None]
     connect: Callable[[Path, int], Any]
+    own_tls: bool = True
 
 
 WAYS = (
     Way("sockets, standard library", serve_sockets, ask_socket),
     *([Way(f"gRPC stream, grpcio {grpc.__version__}", serve_grpc, ask_grpc)] if grpc else []),
+    Way("links of ours, on such sockets", serve_links, ask_link, own_tls=False),
 )
 
 
@@ -277,7 +319,10 @@ def offer(directory: Path, port: int, version: ssl.TLSVersion) -> str:
 def versions(directory: Path, ports: dict[str, int]) -> list[list[str]]:
     """The rows of the second table."""
     offered = {"TLS 1.1": ssl.TLSVersion.TLSv1_1, "TLS 1.2": ssl.TLSVersion.TLSv1_2, "TLS 1.3": ssl.TLSVersion.TLSv1_3}
-    return [[name, *(offer(directory, ports[way.name], old) for way in WAYS)] for name, old in offered.items()]
+    return [
+        [name, *(offer(directory, ports[way.name], old) for way in WAYS if way.own_tls)]
+        for name, old in offered.items()
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -295,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = "", "64 B and back, median", "99th percentile", "8 MB, median", "rate"
     blocks = {
         "connections": f"{machine}, {ssl.OPENSSL_VERSION}; {taken}:\n\n{markdown(head, rows)}",
-        "versions": markdown(("a client of", *(way.name for way in WAYS)), accepted),
+        "versions": markdown(("a client of", *(way.name for way in WAYS if way.own_tls)), accepted),
     }
     print("\n\n".join(blocks.values()))
     if options.page:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -360,8 +360,7 @@ class Engine:
         value = self._submit_as("reveal", ins.Reveal(wire.id, receiver, wire.shape))
         if value is None:
             raise SessionStateError("a reveal gave nothing back", remedy="open a new session")
-        self._account.reveals += 1
-        self._reveals.append(RevealRecord(receiver, wire.shape, user_line()))
+        self.note_reveal(receiver, wire.shape)
         return value, wire.scale, is_bit
 
     def bit_to_arithmetic(self, bit: Bit) -> Secret:
@@ -463,6 +462,24 @@ class Engine:
             self._running.release()
         self.epoch = max(self.epoch, checkpoint.epoch + 1)
         return wires
+
+    def outside_of(self, operation: str, work: Callable[[], None]) -> None:
+        """Do what is no instruction, under a name of its own, as ``submit`` does those: one thread, frees first."""
+        self._refuse_recording(f"asks for {operation}")
+        self._enter()
+        before, self.operation = self.operation, operation
+        try:
+            self._flush()
+            work()
+            self._account.add(operation, "", operation, self._driver.measured)
+        finally:
+            self.operation = before
+            self._running.release()
+
+    def note_reveal(self, receiver: str, shape: Shape) -> None:
+        """Count a reveal."""
+        self._account.reveals += 1
+        self._reveals.append(RevealRecord(receiver, shape, user_line()))
 
     def _refuse_recording(self, what: str) -> None:
         recorder = ACTIVE.recorder

@@ -146,6 +146,7 @@ def every_kind(session: Session) -> dict[str, torchveil.EncryptedTensor]:
         "view": x.t()[1:],
         "transposed": x.t(),
         "digits": session.share(torch.tensor([0.123456]), fixed_point=torchveil.FixedPoint(10, 6)),
+        "nonnegative": F.relu(x),
         "bit": x > 0,
         "no bit": x <= 0,
         "index": x.argmax(1),
@@ -175,6 +176,11 @@ def test_every_kind_of_value_keeps_its_digits(tmp_path: Path, n: int) -> None:
         assert (y.shape, y.dtype, y.requires_grad, y.session) == (x.shape, x.dtype, x.requires_grad, other), name
         assert y.fixed_point == x.fixed_point, name
         assert torch.equal(exactly(y), exactly(x)), name
+        before, after = x.handle, y.handle
+        if isinstance(before, Secret):
+            assert isinstance(after, Secret) and not after.opened and not after.zeros
+            for fact in ("scale", "format", "wide", "nonnegative", "stretched", "is_input"):
+                assert getattr(after, fact) == getattr(before, fact), (name, fact)
 
 
 def test_loaded_values_compute(tmp_path: Path) -> None:

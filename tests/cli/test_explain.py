@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from torchveil import errors
-from torchveil.cli import main
+from torchveil.cli import COMMANDS, main
 from torchveil.errors import TorchveilError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,3 +84,9 @@ def test_what_is_no_number(asked: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_wheel_carries_the_pages() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert build["force-include"] == {"docs/reference/errors": "torchveil/explanations"}
+
+
+def test_commands_that_pages_name_exist() -> None:
+    for page in [*FOLDER.glob("*.md"), ROOT / "docs" / "how-to" / "operate.md"]:
+        for command in re.findall(r"(?:`|[$#] |bin/)torchveil ([a-z]+)", page.read_text()):
+            assert command in COMMANDS, f"{page.name}: torchveil {command}"

@@ -387,6 +387,18 @@ def test_another_thread_may_wake_and_cancel(ends: Ends) -> None:
         timer.join()
 
 
+def test_nothing_is_received_after_a_cancel(ends: Ends) -> None:
+    """Not even what is there already."""
+    ends.bob.post(ends.to_alice, Frame(1))
+    ends.bob.post(ends.to_alice, Frame(2))
+    ends.alice.receive(ends.to_bob, 2, "x")
+    while not ends.to_bob.decoder.ready:
+        ends.alice.poll()
+    ends.alice.cancel(SessionStateError("the session is over"))
+    with pytest.raises(SessionStateError, match="over"):
+        ends.alice.receive(ends.to_bob, 2, "x")
+
+
 def test_nothing_stays_open(make: Callable[[], Ends]) -> None:
     def n_open() -> int:
         return len(os.listdir("/proc/self/fd"))
@@ -541,6 +553,18 @@ def test_new_keys_within_a_connection_change_nothing(
             assert b"with new keys" in stdout.read()
         finally:
             client.kill()
+
+
+def test_a_link_asks_for_signs_of_life(dial: Any) -> None:
+    """A machine that loses its power says nothing; the kernel asks, and the link breaks."""
+    near, far = dial["tls"]()
+    for sock in (Link(near, "bob").sock, Link(far, "alice").sock):
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        asked = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle_s, between_s, times = (sock.getsockopt(socket.IPPROTO_TCP, option) for option in asked)
+        assert idle_s + between_s * times <= 30
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        sock.close()
 
 
 def test_a_decoder_never_offers_less_room_than_a_record() -> None:

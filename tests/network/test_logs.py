@@ -81,6 +81,7 @@ class Talkative(int):
         {"event_": CANARY},
         {CANARY: "x"},
         {"session": CANARY.encode()},
+        {"error": CANARY},
     ],
 )
 def test_what_is_not_allowed_is_left_out_and_said(out: io.StringIO, fields: dict[str, Any]) -> None:
@@ -163,17 +164,6 @@ def test_uncaught_exceptions_are_logged_and_not_printed(
     assert [line["event"] for line in lines(out)] == ["uncaught exception in a thread"]
     captured = capfd.readouterr()
     assert CANARY not in out.getvalue() + captured.out + captured.err
-
-
-def test_bound_fields_are_on_every_line_of_the_block_and_thread(out: io.StringIO) -> None:
-    with logs.bound(session="ab", peer=torch.tensor(int(CANARY))):
-        logs.log("inside")
-        other = threading.Thread(target=logs.log, args=("elsewhere",))
-        other.start()
-        other.join(5)
-    logs.log("outside")
-    assert [line.get("session") for line in lines(out)] == ["ab", None, None]
-    assert CANARY not in out.getvalue()
 
 
 def test_levels(out: io.StringIO) -> None:

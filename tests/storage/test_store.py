@@ -169,15 +169,29 @@ CHUNKED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 def test_chunks_stay_in_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[bytes]], list[bytes]]
 ) -> None:
+    """At the seal itself: the digest of a payload would see it too."""
     monkeypatch.setattr(sealed, "CHUNK", 64)
-    tensors = {"w": ring(200)}
-    store(tmp_path).write("x", tensors, manifest(tensors))
-    file = only_file(tmp_path)
-    good = file.read_bytes()
-    head, body = good[:48], good[48:]
-    chunks = [body[at : at + 80] for at in range(0, len(body), 80)]
-    assert len(chunks) > 20 and torch.equal(store(tmp_path).read("x")[0]["w"], tensors["w"])
-    file.write_bytes(head + b"".join(change(chunks)))
+    path = tmp_path / "file"
+    data = os.urandom(64 * 20 + 7)
+    with path.open("wb") as file:
+        writer = sealed.SealedWriter(file, KEY)
+        writer.write(data)
+        writer.finish()
+    good = path.read_bytes()
+    chunks = [good[at : at + 80] for at in range(48, len(good), 80)]
+    assert len(chunks) == 21
+    path.write_bytes(good[:48] + b"".join(change(chunks)))
+    with path.open("rb") as file, pytest.raises(CheckpointInvalid):
+        reader = sealed.SealedReader(file, KEY, "file")
+        reader.read(reader.remaining)
+
+
+def test_a_payload_that_is_not_what_was_digested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest is of what was to be stored, whatever the way to the disk made of it."""
+    given, written = {"x": ring(20)}, {"x": ring(20, seed=1)}
+    calls = iter([pieces(given), pieces(written)])
+    monkeypatch.setattr("torchveil.storage.store.pieces", lambda _: next(calls))
+    store(tmp_path).write("x", given, manifest(given))
     with pytest.raises(CheckpointInvalid):
         store(tmp_path).read("x")
 
@@ -218,6 +232,7 @@ def test_another_version_says_so(tmp_path: Path) -> None:
 HEADERS = {
     "sizes that do not fit": {"w": {"dtype": "I64", "shape": [2**40], "data_offsets": [0, 2**43]}},
     "a negative size": {"w": {"dtype": "I64", "shape": [-4, -1], "data_offsets": [0, 32]}},
+    "another place": {"w": {"dtype": "I64", "shape": [4], "data_offsets": [8, 40]}},
     "a gap": {"w": {"dtype": "I64", "shape": [3], "data_offsets": [8, 32]}},
     "another dtype": {"w": {"dtype": "X99", "shape": [4], "data_offsets": [0, 32]}},
     "less than there is": {"w": {"dtype": "I64", "shape": [3], "data_offsets": [0, 24]}},
@@ -242,7 +257,7 @@ def test_a_header_that_lies_is_refused_before_memory_is_taken(
 def test_what_was_there_stays_until_the_new_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    old, new = {"x": ring(5)}, {"x": ring(5, seed=1)}
+    old, new = {"x": ring(20)}, {"x": ring(20, seed=1)}
     store(tmp_path).write("x", old, manifest(old))
 
     def refuse(*_args: object) -> None:

@@ -43,9 +43,10 @@ def run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     with ExitStack() as stack:
+        stack.callback(daemon.stop)
         if config.metrics:
             stack.callback(metrics.serve(daemon.metrics, config.metrics).stop)
-        stack.enter_context(daemon)
+        daemon.start()
         print(f"torchveil: {config.role} listens at {daemon.address}", file=sys.stderr, flush=True)
         daemon.stopping.wait()
     return 0

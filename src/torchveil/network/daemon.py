@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import socket
 import threading
+import weakref
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -24,7 +25,15 @@ from typing import Any
 
 import torch
 
-from torchveil.errors import InvalidArgument, LimitExceeded, NetworkError, PeerRejected, ProtocolError, TorchveilError
+from torchveil.errors import (
+    ConsentError,
+    InvalidArgument,
+    LimitExceeded,
+    NetworkError,
+    PeerRejected,
+    ProtocolError,
+    TorchveilError,
+)
 from torchveil.network import messages as m
 from torchveil.network.certificates import Authority, Credentials, Identity, peer_role
 from torchveil.network.config import RoleConfig
@@ -34,6 +43,7 @@ from torchveil.network.consent.policy import Consent
 from torchveil.network.consent.services import swap_heads
 from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
+from torchveil.network.inspection import WARN_DAYS
 from torchveil.network.links import Hub, Link, accept_tls
 from torchveil.network.lobby import Lobby, Visit
 from torchveil.network.logs import failed, log
@@ -51,6 +61,7 @@ from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
 from torchveil.storage import Holder, ShareStore, load_or_create_key
 from torchveil.storage.files import make_directory
+from torchveil.version import VERSION
 
 #: Makes the role of a session of its keys; tests with known streams put another one in.
 MakeRole = Callable[[RoleConfig, Opened], Party | Provider]
@@ -61,9 +72,10 @@ def make_role(config: RoleConfig, opened: Opened) -> Party | Provider:
     *parties, provider, controller = opened.halves
     name = config.role.name
     if config.role.kind == "provider":
-        return provider_role(name, opened.keys, parties, opened.session_id)
+        return provider_role(name, opened.keys, parties, opened.session_id, tied=True)
     rank = next(rank for rank, half in enumerate(parties) if half.name == str(config.role))
-    return party_role(name, rank, opened.keys, parties, provider, controller, opened.session_id)
+    keys, session_id = opened.keys, opened.session_id
+    return party_role(name, rank, keys, parties, provider, controller, session_id, tied=True)
 
 
 @dataclass(slots=True)
@@ -73,7 +85,6 @@ class Running:
     controller: str
     waiting: Waiting
     session_id: bytes = b""
-    thread: threading.Thread | None = field(default=None, repr=False)
 
 
 class Daemon:
@@ -100,6 +111,7 @@ class Daemon:
             self._open_stores()
         self._context = self.credentials.server_context()
         self._sessions: dict[bytes, Running] = {}
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         #: Set it, from a signal handler say, to have whoever waits for it call ``stop``.
@@ -108,6 +120,7 @@ class Daemon:
         try:
             self._socket = socket.create_server((host, int(port)), backlog=128)
         except OSError as error:
+            self._close_stores()
             raise PeerRejected(
                 f"{config.role} cannot listen at {config.listen}: {error.strerror}", remedy="choose a free address"
             ) from None
@@ -128,7 +141,10 @@ class Daemon:
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         self._lobby.start()
-        log("daemon started", role=str(self.config.role))
+        log("daemon started", role=str(self.config.role), version=VERSION)
+        days_left = (self.credentials.identity.not_after - datetime.now(UTC)).days
+        if days_left < WARN_DAYS:
+            log("the certificate ends soon", level="warning", role=str(self.config.role), days_left=days_left)
         return self
 
     def stop(self) -> None:
@@ -145,9 +161,12 @@ class Daemon:
                 session.waiting.hub.cancel(
                     PeerRejected(f"{self.config.role} is shutting down", remedy="try again later")
                 )
-        for session in running:
-            if session.thread is not None:
-                session.thread.join(5.0)
+        # also those of sessions that ended a moment ago: they write the last line of the log of releases
+        threads = list(self._threads)
+        for thread in threads:
+            thread.join(5.0)
+        if not any(thread.is_alive() for thread in threads):
+            self._close_stores()
         log("daemon stopped", role=str(self.config.role))
 
     def __enter__(self) -> Daemon:
@@ -181,7 +200,6 @@ class Daemon:
             hello = m.parse(hub.receive(link, max(ends - monotonic(), 0.0), "its hello"), m.Hello)
             check_hello(hello, self.config.cluster)
             visit.known()
-            link.limits = frame_limits(limits)
             purpose = _PURPOSES.get(hello.purpose)
             if purpose is None:
                 raise PeerRejected("a connection for a purpose that is not known")
@@ -209,6 +227,7 @@ class Daemon:
         if session is None or session.session_id:
             raise PeerRejected("there is no session of this ticket that waits for anybody")
         hub.remove(link)
+        link.limits = frame_limits(self.config.limits)
         try:
             session.waiting.arrive((link, identity, hello))
         except BaseException:
@@ -232,10 +251,12 @@ class Daemon:
                 )
             self._sessions[hello.ticket] = session
         hub.remove(link)
-        session.thread = threading.Thread(
+        link.limits = frame_limits(self.config.limits)
+        thread = threading.Thread(
             target=self._run, args=(session, link, identity, hello), name="torchveil session", daemon=True
         )
-        session.thread.start()
+        self._threads.add(thread)
+        thread.start()
 
     # --- sessions ----------------------------------------------------------------------------------------------------
 
@@ -246,11 +267,12 @@ class Daemon:
         try:
             opened = session.waiting.open(link, identity, hello)
         except BaseException as error:
-            failed("session not opened", error, role=role)
+            failed("session not opened", error, role=role, controller=session.controller)
             self._ended(hello.ticket, error.code if isinstance(error, TorchveilError) else ProtocolError.code)
             return
         session.session_id = opened.session_id
         run_id = opened.session_id.hex()[:16]
+        began = monotonic()
         log("session opened", role=role, session=run_id, controller=session.controller)
         running: RoleSession | None = None
         try:
@@ -259,13 +281,19 @@ class Daemon:
         except BaseException as error:
             place = None if running is None else running.place
             number, operation = (place.number, place.operation) if place else (0, "")
-            failed("session failed", error, role=role, session=run_id, number=number, op=operation)
+            where: dict[str, Any] = {
+                "session": run_id,
+                "instruction": number,
+                "op": operation,
+                "duration_s": monotonic() - began,
+            }
+            failed("session failed", error, role=role, **where)
             self._ended(hello.ticket, error.code if isinstance(error, TorchveilError) else ProtocolError.code)
             refuse(opened.hub, error, role, number, operation)
         else:
             self._ended(hello.ticket)
             opened.hub.close()
-            log("session closed", role=role, session=run_id)
+            log("session closed", role=role, session=run_id, duration_s=monotonic() - began)
         if isinstance(running, PartySession):
             running.consent.end()
             self._swap_heads()
@@ -332,7 +360,7 @@ class Daemon:
             return ShareStore(state / folder, key, party=name, cluster=cluster)
 
         self.keeping = Keeping(
-            DatasetStore(store("datasets"), party=name, cluster=cluster),
+            DatasetStore(store("datasets"), party=name, cluster=cluster, limits=config.datasets),
             store("checkpoints"),
             ResultStore(state / "results", authority),
         )
@@ -345,6 +373,11 @@ class Daemon:
             log=log,
         )
 
+    def _close_stores(self) -> None:
+        """Another daemon of this role may open them then."""
+        if self._consent is not None:
+            self._consent.log.close()
+
     def _swap_heads(self) -> None:
         """Tell the parties after this one how long the log of releases is, and hear of theirs."""
         caller = Caller(self.config.cluster, self.credentials)
@@ -354,8 +387,12 @@ class Daemon:
             def ask(name: str, data: bytes, role: Role = role) -> bytes:
                 return caller.call(role, name, data)[0]
 
-            with suppress(NetworkError):
+            try:
                 swap_heads(self.consent.log, self.consent.recognise, ask)
+            except NetworkError:
+                continue  # it will be asked again after the next session
+            except ConsentError as error:
+                failed("the logs of releases do not fit", error, role=str(self.config.role), peer=str(role))
 
 
 _PURPOSES: dict[str, Callable[[Daemon, Hub, Link, Identity, m.Hello], None]] = {

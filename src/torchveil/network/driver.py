@@ -124,6 +124,11 @@ class NetworkDriver:
         )
 
     @property
+    def failed(self) -> bool:
+        """Whether the session ended, with an error or without."""
+        return self._failed is not None
+
+    @property
     def measured(self) -> Cost:
         return self._shapes.measured
 

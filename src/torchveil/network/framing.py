@@ -10,9 +10,9 @@ Theory of operation. A frame is a header of 56 bytes, its ``meta`` and its ``bod
 one direction of one connection from 0: a frame that is missing, repeated or out of order is found at once, whatever
 carries the bytes. ``number`` and ``digest`` belong to the sender's stream of instructions; who receives them compares.
 
-No length is believed before bytes arrive: a body is announced, compared with what its kind may have, and then memory is
-taken for one chunk; more only when what came already is an eighth of it. Frames hide nothing and prove nothing about
-their origin: that is the business of TLS below.
+No length is believed before bytes arrive: a body is announced and compared with what its kind may have. Its first chunk
+makes room for four, whose pages are taken as bytes come; more room is made only when what came already is an eighth of
+it. Frames hide nothing and prove nothing about their origin: that is the business of TLS below.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def _parse() -> Generator[memoryview | tuple[bytes, Frame], tuple[bytes, Limits]
             if said != index or not 0 < length <= min(limits.chunk, n_body - have):
                 raise MalformedMessage("the chunks of a frame do not add up", remedy=_OTHER_PROGRAM)
             if have + length > len(body):
-                grown = _uninitialised(min(n_body, max(limits.chunk, 8 * have)))
+                grown = _uninitialised(min(n_body, max(4 * limits.chunk, 8 * have)))
                 grown[:have] = body[:have]
                 body = grown
             yield body[have : have + length]

@@ -171,17 +171,13 @@ class Link:
 
     def _read(self) -> int:
         """Takes what can be read now, at most a turn's worth; returns how many frames became whole."""
-        decoder, receive = self.decoder, self.sock.recv_into
+        decoder = self.decoder
         before = len(decoder.ready)
         self._read_wants_write = False
+        records = _TURN
         try:
-            for _ in range(_TURN):
-                n = receive(decoder.buffer())
-                if not n:
-                    self.ended = PeerLost("the other end closed the connection", remedy=_SEE_LOGS)
-                    break
-                self.bytes_in += n
-                decoder.filled(n)
+            while records > 0 and self.ended is None:
+                records -= self._fill(decoder, records)
                 if len(decoder.ready) > before and not self._pending():
                     break
         except (ssl.SSLWantReadError, BlockingIOError):
@@ -196,6 +192,25 @@ class Link:
         except OSError as error:
             self.ended = PeerLost(f"the connection broke: {error.strerror}", remedy=_SEE_LOGS)
         return len(decoder.ready) - before
+
+    def _fill(self, decoder: Decoder, records: int) -> int:
+        """Reads at most so many records into the decoder's buffer, while it has room for a whole one; how many."""
+        buffer, receive = decoder.buffer(), self.sock.recv_into
+        room, have = len(buffer) - RECORD, 0
+        count = 0
+        try:
+            while count < records and have <= room:
+                n = receive(buffer[have:] if have else buffer)
+                count += 1
+                if not n:
+                    self.ended = PeerLost("the other end closed the connection", remedy=_SEE_LOGS)
+                    break
+                have += n
+        finally:
+            if have:
+                self.bytes_in += have
+                decoder.filled(have)
+        return count
 
     def _busy(self) -> bool:
         """Whether bytes wait to be sent, or a failure to send waits for its reason."""

@@ -22,9 +22,6 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
@@ -63,35 +60,18 @@ FIELDS = MappingProxyType(
     {
         "session": Field(r"[0-9a-f]{1,64}"),
         "role": _ROLE,
-        "controller": _ROLE,
         "peer": _ROLE,
+        "controller": _ROLE,
         "at_fault": _ROLE,
-        "receiver": _ROLE,
-        "address": Field(r"[A-Za-z0-9_.:\[\]-]{1,255}"),
-        "service": Field(r"[a-z][a-z_ -]{0,39}"),
         "op": Field(r"[A-Za-z_][A-Za-z0-9_. ]{0,79}"),
-        "gate": Field(r"[A-Za-z_][A-Za-z0-9_ -]{0,39}"),
         "code": Field(r"TV[0-9]{3}"),
         "version": Field(r"[0-9A-Za-z.+-]{1,40}"),
-        "state": Field(r"[a-z][a-z ]{0,39}"),
-        "error": Field(r"[A-Za-z_][A-Za-z0-9_.]{0,79}"),
-        "number": _NUMBER,
         "instruction": _NUMBER,
-        "rounds": _NUMBER,
         "n_bytes": _NUMBER,
-        "n_sessions": _NUMBER,
-        "n_wires": _NUMBER,
-        "n_links": _NUMBER,
-        "epoch": _NUMBER,
-        "rank": _NUMBER,
         "duration_s": _NUMBER,
-        "deadline_s": _NUMBER,
         "days_left": _NUMBER,
     }
 )
-
-_NO_FIELDS: Mapping[str, str | int | float] = MappingProxyType({})
-_bound: ContextVar[Mapping[str, str | int | float]] = ContextVar("torchveil log fields")
 
 
 def configure(
@@ -146,17 +126,6 @@ def failed(event: str, error: BaseException, *, level: str = "error", **fields: 
         _write(number, event, fields, describe(error))
 
 
-@contextmanager
-def bound(**fields: object) -> Iterator[None]:
-    """Within the block, in this thread, every line has these fields too (``session``, ``peer``, ...)."""
-    accepted, _ = _accepted(fields)
-    token = _bound.set({**_bound.get(_NO_FIELDS), **accepted})
-    try:
-        yield
-    finally:
-        _bound.reset(token)
-
-
 def describe(error: BaseException) -> dict[str, str]:
     """What may be said of an error: ``error`` and ``place`` of any that is not ours.
 
@@ -195,7 +164,7 @@ def log_uncaught() -> None:
 
 def _write(level: int, event: str, fields: dict[str, object], said: dict[str, str]) -> None:
     accepted, refused = _accepted(fields)
-    line: dict[str, object] = {"event": event, **_bound.get(_NO_FIELDS), **accepted, **said}
+    line: dict[str, object] = {"event": event, **accepted, **said}
     if type(event) is not str or not _EVENT.fullmatch(event):
         line["event"] = "refused event"
         refused.append(type(event).__name__)

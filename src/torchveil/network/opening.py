@@ -43,11 +43,16 @@ LAST_WORDS_S = 0.5
 STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
 
 
-def frame_limits(limits: Limits) -> FrameLimits:
-    """What a link of a session takes. Streams of instructions and descriptions are larger than other structs."""
-    empty = (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.WAITING, m.Kind.ABORT)
-    small: dict[int, int] = dict.fromkeys(empty, 0)
-    return FrameLimits(meta=1 << 24, body=limits.body, kinds={**small, m.Kind.REQUEST: min(limits.body, 1 << 30)})
+_EMPTY = (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.WAITING, m.Kind.ABORT)
+_NO_BODY = dict.fromkeys(map(int, _EMPTY), 0)
+
+
+def frame_limits(limits: Limits, *, question: int = 0) -> FrameLimits:
+    """What a link takes. Streams of instructions and descriptions are larger than other structs.
+
+    question: bytes of the largest body that a question may bring along on this link; in a session nobody asks any.
+    """
+    return FrameLimits(meta=1 << 24, body=limits.body, kinds={**_NO_BODY, int(m.Kind.REQUEST): question})
 
 
 def abort_raises(link: Link, frame: Frame) -> bool:
@@ -105,9 +110,16 @@ class Opened:
 
 
 def dial(
-    address: str, role: Role, credentials: Credentials, cluster: ClusterConfig, hello: m.Hello, limits: Limits
+    address: str,
+    role: Role,
+    credentials: Credentials,
+    cluster: ClusterConfig,
+    hello: m.Hello,
+    limits: Limits,
+    *,
+    question: int = 0,
 ) -> tuple[Link, Identity, m.Welcome]:
-    """Connect to a role, say hello, hear welcome. The link belongs to no hub yet.
+    """Connect to a role, say hello, hear welcome. The link belongs to no hub yet. ``question``: see ``frame_limits``.
 
     Raises ``PeerLost``, ``DeadlineExceeded``, ``PeerRejected`` when somebody else than ``role`` answers, and whatever
     the other end says.
@@ -123,7 +135,7 @@ def dial(
             raise PeerRejected(
                 f"{identity.role} answers at the address of {role}", remedy="check the addresses in the cluster's file"
             )
-        link = Link(sock, identity.role, frame_limits(limits))
+        link = Link(sock, identity.role, frame_limits(limits, question=question))
         hub.add(link)
         hub.post(link, m.message_of(m.Kind.HELLO, hello))
         welcome = m.parse(hub.receive(link, limits.handshake_s, f"the welcome of {role}"), m.Welcome)

@@ -127,6 +127,7 @@ class PartySession(RoleSession):
         else:
             self._view.update(*encode(seen))
         self.party.begin(number)
+        self.party.tie(self._view.full, self._all.full)
         self._due = range(number, number + 1)
         return number
 
@@ -246,6 +247,7 @@ class PartySession(RoleSession):
     def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None:
         party = self.party
         self._due = range(first, first + plan.n_labels)
+        party.tie(self._view.full, self._all.full)
         with playing([party], [party], plan, first, item.inputs, item.outputs):
             Run([party], plan, first, self._swap, GATES).stages(iter([{}] * len(plan.instructions)))
         flow, digest = self._flows[item.key]

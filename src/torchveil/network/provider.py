@@ -44,6 +44,7 @@ class ProviderSession(RoleSession):
         self._view.update(structure, buffers)
         provider = self.provider
         provider.begin(number)
+        provider.tie(self._view.full)
         gate = GATES[type(i)]
         if isinstance(i, ins.Free):
             provider.free(i.xs)
@@ -69,6 +70,7 @@ class ProviderSession(RoleSession):
 
     def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None:
         provider = self.provider
+        provider.tie(self._view.full)
         order = [k for stage in plan.stages for k in (*stage.local, *stage.starts)]
         with playing([provider], [provider], plan, first, item.inputs, item.outputs):
             for position, pieces in zip(order, deals(provider, plan, first, GATES), strict=True):

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import socket
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from torchveil.cli import main
 from torchveil.errors import TorchveilError
 from torchveil.network import logs
-from torchveil.network.connect import connect
+from torchveil.network.certificates import issue
+from torchveil.network.config import read_role
+from torchveil.network.connect import connect, find_credentials
 from torchveil.network.daemon import Daemon
+from torchveil.network.health import asking, measure_link
+from torchveil.network.names import Role
 from torchveil.network.party import PartySession
-from torchveil.testing.clusters import LocalCluster, local_cluster
+from torchveil.network.services import Caller
+from torchveil.profiling.network import Network
+from torchveil.testing.clusters import LocalCluster, local_cluster, write_cluster
+from torchveil.testing.delays import Relay
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +152,7 @@ def test_a_failure_inside_a_session_leaves_type_and_place_in_the_log_and_no_valu
         and failure["error"] == "builtins.ValueError"
         and failure["place"].startswith("test_live.py:")
     )
-    assert len(failure["session"]) == 16 and failure["number"] >= 0 and "refused" not in failure
+    assert len(failure["session"]) == 16 and failure["instruction"] >= 0 and "refused" not in failure
     assert CANARY not in out.getvalue() and CANARY not in str(raised.value)
 
 
@@ -153,3 +166,78 @@ def test_what_a_session_logs_is_allowed(cluster: LocalCluster) -> None:
     finally:
         logs.close()
     assert "refused" not in out.getvalue() and CANARY not in out.getvalue()
+    assert not any(CANARY in daemon.metrics.text().decode() for daemon in cluster.daemons.values())
+
+
+def test_a_link_through_a_slow_network_is_measured_as_it_is(cluster: LocalCluster) -> None:
+    network = Network(0.005, 50e6)
+    bob = cluster.config.parties[1]
+    with Relay(bob.address, network) as relay:
+        parties = (cluster.config.parties[0], replace(bob, address=relay.address))
+        far = replace(cluster.config, parties=parties)
+        credentials = find_credentials(far, None, None, "controller")
+        link = measure_link(asking(Caller(far, credentials)), "party/bob")
+    assert link.code == ""
+    assert 0.005 <= link.one_way_s < 0.02
+    assert 15e6 < link.sent_bytes_per_s < 80e6
+    assert abs(link.clock_ahead_s) < 0.1
+
+
+def test_a_daemon_that_stops_closes_connections_that_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda arguments: left.append(arguments.exc_value))
+    with warnings.catch_warnings(), local_cluster(tmp_path, limits={"handshake_s": 1}) as running:
+        warnings.simplefilter("error", ResourceWarning)
+        host, _, port = running.daemons["bob"].address.rpartition(":")
+        silent = [socket.create_connection((host, int(port)), timeout=5) for _ in range(30)]
+        time.sleep(0.2)  # more than the daemon greets at a time: the others wait
+        running.daemons["bob"].stop()
+        for connection in silent:
+            connection.close()
+        gc.collect()
+    assert left == []
+
+
+def test_doctor_tells_apart_who_is_silent_who_hangs_up_and_who_is_of_another_authority(
+    cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in ("ca.pem", "controller-scientist.pem", "controller-scientist.key"):
+        shutil.copy2(cluster.directory / file, tmp_path / file)
+    alice, bob, james = cluster.config.addresses.values()
+    with ExitStack() as stack:
+        silent, rude = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
+        other = stack.enter_context(local_cluster(tmp_path / "other"))
+        threading.Thread(target=hang_up, args=(rude,), daemon=True).start()
+        stack.callback(rude.shutdown, socket.SHUT_RDWR)
+        text = cluster.file.read_text().replace("handshake_s = 5", "handshake_s = 0.5")
+        for address, server in ((alice, silent), (bob, rude)):
+            text = text.replace(address, f"127.0.0.1:{server.getsockname()[1]}")
+        (tmp_path / "cluster.toml").write_text(text.replace(james, other.daemons["james"].address))
+        assert main(["doctor", str(tmp_path / "cluster.toml"), "--json"]) == 1
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    failed = {check["subject"]: check for check in checks if check["state"] == "failed"}
+    assert failed.keys() == {"party/alice", "party/bob", "provider/james"}
+    said = {subject: (check["name"], check["seen"][:5]) for subject, check in failed.items()}
+    assert said["party/alice"] == ("service", "TV502")
+    assert said["party/bob"] == ("service", "TV501")
+    assert said["provider/james"] == ("identity", "TV503")
+    assert all(check["remedy"] for check in failed.values())
+
+
+def hang_up(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            server.accept()[0].close()
+
+
+def test_a_certificate_that_ends_soon_is_said_at_the_start(tmp_path: Path) -> None:
+    write_cluster(tmp_path)
+    issue(tmp_path, Role("party", "alice"), days=10, renew=True)
+    out = StringIO()
+    logs.configure("party/alice", out, "warning")
+    try:
+        Daemon(read_role(tmp_path / "alice.toml")).start().stop()
+    finally:
+        logs.close()
+    (line,) = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert (line["event"], line["level"], line["days_left"]) == ("the certificate ends soon", "warning", 9)

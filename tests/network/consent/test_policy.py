@@ -10,11 +10,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.network.consent.authority import Authority
+from tests.network.consent.authority import Authority, Credentials
 from tests.network.consent.world import DAY, NOW, PLAN, World
 from torchveil.errors import ConsentRequired, GrantInvalid, StorageError
 from torchveil.network.consent.audit import records
-from torchveil.network.consent.grants import answer, new_grant, sign_grant
+from torchveil.network.consent.grants import (
+    PURPOSE,
+    Grant,
+    SignedGrant,
+    answer,
+    decode,
+    encode,
+    new_grant,
+    sign_grant,
+)
 from torchveil.network.consent.policy import Consent
 
 BOTH = frozenset(["owner/hospital-a", "owner/hospital-b"])
@@ -231,6 +240,39 @@ def test_a_grant_of_another_cluster_is_refused(world: World) -> None:
     with pytest.raises(GrantInvalid):
         sign_grant(elsewhere, world.grant())
     refused(world)
+
+
+def signed_by(signer: Credentials, grant: Grant) -> SignedGrant:
+    """What ``sign_grant`` refuses to sign."""
+    return SignedGrant(grant=grant, signature=signer.sign(encode(grant), PURPOSE), certificate=signer.certificate_der)
+
+
+def test_another_owners_signature_does_not_do(world: World) -> None:
+    world.consent.add(signed_by(world.hospital_a, world.grant()))  # the same way, by the right one
+    with pytest.raises(GrantInvalid, match="in the name of"):
+        world.consent.add(signed_by(world.hospital_b, world.grant()))
+
+
+def test_grant_and_certificate_are_of_this_cluster(world: World) -> None:
+    elsewhere = world.authority.issue("owner/hospital-a", "other-cluster")
+    theirs = msgspec.structs.replace(world.grant(), cluster="other-cluster")
+    for signed in (signed_by(elsewhere, world.grant()), signed_by(world.hospital_a, theirs)):
+        with pytest.raises(GrantInvalid, match="cluster"):
+            world.consent.add(signed)
+
+
+def test_the_life_of_a_grant(world: World) -> None:
+    grant = world.grant(now=NOW, seconds=10)
+    assert [grant.valid_at(NOW + t) for t in (-0.1, 0, 9.9, 10)] == [False, True, True, False]
+    with pytest.raises(GrantInvalid, match="before it begins"):
+        sign_grant(world.hospital_a, world.grant(seconds=0))
+
+
+def test_too_many_bytes_are_not_read(world: World) -> None:
+    whole = encode(sign_grant(world.hospital_a, world.grant()))
+    assert decode(whole, SignedGrant, len(whole)).grant.owner == "owner/hospital-a"
+    with pytest.raises(GrantInvalid, match="too many"):
+        decode(whole, SignedGrant, len(whole) - 1)
 
 
 def test_one_cannot_sign_for_another_owner(world: World) -> None:
@@ -456,6 +498,8 @@ def test_nothing_is_released_when_the_count_cannot_be_written(world: World, monk
 
 
 def test_files_are_private(world: World) -> None:
+    (world.directory / "consent").chmod(0o755)
+    world.restart()
     world.give()
     directory: Path = world.directory / "consent"
     assert directory.stat().st_mode & 0o777 == 0o700

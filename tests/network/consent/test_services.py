@@ -80,7 +80,9 @@ def test_a_session_asks_with_the_plan_that_made_the_value(cluster: ClusterHere) 
 
 
 def test_a_session_is_in_the_log(cluster: ClusterHere) -> None:
-    session(cluster, cluster.alice).end()
+    made = session(cluster, cluster.alice)
+    made.end()
+    assert len(made.provenance) == 0
     assert [record.kind for record in records(cluster.alice.path)] == ["session start", "session end"]
 
 

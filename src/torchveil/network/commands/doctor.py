@@ -30,8 +30,9 @@ from torchveil.errors import (
 )
 from torchveil.gates.base import Cost
 from torchveil.network.commands.reach import Reach
-from torchveil.network.commands.status import WARN_DAYS, expiry
+from torchveil.network.commands.status import expiry
 from torchveil.network.health import Link, Status, ask_measure, ask_status, measure_link, one_line
+from torchveil.network.inspection import WARN_DAYS
 from torchveil.profiling.network import Estimate, Network, estimate
 from torchveil.profiling.units import duration, size
 

@@ -15,11 +15,11 @@ from rich.text import Text
 from torchveil.errors import TorchveilError
 from torchveil.network.commands.reach import Reach
 from torchveil.network.health import Status, ask_status, one_line
+from torchveil.network.inspection import WARN_DAYS
 from torchveil.profiling.units import duration, size
 
 #: Two facts a column, one above the other, so that a row fits 80 characters.
 _COLUMNS = ("role\naddress", "version\nup", "sessions\nwires", "rounds\nper s", "sent\nmemory", "expires\nlast error")
-WARN_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
