@@ -49,7 +49,7 @@ from torchveil.network.links import Hub, Link, accept_tls
 from torchveil.network.logs import failed, log
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
-from torchveil.network.opening import Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
+from torchveil.network.opening import STRANGER, Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
 from torchveil.network.party import Keeping, PartySession
 from torchveil.network.provider import ProviderSession
 from torchveil.network.results import ResultStore
@@ -206,7 +206,7 @@ class Daemon:
             sock = accept_tls(raw, self._context, self.config.limits.handshake_s)
             try:
                 identity = peer_role(sock, self.config.cluster.name)
-                link = Link(sock, identity.role, frame_limits(self.config.limits))
+                link = Link(sock, identity.role, STRANGER)
             except BaseException:
                 sock.close()
                 raise
@@ -216,6 +216,7 @@ class Daemon:
             purpose = _PURPOSES.get(hello.purpose)
             if purpose is None:
                 raise PeerRejected("a connection for a purpose that is not known")
+            link.limits = frame_limits(self.config.limits)
             purpose(self, hub, link, identity, hello)
         except TorchveilError as error:
             self.metrics.connection_refused(error.code)
@@ -236,6 +237,8 @@ class Daemon:
 
     def _join(self, hub: Hub, link: Link, identity: Identity, hello: m.Hello) -> None:
         """A role of the cluster joins a session that is being opened."""
+        if identity.role not in self.config.cluster.addresses:
+            raise PeerRejected(f"{identity.role} takes part in no session")
         with self._lock:
             session = self._sessions.get(hello.ticket)
         if session is None or session.session_id:
