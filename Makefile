@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt native/pyproject.toml native/CMakeLists
 demo: install ## two hospitals train a model together on data that neither can read
 	$(PY) examples/hospitals.py
 
-cluster-demo: install ## the same with every role a process of its own, over mutual TLS
+cluster-demo: install ## the same with every role a process of its own, over mutual TLS: who sees what, step by step
 	$(PY) examples/hospitals_cluster.py
 
 # One thread per worker: two workers that each start a thread per core slow each other down.

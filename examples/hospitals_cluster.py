@@ -24,12 +24,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import PROVIDER, Clear, Options, prepare_torch, table
+from common import PROVIDER, Clear, Options, Run, check_reveals, prepare_torch, table
 from hospitals import EPOCHS, Hospital, hospitals, network, program, shared
+from safetensors.torch import save_file
+from torch.nn.utils import parameters_to_vector
 
 import torchveil
 from torchveil import NetworkSession, Session
@@ -39,6 +42,21 @@ OWNERS = ("northside", "southside")
 PARTIES = ("alice", "bob")
 #: What a revealed number may tell at most.
 BITS = 64
+
+
+class Teller:
+    """Says on stderr what happens, and when; nothing with ``--json``."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._began = time.perf_counter()
+
+    def step(self, number: int, title: str) -> None:
+        self.say(f"\n[{time.perf_counter() - self._began:5.1f} s] {number}. {title}")
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
 
 
 def command(*words: object) -> str:
@@ -51,24 +69,24 @@ def command(*words: object) -> str:
     return done.stdout
 
 
-def share(directory: Path, owner: str, part: Hospital) -> None:
-    """An owner splits its records, a row each with the diagnosis last; the files stay with it."""
-    for name, x, y in (("train", part.x, part.y), ("test", part.x_test, part.y_test)):
-        file = directory / f"{owner}-{name}.npy"
-        np.save(file, torch.cat([x, y[:, None]], 1).numpy())
-        command("share", file, "--as", f"{owner}/{name}", "--to", directory / "cluster.toml")
+def owner_shares(directory: Path, owner: str, part: Hospital, grants: dict[str, int]) -> str:
+    """What a hospital does: split its records, sign how many numbers made from them each receiver may see.
+
+    The file of records stays with it. Returns what ``torchveil share`` says that others can see.
+    """
+    file = directory / f"{owner}.safetensors"
+    save_file({name: getattr(part, name).contiguous() for name in Hospital.__slots__}, file)
+    cluster = directory / "cluster.toml"
+    told = command("share", file, "--as", f"{owner}/records", "--to", cluster)
+    for receiver, n_numbers in grants.items():
+        words = ("--cluster", cluster, "--certificate", directory / f"owner-{owner}.pem", "--yes")
+        command("grant", "--to", directory / f"{receiver}.pem", "--bits", BITS * n_numbers, *words)
+    return told
 
 
 def find(session: NetworkSession, owner: str) -> Hospital:
     """The records of an owner, as the controller finds them: encrypted."""
-    train, test = (session.dataset(f"{owner}/{name}") for name in ("train", "test"))
-    return Hospital(train[:, :-1], train[:, -1], test[:, :-1], test[:, -1])
-
-
-def grant(directory: Path, owner: str, to: str, n_numbers: int) -> None:
-    """An owner lets ``to`` see so many numbers made from its data."""
-    words = ("--cluster", directory / "cluster.toml", "--certificate", directory / f"owner-{owner}.pem", "--yes")
-    command("grant", "--to", directory / f"{to}.pem", "--bits", BITS * n_numbers, *words)
+    return Hospital(*(session.dataset(f"{owner}/records.{name}") for name in Hospital.__slots__))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, object]:
@@ -84,57 +102,85 @@ def main(argv: Sequence[str] | None = None) -> dict[str, object]:
         return run(given.directory or Path(temporary), options)
 
 
+def in_one_process(parts: Sequence[Hospital], options: Options) -> tuple[Run, Run]:
+    """The same program in the clear, and in lockstep."""
+    clear = program(Clear(), list(parts), network(options.seed), options)
+    session = Session(PARTIES, PROVIDER)
+    return clear, program(session, [shared(session, part) for part in parts], network(options.seed), options)
+
+
+def train(cluster: Processes, options: Options, tell: Teller) -> tuple[Run, dict[str, int]]:
+    """What the controller does; its figures, and the reveals by receiver."""
+    with torchveil.connect(cluster.file) as session:
+        for name, schema in session.datasets().items():
+            tell.say(f"   sees {name}: {' x '.join(map(str, schema.shape))} numbers, no value of them")
+        model = network(options.seed)
+        remote = program(session, [find(session, owner) for owner in OWNERS], model, options)
+        session.deliver(parameters_to_vector(model.parameters()), to="owner/northside", name="model")
+        reveals = check_reveals(session, {"controller": len(remote.losses) + 1, "owner/northside": 1})
+    return remote, reveals
+
+
+def fetch_model(directory: Path, options: Options) -> torch.Tensor:
+    """What the northside hospital does in the end; the parameters of the model."""
+    file = directory / "model.npy"
+    words = ("--certificate", directory / "owner-northside.pem")
+    command("results", "model", "--out", file, "--to", directory / "cluster.toml", *words)
+    found = torch.from_numpy(np.load(file))
+    initial = parameters_to_vector(network(options.seed).parameters()).detach()
+    if found.shape != initial.shape or torch.allclose(found.float(), initial, atol=1e-3):
+        raise SystemExit("the model that was delivered is not a trained one")
+    return found
+
+
 def run(directory: Path, options: Options) -> dict[str, object]:
     """In a directory that has no cluster yet."""
-
-    def say(text: str) -> None:
-        if not options.json:
-            print(text, file=sys.stderr)
-
+    tell = Teller(options.json)
     prepare_torch()
     parts = hospitals(options.seed)
-    clear = program(Clear(), parts, network(options.seed), options)
-    local_session = Session(PARTIES, PROVIDER)
-    local = program(local_session, [shared(local_session, part) for part in parts], network(options.seed), options)
+    n_parameters = sum(p.numel() for p in network(options.seed).parameters())
 
+    tell.step(1, "Certificates, cluster.toml and a file for each role")
     write_cluster(directory, PARTIES, PROVIDER, name="hospitals", owners=OWNERS)
-    parameters = list(network(options.seed).parameters())
-    n_parameters = sum(p.numel() for p in parameters)
+    tell.say(f"   in {directory}; on real machines each key is on the machine of its role alone")
+
+    tell.step(2, f"Three daemons start: {', '.join(PARTIES)} (torchveil worker), {PROVIDER} (torchveil provider)")
     with Processes(directory) as cluster:
-        say(f"{', '.join(PARTIES)} and {PROVIDER} listen; the hospitals share their records")
-        for owner, part in zip(OWNERS, parts, strict=True):
-            share(directory, owner, part)
-            grant(directory, owner, "controller-scientist", options.epochs + 4)
-        grant(directory, "southside", "owner-northside", n_parameters)
+        for role, address in cluster.config.addresses.items():
+            tell.say(f"   {role} listens at {address}, process {cluster.pid(role.name)}")
 
-        start = time.perf_counter()
-        with torchveil.connect(cluster.file) as session:
-            say(session.describe())
-            model = network(options.seed)
-            remote = program(session, [find(session, owner) for owner in OWNERS], model, options)
-            for k, parameter in enumerate(model.parameters()):
-                session.deliver(parameter, to="owner/northside", name=f"parameter-{k}")
-            reveals = len(session.reveals)
-        seconds = time.perf_counter() - start
+        tell.step(3, "The hospitals split their records and sign what may be seen (torchveil share, torchveil grant)")
+        numbers = {"controller-scientist": options.epochs + 4}
+        grants = ({**numbers}, {**numbers, "owner-northside": n_parameters})
+        with ThreadPoolExecutor() as pool:
+            for told in pool.map(owner_shares, [directory] * len(OWNERS), OWNERS, parts, grants):
+                tell.say("   " + told.rstrip().replace("\n", "\n   "))
+        tell.say("   alice and bob each hold one share, which alone is random; the provider holds nothing")
 
-        file = directory / "parameter-0.npy"
-        words = ("--to", directory / "cluster.toml", "--certificate", directory / "owner-northside.pem")
-        command("results", "parameter-0", "--out", file, *words)
-        weights = torch.from_numpy(np.load(file))
-        if weights.shape != parameters[0].shape or torch.allclose(weights.float(), parameters[0], atol=1e-3):
-            raise SystemExit("the model that was delivered is not a trained one")
-        say("the northside hospital has the model")
-        say(command("audit", "verify", "--cluster", directory / "cluster.toml", *words[2:]).strip())
+        tell.step(4, "The controller trains; it sees losses and the confusion matrix, which both hospitals granted")
+        remote, reveals = train(cluster, options, tell)
+        tell.say(f"   {sum(reveals.values())} reveals, by receiver: {reveals}")
+
+        tell.step(5, "The northside hospital fetches the model (torchveil results); nobody else can open it")
+        model = fetch_model(directory, options)
+        tell.say(f"   {model.numel()} parameters")
+
+        tell.step(6, "What the parties wrote down about releases is compared (torchveil audit verify)")
+        logs = [f"{party}={directory / party / 'audit.jsonl'}" for party in PARTIES]
+        words = ("--ask", "--cluster", directory / "cluster.toml", "--certificate", directory / "owner-northside.pem")
+        tell.say("   " + command("audit", "verify", *logs, *words).rstrip().replace("\n", "\n   "))
     statuses = cluster.statuses()
     if set(statuses.values()) != {0}:
         raise SystemExit(f"a role did not stop cleanly: {statuses}")
+
+    tell.step(7, "For comparison the same program in this process alone: in the clear, and in lockstep")
+    clear, local = in_one_process(parts, options)
     summary: dict[str, object] = {
         "clear": clear.as_json(),
         "lockstep": local.as_json(),
-        "cluster": remote.as_json(),
+        "cluster": {**remote.as_json(), "reveals": reveals},
         "difference_points": 100 * ((remote.accuracy or 0) - (local.accuracy or 0)),
-        "reveals": reveals,
-        "seconds": seconds,
+        "statuses": statuses,
     }
     if options.json:
         print(json.dumps(summary, indent=2))
@@ -145,7 +191,7 @@ def run(directory: Path, options: Options) -> dict[str, object]:
         console.print(table("One process (lockstep)", clear, local))
         console.print(table("Three daemons over mutual TLS", clear, remote))
         points = summary["difference_points"]
-        console.print(f"all roles stopped cleanly; accuracy differs from lockstep's by {points:.2f} points")
+        console.print(f"All roles stopped with status 0. Accuracy differs from lockstep's by {points:.2f} points.")
     return summary
 
 

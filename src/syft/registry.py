@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from syft.torch_hook import TorchHook
     from syft.workers import VirtualWorker
 
-#: Process, ids of the workers as a set, id of the provider. The process is part of it because a forked session is dead.
-SessionKey = tuple[int, frozenset[str], str]
+#: Process, ids of the workers as a set, id of the provider, the digest of their cluster (of virtual workers: nothing).
+#: The process is part of it because a forked session is dead.
+SessionKey = tuple[int, frozenset[str], str, bytes]
 
 
 @dataclass(slots=True)

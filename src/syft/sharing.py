@@ -22,7 +22,7 @@ from syft.protocols import check_protocol, say_once
 from syft.registry import registry
 from syft.surface import SyftSurface
 from syft.workers import VirtualWorker
-from torchveil import EncryptedTensor, FixedPoint, InvalidArgument, Session
+from torchveil import EncryptedTensor, FixedPoint, InvalidArgument, NetworkSession, Session
 from torchveil.fixedpoint import encode
 
 _DTYPES = ("long", "int64", "int", "int32", "custom")
@@ -31,15 +31,22 @@ _DTYPES = ("long", "int64", "int", "int32", "custom")
 def session_of(workers: Sequence[VirtualWorker], provider: VirtualWorker) -> Session:
     """The session of these workers (in any order) and this provider.
 
-    Raises the core's ``ConfigurationError`` for a worker named twice or a provider that is one of the workers.
+    A session of a cluster that ended with an error is followed by a new one. Raises the core's ``ConfigurationError``
+    for a worker named twice, a provider that is one of the workers, and what ``network_worker.cluster_of`` raises.
     """
     names = [str(worker.id) for worker in workers]
-    key = (os.getpid(), frozenset(names), str(provider.id))
+    cluster = network_worker.cluster_of(workers, provider)
+    key = (os.getpid(), frozenset(names), str(provider.id), cluster)
     session = registry.sessions.get(key)
+    if isinstance(session, NetworkSession) and session.ended:
+        session = None
     if session is None or len(set(names)) != len(names):
         fixed_point = FixedPoint(BASE, PRECISION_FRACTIONAL)
-        remote = network_worker.open_session(workers, provider, fixed_point) if len(set(names)) == len(names) else None
-        session = remote or Session(names, str(provider.id), fixed_point=fixed_point)
+        session = (
+            network_worker.open_session(workers, provider, fixed_point)
+            if cluster
+            else Session(names, str(provider.id), fixed_point=fixed_point)
+        )
         session.surface = SyftSurface(session)
         registry.sessions[key] = session
     return session

@@ -93,17 +93,23 @@ class VirtualWorker:
         known = registry.workers.get(id)
         if known is not None and auto_add:
             if type(known) is not type(self):
-                raise RuntimeError("Worker initialized with the same id and different types.")
+                raise RuntimeError(
+                    f"Worker initialized with the same id and different types. {id!r} is the id of a "
+                    f"{type(known).__name__} already: call its remove_worker_from_local_worker_registry() first"
+                )
             self.__dict__ = known.__dict__  # one worker under two names
         else:
             self.hook = hook or registry.hook
             self.id = id
             self.is_client_worker = is_client_worker
-            self.object_store = ObjectStore()
+            self.object_store = self._new_store()
             if auto_add:
                 registry.workers[id] = self
         if data is not None:
             self.load_data(data)
+
+    def _new_store(self) -> ObjectStore:
+        return ObjectStore()
 
     # --- other workers -----------------------------------------------------------------------------------------------
 

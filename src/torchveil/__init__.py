@@ -37,6 +37,7 @@ from torchveil.errors import (
 from torchveil.fixedpoint import FixedPoint
 from torchveil.importing import from_onnx, load_weights, save_weights
 from torchveil.network.connect import NetworkSession, connect
+from torchveil.network.owner_calls import fetch_result, share_data
 from torchveil.profiling import LAN, WAN, Network, Profile
 from torchveil.public import public
 from torchveil.session import Session
@@ -79,8 +80,10 @@ __all__ = [
     "check",
     "compile",
     "connect",
+    "fetch_result",
     "from_onnx",
     "load_weights",
     "public",
     "save_weights",
+    "share_data",
 ]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from torchveil.errors import LimitExceeded, PeerRejected
-from torchveil.network.dataset_store import DatasetLimits, DatasetStore
+from torchveil.network.config import DatasetLimits
+from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.datasets_service import DATASET_SERVICES
 from torchveil.network.names import Role
 from torchveil.storage import Manifest, ShareStore

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tests.network.owners import Disk, opened
 from torchveil.errors import DataNotFound, InvalidArgument, LimitExceeded, PeerRejected, StorageError
-from torchveil.network.dataset_store import INDEX, DatasetLimits, DatasetStore
+from torchveil.network.config import DatasetLimits
+from torchveil.network.dataset_store import INDEX, DatasetStore
 from torchveil.network.datasets import Entry, Schema
 from torchveil.storage import Entry as Stored
 from torchveil.storage import Manifest

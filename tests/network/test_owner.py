@@ -24,7 +24,7 @@ from torchveil.errors import (
     TorchveilError,
 )
 from torchveil.fixedpoint import FixedPoint, decode
-from torchveil.network.dataset_store import DatasetLimits
+from torchveil.network.config import DatasetLimits
 from torchveil.network.datasets import Array, Schema, prepare
 from torchveil.network.datasets_service import DATASET_SERVICES, Commit, Discard, Remove, Stage
 from torchveil.network.names import Role

@@ -54,7 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("syft",),
     ("torchveil.cli", "torchveil", "torchveil.testing"),
     ("torchveil.checking",),
-    ("torchveil.network.connect", "torchveil.network.commands"),
+    ("torchveil.network.connect", "torchveil.network.owner_calls", "torchveil.network.commands"),
     ("torchveil.compiling",),
     ("torchveil.session", "torchveil.guards", "torchveil.importing"),
     ("torchveil.modules", "torchveil.profiling", "torchveil.checkpoints"),

@@ -58,6 +58,18 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: Number = 2**34
 
 
+class DatasetLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much one owner may leave at a party, staged and committed together, and for how long without a commit.
+
+    n_bytes_per_owner: of shares, 8 bytes per number. n_arrays_per_owner: targets and masks count. staged_life_s: what
+    was sent and not committed is dropped after that.
+    """
+
+    n_bytes_per_owner: Number = 16 << 30
+    n_arrays_per_owner: Number = 256
+    staged_life_s: Positive = 24 * 3600.0
+
+
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A party or the provider: its name and where it listens."""
 
@@ -85,6 +97,10 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     parties: tuple[Member, ...]
     provider: Member
     limits: Limits = Limits()
+
+    def __repr__(self) -> str:
+        parties = ", ".join(member.name for member in self.parties)
+        return f"<ClusterConfig {self.name}: parties {parties}, provider {self.provider.name}>"
 
     @property
     def addresses(self) -> dict[Role, str]:
@@ -116,6 +132,7 @@ class _RoleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: str = ""
     threads: Annotated[int, Meta(ge=0)] = 0
     limits: Limits = Limits()
+    datasets: DatasetLimits = DatasetLimits()
 
 
 class RoleConfig(msgspec.Struct, frozen=True):
@@ -131,6 +148,7 @@ class RoleConfig(msgspec.Struct, frozen=True):
     log: str = ""
     threads: int = 0
     limits: Limits = Limits()
+    datasets: DatasetLimits = DatasetLimits()
 
 
 T = TypeVar("T")
@@ -141,7 +159,10 @@ def _read(path: Path, kind: type[T]) -> tuple[T, dict[str, Any]]:
         found = tomllib.loads(path.read_text())
         return msgspec.convert(found, kind), found
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}", remedy="name the file") from None
+        raise ConfigurationError(
+            f"{path.absolute()} cannot be read: {error.strerror}",
+            remedy="name the file where it is, or write one: docs/how-to/cluster.md",
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is no TOML: {error}", remedy="see docs/how-to/cluster.md") from None
     except msgspec.ValidationError as error:
@@ -163,7 +184,7 @@ def read_cluster(path: str | Path) -> ClusterConfig:
     if not config.authority.is_file():
         raise ConfigurationError(
             f"{path}: the authority's certificate {config.authority} is missing",
-            remedy="torchveil certs init makes one",
+            remedy="copy it there, or name it in [cluster] authority; torchveil certs init makes one",
         )
     _ = config.addresses  # names that are none raise here
     return config
@@ -193,4 +214,5 @@ def read_role(path: str | Path) -> RoleConfig:
         file.log,
         file.threads,
         msgspec.convert(merged, Limits),
+        file.datasets,
     )

@@ -16,9 +16,10 @@ from torchveil.network.certificates import Credentials
 from torchveil.network.config import ClusterConfig, read_cluster
 from torchveil.network.datasets import Schema
 from torchveil.network.driver import NetworkDriver
+from torchveil.network.names import Role
 from torchveil.network.opening import open_as_controller
 from torchveil.network.owner import available, find
-from torchveil.network.results import Result
+from torchveil.network.results import result_of
 from torchveil.network.services import Caller
 from torchveil.program import instructions as ins
 from torchveil.session import Session
@@ -69,18 +70,29 @@ class NetworkSession(Session):
     def deliver(self, x: EncryptedTensor, to: str, name: str) -> None:
         """Give a value to an owner, who fetches it: ``torchveil results``. This program does not see it.
 
-        to: the owner's role, ``owner/hospital-a``; name: what the owner will ask for. Costs what a reveal costs. Raises
-        ``ConsentRequired`` if an owner whose data went into it has not granted it.
+        to: the owner's role, ``owner/hospital-a``; name: what the owner will ask for, of letters, digits, ``.``, ``_``
+        and ``-``. Costs what a reveal costs, and counts as one. Raises ``ConsentRequired`` if an owner whose data went
+        into it has not granted it, ``DataNotFound`` if the parties never met the receiver, ``InvalidArgument``.
         """
+        if not isinstance(x, EncryptedTensor):
+            raise InvalidArgument("this value is not secret", op="deliver", remedy="send it to the owner as it is")
+        if not to.startswith("owner/"):
+            raise InvalidArgument(f"{to!r} is no owner", op="deliver", remedy="write owner/NAME")
+        Role.parse(to)
         handle = x.handle
         handle = handle.force() if isinstance(handle, Deferred) else handle
         if not isinstance(handle, (Secret, Bit)):
             raise InvalidArgument("this value is public", op="deliver", remedy="send it to the owner as it is")
         self.own(handle)
         wire = self.bit_to_arithmetic(handle) if isinstance(handle, Bit) else handle
-        result = msgspec.msgpack.encode(Result(name, wire.shape, wire.scale, isinstance(handle, Bit)))
+        result = msgspec.msgpack.encode(result_of(name, wire.shape, wire.scale, isinstance(handle, Bit)))
         self.outside_of("deliver", lambda: self._remote.deliver(ins.Reveal(wire.id, to, wire.shape), result))
         self.note_reveal(to, wire.shape)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session is over: closed, or ended by an error of any role."""
+        return self._closed or self._remote.failed
 
     @property
     def _caller(self) -> Caller:
@@ -89,11 +101,19 @@ class NetworkSession(Session):
     def reveal_raw(self, handle: Handle, receiver: str = "controller") -> tuple[Tensor, int, bool]:
         if receiver != "controller":
             raise InvalidArgument(
-                f"{receiver} is another machine, and this program is not shown what it gets",
+                f"{receiver} is on another machine, and this program is not shown what it gets",
                 op="reveal",
-                remedy=f"session.deliver(x, to={receiver!r}, name=...)",
+                remedy="give it to an owner: session.deliver(x, to='owner/NAME', name=...), who fetches it with "
+                "torchveil results",
             )
         return super().reveal_raw(handle, receiver)
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else f"as {self._credentials.role}"
+        return (
+            f"<NetworkSession {state} of {self.cluster.name}: parties {', '.join(self.parties)}, "
+            f"provider {self.provider}>"
+        )
 
     def _protection(self) -> str:
         return f"roles of the cluster {self.cluster.name}, mutual TLS 1.3; this program is {self._credentials.role}"
@@ -122,13 +142,18 @@ def connect(
 def find_credentials(
     config: ClusterConfig, certificate: str | Path | None, key: str | Path | None, kind: str
 ) -> Credentials:
-    """Those of the named files, or the only ones of this kind beside the authority's certificate."""
+    """Those of the named files, or the only ones of this kind beside the authority's certificate.
+
+    Raises ``ConfigurationError`` if there is none or more than one, ``CertificateError``.
+    """
     if certificate is None:
         found = sorted(config.authority.parent.glob(f"{kind}-*.pem"))
         if len(found) != 1:
             raise ConfigurationError(
                 f"there are {len(found)} certificates {kind}-*.pem beside {config.authority}",
-                remedy=f"name one: certificate=..., or make one: torchveil certs issue {kind}/NAME",
+                remedy="say who you are: certificate=FILE (of a command: --certificate FILE)"
+                if found
+                else f"make one where the authority is: torchveil certs issue DIRECTORY {kind}/NAME; or name it",
             )
         certificate = found[0]
     certificate = Path(certificate)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from torchveil.errors import DataNotFound, InvalidArgument, LimitExceeded, PeerRejected, StorageError
+from torchveil.network.config import DatasetLimits
 from torchveil.network.datasets import PIECE, Entry, Schema, owner_of
 from torchveil.network.messages import Bytes16, Name
 from torchveil.randomness import os_bytes
@@ -32,15 +33,6 @@ from torchveil.storage import Manifest, ShareStore
 #: The entry of the share store that says which sharings there are.
 INDEX = "datasets-index"
 _ENTRY = "dataset-"
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetLimits:
-    """How much one owner may leave at a party, staged and committed together, and for how long without a commit."""
-
-    n_bytes_per_owner: int = 16 << 30
-    n_arrays_per_owner: int = 256
-    staged_life_s: float = 24 * 3600.0
 
 
 class _Array(msgspec.Struct, frozen=True):

@@ -43,6 +43,15 @@ from torchveil.roles.wires import Wire
 from torchveil.storage import Checkpoint, Holder, ShareStore, read_shares, write_shares
 
 
+def other_stream(link: Link, number: int) -> Desynchronised:
+    """The error when what a role sends belongs to another stream than ours."""
+    return Desynchronised(
+        f"{link.peer} carries out another stream at instruction {number}",
+        remedy="all roles must be told the same: use one controller per session, of the same version everywhere",
+        at_fault=str(link.peer),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """What a party keeps beyond a session: data of owners, checkpoints, results for owners."""
@@ -265,10 +274,11 @@ class PartySession(RoleSession):
         for link in self._links.values():
             self.hub.post(link, frame, what)
         pieces = {self.party.rank: own}
+        self.tick()
         for rank, link in self._links.items():
             found = self.hub.receive(link, self.limits.deadline_s, what)
             if found.kind != m.Kind.EXCHANGE or found.number != number or found.digest != digest:
-                raise Desynchronised(f"{link.peer} carries out another stream at instruction {number}")
+                raise other_stream(link, number)
             pieces[rank] = exchanged(own, found.received)
             self.metrics.exchanged(str(link.peer), len(found.received), perf_counter() - start)
         self.metrics.round()
@@ -292,7 +302,7 @@ class PartySession(RoleSession):
             corrections: dict[tuple[str, int], Any] = dealt(m.parse(frame, m.Dealt), frame.received)
             wrong = frame.number not in self._due or frame.number % self.n_parties != self.party.rank
             if wrong or frame.digest != self._view.value:
-                raise Desynchronised(f"{self._provider.peer} carries out another stream at instruction {number}")
+                raise other_stream(self._provider, number)
             self.party.deliver_for(frame.number, corrections)
             self.metrics.dealt(len(frame.received))
             self.metrics.received(str(self._provider.peer), len(frame.received))

@@ -88,7 +88,10 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CertificateError(f"{path} cannot be read: {error.strerror}", remedy="torchveil certs --help") from None
+        raise CertificateError(
+            f"{path} cannot be read: {error.strerror}",
+            remedy="name the file where it is; torchveil certs issue makes certificates and keys",
+        ) from None
 
 
 def uri(cluster: str, role: Role) -> str:

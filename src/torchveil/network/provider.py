@@ -88,6 +88,7 @@ class ProviderSession(RoleSession):
         link = self._links[number % self.n_parties]
         frame = m.message_of(m.Kind.DEALT, description, number=number, digest=self._view.value, body=body)
         self.hub.post(link, frame, f"what is dealt for instruction {number}")
+        self.tick()
         n_bytes = sum(len(part) for part in body)
         self.metrics.dealt(n_bytes)
         self.metrics.sent(str(link.peer), n_bytes)

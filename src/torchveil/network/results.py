@@ -39,6 +39,16 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bits: bool = False
 
 
+def result_of(name: str, shape: tuple[int, ...], scale: int, bits: bool = False) -> Result:
+    """A description that was checked. Raises ``InvalidArgument``."""
+    try:
+        return msgspec.convert({"name": name, "shape": shape, "scale": scale, "bits": bits}, Result)
+    except msgspec.ValidationError:
+        raise InvalidArgument(
+            "this cannot be the name of a result", op="results", remedy="use at most 100 letters, digits, . _ -"
+        ) from None
+
+
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A result at a party: who said it of which session and instruction."""
 
@@ -116,12 +126,7 @@ class ResultStore:
         return sorted(path.name[len(first) : -len(".box")] for path in self._directory.glob(f"{first}*.box"))
 
     def _path(self, owner: str, name: str) -> Path:
-        try:
-            msgspec.convert({"name": name, "shape": (), "scale": 1}, Result)
-        except msgspec.ValidationError:
-            raise InvalidArgument(
-                "this cannot be the name of a result", op="results", remedy="use letters, digits, . _ -"
-            ) from None
+        result_of(name, (), 1)
         return self._directory / f"{Role.parse(owner).name}={name}.box"
 
 

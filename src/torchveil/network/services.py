@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from torchveil.errors import InvalidArgument, LimitExceeded, PeerRejected
+from torchveil.errors import DeadlineExceeded, InvalidArgument, LimitExceeded, PeerRejected
 from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials, Identity
-from torchveil.network.config import ClusterConfig
+from torchveil.network.config import ClusterConfig, Limits
+from torchveil.network.framing import Frame
+from torchveil.network.framing import Limits as FrameLimits
 from torchveil.network.links import Hub, Link
 from torchveil.network.names import Role
-from torchveil.network.opening import abort_raises, dial, hello_of
+from torchveil.network.opening import abort_raises, dial, frame_limits, hello_of
 from torchveil.version import VERSION
 
 if TYPE_CHECKING:
@@ -42,10 +44,16 @@ class Service:
 
 
 def answer(daemon: Daemon, hub: Hub, link: Link, peer: Identity, table: Mapping[str, Service]) -> None:
-    """Read a question from a connection, answer it by the table."""
+    """Read a question from a connection, answer it by the table.
+
+    The question has to begin within ``handshake_s`` and to be there within ``deadline_s`` more; its body may be as
+    large as that of any service of the table, and then of the one that was asked.
+    """
     limits = daemon.config.limits
+    link.limits = FrameLimits(body=max(service.body for service in table.values()))
     hub.post(link, m.message_of(m.Kind.WELCOME, m.Welcome(VERSION)))
-    frame = hub.receive(link, limits.handshake_s, "its question")
+    frame = _question(hub, link, limits)
+    link.limits = frame_limits(limits)
     request = m.parse(frame, m.Request)
     service = table.get(request.service)
     if service is None:
@@ -59,6 +67,16 @@ def answer(daemon: Daemon, hub: Hub, link: Link, peer: Identity, table: Mapping[
     hub.post(link, m.message_of(m.Kind.REPLY, m.Reply(data), body=list(body)))
     hub.flush(limits.deadline_s, "the answer")
     link.may_close = True
+
+
+def _question(hub: Hub, link: Link, limits: Limits) -> Frame:
+    before = link.bytes_in
+    try:
+        return hub.receive(link, limits.handshake_s, "its question")
+    except DeadlineExceeded:
+        if link.bytes_in == before:
+            raise
+    return hub.receive(link, limits.deadline_s, "the rest of its question")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +111,8 @@ class Caller:
         limits = self.cluster.limits
         address = self.cluster.addresses[role]
         hello = hello_of(self.cluster, "service")
-        link, _, _ = dial(address, role, self.credentials, self.cluster, hello, limits)
+        size = sum(len(part) for part in body)
+        link, _, _ = dial(address, role, self.credentials, self.cluster, hello, limits, question=size)
         hub = Hub(timeout_s=limits.deadline_s)
         hub.add(link)
         hub.urgent = abort_raises

@@ -3,7 +3,8 @@
     format, version    "torchveil.profile" and a number that grows when a field changes its meaning or goes
     parties, provider, backend
     wall_s, python_s, profiler_s, total
-    networks           name -> latency_s, bandwidth_bytes_per_s, and the estimate of the whole, part by part
+    networks           name -> latency_s, bandwidth_bytes_per_s, and the estimate of the whole, part by part; none,
+                       and no seconds per role, with backend "network", whose roles were not timed
     rows               operation, module, gate, line; instructions; seconds, provider_s, parties_s, slowest_s;
                        rounds, sent_bytes, dealt_bytes, outside_bytes; estimates: network -> both bounds in seconds
 
@@ -45,7 +46,7 @@ def to_json(profile: Profile) -> str:
                 "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s,
                 "estimate": {**_parts(profile.estimate(network)), **_bounds(profile.estimate(network))},
             }
-            for network in NETWORKS
+            for network in (() if profile.remote else NETWORKS)
         },
         "rows": [{**place._asdict(), **_figures(figures)} for place, figures in profile.rows],
     }

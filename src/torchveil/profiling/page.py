@@ -78,7 +78,7 @@ def _embedded(data: object) -> str:
 def _headline(profile: Profile) -> str:
     total = profile.total
     return (
-        f"{duration(profile.wall_s)} in one process ({profile.session.backend}), {total.instructions} instructions, "
+        f"{profile.took} {total.instructions} instructions, "
         f"{total.cost.rounds} rounds; each party sent {size(total.cost.sent)}, {profile.session.provider} dealt "
         f"{size(total.cost.dealt)} to {', '.join(profile.session.parties)}; {size(total.cost.outside)} in and out"
     )
@@ -89,6 +89,8 @@ def _row(cells: Iterable[object], cell: str = "td") -> str:
 
 
 def _estimates(profile: Profile) -> list[str]:
+    if profile.remote:
+        return []
     heads = ("network", "compute", "latency", "transfer", "provider", "dealing", "provider ahead", "provider first")
     lines = ["<h2>Estimated between machines</h2>", "<table>", _row(heads, "th")]
     for network in NETWORKS:
@@ -101,14 +103,16 @@ def _estimates(profile: Profile) -> list[str]:
 
 def _table(profile: Profile, by: Sequence[str]) -> list[str]:
     heads = (*by, "instructions", "time", "provider", "a party", "rounds", "sent/party", "dealt", "in and out")
-    networks = [f"{network.name} ≤" for network in NETWORKS]
+    estimated = () if profile.remote else NETWORKS
+    networks = [f"{network.name} ≤" for network in estimated]
     lines = [f"<details><summary>By {escape(', '.join(by))}</summary>", "<table>", _row([*heads, *networks], "th")]
 
     def add(names: Sequence[str], figures: Figures) -> None:
         cost = figures.cost
-        times = [duration(s) for s in (figures.seconds, figures.provider_s, figures.slowest_s)]
+        roles_s = (figures.provider_s, figures.slowest_s)
+        times = [duration(figures.seconds), *("" if profile.remote else duration(s) for s in roles_s)]
         amounts = [cost.rounds, size(cost.sent), size(cost.dealt), size(cost.outside)]
-        estimates = [duration(figures.estimate(network).sequential_s) for network in NETWORKS]
+        estimates = [duration(figures.estimate(network).sequential_s) for network in estimated]
         lines.append(_row([*names, figures.instructions, *times, *amounts, *estimates]))
 
     blank = [""] * (len(by) - 1)

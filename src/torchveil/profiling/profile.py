@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from torchveil.drivers.clock import RoleClock
 from torchveil.engine import Engine
-from torchveil.errors import SessionStateError
+from torchveil.errors import InvalidArgument, SessionStateError
 from torchveil.gates.base import Cost
 from torchveil.profiling.network import LAN, WAN, Estimate, Network, estimate
 from torchveil.profiling.rows import Figures, Place, grouped
+from torchveil.profiling.units import duration
 from torchveil.where import user_frame
 
 if TYPE_CHECKING:
@@ -127,9 +128,28 @@ class Profile:
         return self._started is not None
 
     @property
+    def remote(self) -> bool:
+        """Whether the roles are on machines of their own, where nobody times them for this program.
+
+        Times are then those of this program: it does not wait for the roles but at reveals, where their work shows.
+        There are no times per role and no estimates of networks: this is one.
+        """
+        return self._session.backend == "network"
+
+    @property
     def wall_s(self) -> float:
         """Seconds between start and stop, all blocks together."""
         return self._wall_s + (0.0 if self._started is None else perf_counter() - self._started)
+
+    @property
+    def took(self) -> str:
+        """How long it took, and whose time that is."""
+        if not self.remote:
+            return f"{duration(self.wall_s)} in one process ({self._session.backend})."
+        return (
+            f"{duration(self.wall_s)} at this program, with the roles on machines of their own. It waits for them at "
+            "reveals alone, so their work shows there; how long each role works is not known here."
+        )
 
     @property
     def profiler_s(self) -> float:
@@ -165,8 +185,15 @@ class Profile:
     def estimate(self, network: Network) -> Estimate:
         """What the block would take between machines: ``profiling/network.py`` has the model and its limits.
 
-        Python is the controller's and counts once. In debug mode the clear run that follows is part of the time.
+        Python is the controller's and counts once. In debug mode the clear run that follows is part of the time. Raises
+        ``InvalidArgument`` for a session between machines, whose roles were not timed.
         """
+        if self.remote:
+            raise InvalidArgument(
+                "the roles are on machines of their own, and only they know how long they work",
+                op="profile",
+                remedy="profile the program in a local session; torchveil doctor measures this network",
+            )
         total = self.total
         return estimate(network, total.cost, total.compute_s + self.python_s, total.provider_s)
 

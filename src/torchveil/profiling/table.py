@@ -22,6 +22,8 @@ def table(profile: Profile, by: str | Sequence[str], *, limit: int, networks: Se
     The estimates of rows are ``sequential``, so that they add up; the caption has both bounds of the whole.
     """
     words = groups(by)
+    networks = () if profile.remote else networks
+    role_s = (lambda _: "") if profile.remote else duration
     wall_s, python_s, profiler_s = profile.wall_s, profile.python_s, profile.profiler_s
     out = Table(title=f"profile by {', '.join(words)}", caption=_caption(profile, networks), caption_justify="left")
     for word in words:
@@ -37,8 +39,8 @@ def table(profile: Profile, by: str | Sequence[str], *, limit: int, networks: Se
             str(figures.instructions),
             duration(seconds),
             f"{100 * seconds / wall_s:.1f}" if wall_s else "",
-            duration(figures.provider_s),
-            duration(figures.slowest_s),
+            role_s(figures.provider_s),
+            role_s(figures.slowest_s),
             str(cost.rounds),
             size(cost.sent),
             size(cost.dealt),
@@ -67,7 +69,7 @@ def table(profile: Profile, by: str | Sequence[str], *, limit: int, networks: Se
 
 
 def _caption(profile: Profile, networks: Sequence[Network]) -> str:
-    lines = [f"{duration(profile.wall_s)} in one process ({profile.session.backend})."]
+    lines = [profile.took]
     for network in networks:
         estimate = profile.estimate(network)
         lines.append(

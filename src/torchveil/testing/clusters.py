@@ -124,14 +124,20 @@ class Processes:
 
     def start(self, name: str, timeout_s: float = 60.0) -> None:
         """Start a role and wait until it listens. Raises ``TimeoutError`` or ``RuntimeError`` with the log's place."""
+        self._spawn(name)
+        self._await(name, timeout_s)
+
+    def _spawn(self, name: str) -> None:
         command = "provider" if name == self.config.provider.name else "worker"
-        listen = read_role(self.directory / f"{name}.toml").listen
         with open(self.directory / f"{name}.log", "ab") as log:
             arguments = [sys.executable, "-m", "torchveil.cli", command, "--config", f"{self.directory / name}.toml"]
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and files
                 arguments, stderr=log, stdout=log, env=self._environment, start_new_session=True
             )
         self._running[name] = process
+
+    def _await(self, name: str, timeout_s: float) -> None:
+        listen, process = read_role(self.directory / f"{name}.toml").listen, self._running[name]
         ends = monotonic() + timeout_s
         while not _listens(listen):
             if process.poll() is not None:
@@ -157,7 +163,9 @@ class Processes:
     def __enter__(self) -> Processes:
         try:
             for role in self.config.addresses:
-                self.start(role.name)
+                self._spawn(role.name)
+            for role in self.config.addresses:
+                self._await(role.name, 60.0)
         except BaseException:
             self.stop()
             raise
