@@ -34,7 +34,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=160)]
 Text = Annotated[str, Meta(max_length=4000)]
 Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Identifier = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+#: A wire as the controller names it; negative ones are slots of plans, which are nobody else's business.
+Identifier = Annotated[int, Meta(ge=1, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=2**48)]
 Shape = tuple[Annotated[int, Meta(ge=0, le=2**40)], ...]
 
