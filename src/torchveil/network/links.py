@@ -331,6 +331,7 @@ class Hub:
                 return
             self._closed = True
             os.close(self._alarm)
+        self.urgent = self.woken = self.on_wait = None  # which may refer to this hub
         self._selector.close()
         for link in self.links:
             link._registered = 0
