@@ -104,6 +104,12 @@ class RoleSession:
             self.metrics.wires(-self._held)
             for link in self.hub.links:
                 self.metrics.queued(str(link.peer), 0)
+            self._end()
+
+    def _end(self) -> None:
+        """Forget all values, and what would keep this object until a collector of cycles happens to run."""
+        self._tables.forget()
+        self._handlers.clear()
 
     def _carry_out(self) -> None:
         while True:
