@@ -207,4 +207,10 @@ _KINDS: dict[type, tuple[Callable[..., Workload], ...]] = {
     Inference: (_inference,),
 }
 
-WORKLOADS: tuple[Workload, ...] = tuple(make(work) for work in WORKS for make in _KINDS[type(work)])
+
+def variants(work: Work) -> tuple[Workload, ...]:
+    """The ways to run a work: eager, and compiled where that is another way."""
+    return tuple(make(work) for make in _KINDS[type(work)])
+
+
+WORKLOADS: tuple[Workload, ...] = tuple(workload for work in WORKS for workload in variants(work))

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from tests.support import Machine
 from torchveil.drivers.lockstep import Lockstep
+from torchveil.gates.base import Exchange
 from torchveil.kernels import Packed, add_packed, pack_bits, unpack_bits
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
@@ -145,10 +146,10 @@ class RecordingLockstep(Lockstep):
 
     __slots__ = ("messages",)
 
-    def total(self, kind: str, pieces: list[Any]) -> Any:
+    def _totals(self, sent: list[Exchange]) -> tuple[Any, ...]:
         self.messages: list[tuple[str, list[Any]]]
-        self.messages.append((kind, list(pieces)))
-        return super().total(kind, pieces)
+        self.messages += [(sent[0].kind, [m.pieces[k] for m in sent]) for k in range(len(sent[0].pieces))]
+        return super()._totals(sent)
 
 
 PURPOSES = ("mask", "mask-bits", "dealt", "dealt-bits")

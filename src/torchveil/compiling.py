@@ -34,7 +34,7 @@ from torchveil.errors import PlanError
 from torchveil.gates import GATES, Nature
 from torchveil.gates.base import FREE, Cost
 from torchveil.guards import Witness
-from torchveil.handle import Bit, Deferred, Handle, Public, Secret
+from torchveil.handle import NO_WIRE, Bit, Deferred, Handle, Public, Secret
 from torchveil.program.plan import Plan, make_plan
 from torchveil.public import PublicTensor
 from torchveil.recording import ACTIVE, Recorder, kind_of, recording
@@ -376,9 +376,9 @@ def _planned(
     for slot in slots:
         # a handle of the same kind for no wire: the plan must not keep wires alive. A constant is what it is
         if isinstance(slot.like, Secret):
-            slot.like = slot.like.renamed(0)
+            slot.like = slot.like.renamed(NO_WIRE)
         elif isinstance(slot.like, Bit):
-            slot.like = Bit(session, 0, slot.like.shape)
+            slot.like = Bit(session, NO_WIRE, slot.like.shape)
     kept = tuple(x for x in call.leaves if not _is_value(x) and not isinstance(x, Tensor))
     return _Plan(
         session,

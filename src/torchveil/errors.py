@@ -48,13 +48,15 @@ from torchveil.where import user_line
 class TorchveilError(Exception):
     """Base of all errors. ``code`` is stable; ``message`` is what happened, ``remedy`` says what to do.
 
-    ``line`` is the line of the user's program, found on the stack unless given.
+    ``line`` is the line of the user's program, found on the stack unless given. ``at_fault`` is the role on another
+    machine that is the cause, as ``kind/name``, where one is known.
     """
 
     code = "TV000"
 
-    def __init__(self, message: str, *, remedy: str = "", op: str = "", line: str = "") -> None:
+    def __init__(self, message: str, *, remedy: str = "", op: str = "", line: str = "", at_fault: str = "") -> None:
         self.message = message
+        self.at_fault = at_fault
         self.op = op
         self.remedy = remedy
         self.line = line or user_line()

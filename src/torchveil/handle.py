@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+#: The identifier of a handle that stands for a kind of value, and for no wire; nothing is freed for it.
+NO_WIRE = 0
+
 
 class Secret:
     """A value of which each party holds a share.
@@ -179,7 +182,7 @@ class Secret:
     def __del__(self) -> None:
         # a handle whose construction failed has nothing to free
         session: Engine | None = getattr(self, "session", None)
-        if session is not None:
+        if session is not None and self.id != NO_WIRE:
             session._dropped.append(self.id)
 
     def __repr__(self) -> str:
@@ -198,7 +201,8 @@ class Bit:
         self.memo: dict[str, Any] = {}
 
     def __del__(self) -> None:
-        self.session._dropped.append(self.id)
+        if self.id != NO_WIRE:
+            self.session._dropped.append(self.id)
 
     def __repr__(self) -> str:
         return f"<Bit {self.id} shape={self.shape}>"

@@ -48,14 +48,17 @@ def derive_key(secret: bytes, *info: str | bytes, n_bytes: int = 16) -> bytes:
 class Stream:
     """One key's keystream, addressed by label. Its repr shows nothing; copying or pickling it raises."""
 
-    __slots__ = ("_cipher",)
+    __slots__ = ("_cipher", "_key")
 
     def __init__(self, key: bytes) -> None:
-        self._cipher: Any = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+        self._key = key
+        self._cipher: Any = None  # made at its first use: a stream may be used once or never
 
     def _fill(self, number: int, slot: int, out: memoryview) -> None:
         if not (0 <= number < _MAX_NUMBER and 0 <= slot < _MAX_SLOT):
             raise ProtocolError("a label is outside its 48 + 16 bits", remedy="start a new session")
+        if self._cipher is None:
+            self._cipher = Cipher(algorithms.AES(self._key), modes.CTR(bytes(16))).encryptor()
         self._cipher.reset_nonce((number << 16 | slot).to_bytes(8, "big") + bytes(8))
         for start in range(0, len(out), _CHUNK):
             piece = out[start : start + _CHUNK]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -102,6 +103,16 @@ def test_a_value_given_twice_to_a_plan(session: NetworkSession) -> None:
         for out in twice(x, other):
             assert (out * out).reveal().tolist() == [[4, 4], [0, 16]]
         assert (x * x).reveal().tolist() == [[1, 4], [9, 16]]
+
+
+def test_a_compiled_function_that_is_gone_leaves_a_session_that_works(session: NetworkSession) -> None:
+    """What a recording keeps of its results are kinds of values without wires: there is nothing to free for them."""
+    x = session.share(torch.ones(3))
+    double = torchveil.compile(lambda x: x * x + x)
+    assert double(x).reveal().tolist() == [2.0] * 3
+    del double
+    gc.collect()
+    assert x.reveal().tolist() == [1.0] * 3
 
 
 # --- byte for byte ---------------------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ Nothing is protected because nothing is there. A revealed value is zeros of its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
+from torchveil.errors import ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost
 from torchveil.kernels.linear_maps import LinearMap
@@ -25,6 +26,7 @@ from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.program.wiring import defines
 from torchveil.roles.plain import Plain
+from torchveil.roles.wires import BitWire, Wire
 from torchveil.storage import Checkpoint, Place
 
 
@@ -115,8 +117,11 @@ def _selectors(tables: Plain, i: Any) -> None:
 def _open(tables: Plain, i: ins.Open) -> None:
     """Nothing is made; that a wire is open is noted with it, where its other names see it too."""
     for x in i.xs:
-        wire = tables.wires[x]
-        wire.opening = wire.share
+        _note_open(tables.wires[x])
+
+
+def _note_open(wire: Wire) -> None:
+    wire.opening = wire.share
 
 
 def _stated(tables: Plain, i: Any) -> None:
@@ -145,14 +150,32 @@ _LAYOUTS: dict[type[ins.Instruction], Callable[[Plain, Any], None]] = {
 }
 
 
+#: How many runs of plans are remembered.
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """A run of a plan: its cost, which of its inputs are open afterwards (by place), what it gives back.
+
+    The plan is held so that its ``id`` stays its own.
+    """
+
+    plan: Plan
+    cost: Cost
+    opens: tuple[int, ...]
+    made: tuple[Wire | BitWire, ...]
+
+
 class ShapesDriver:
     """Runs no arithmetic. ``measured`` is what the gates' formulas say of the last instruction."""
 
-    __slots__ = ("_n_parties", "_tables", "measured")
+    __slots__ = ("_n_parties", "_played", "_tables", "measured")
 
     def __init__(self, n_parties: int) -> None:
         self._n_parties = n_parties
         self._tables = Plain()
+        self._played: dict[tuple[int, tuple[object, ...]], _Played] = {}
         self.measured: Cost = FREE
 
     def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
@@ -173,7 +196,47 @@ class ShapesDriver:
             self._tables.set(wire, meta)
 
     def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        """Its instructions one after another; the cost is that of its rounds and its gates' formulas."""
+        """Its instructions one after another; the cost is that of its rounds and its gates' formulas.
+
+        What a plan makes of inputs of the same layouts is the same every time, and remembered.
+        """
+        tables = self._tables
+        key = id(plan), self._layouts(inputs)
+        known = self._played.get(key)
+        if known is None:
+            known = self._play(plan, inputs)
+            if len(self._played) >= _REMEMBERED:
+                del self._played[next(iter(self._played))]
+            self._played[key] = known
+        for place in known.opens:
+            _note_open(tables.wires[inputs[place]])
+        for x, made in zip(outputs, known.made, strict=True):
+            if isinstance(made, Wire):
+                tables.wires[x] = made.copy()
+            else:
+                tables.bits[x] = made
+        self.measured = known.cost
+
+    def _layouts(self, inputs: Sequence[int]) -> tuple[object, ...]:
+        """All that the run of a plan can depend on: layouts, what is open, which inputs are the same wire."""
+        tables = self._tables
+        places: dict[int, int] = {}
+        out: list[object] = []
+        for x in inputs:
+            wire = tables.wires.get(x)
+            if wire is None:
+                if x not in tables.bits:
+                    raise ProtocolError(f"there is no wire {x}")
+                bit = tables.bit(x)
+                out.append((bit.shape, bit.stride()))
+                continue
+            same = places.setdefault(x, len(places)), places.setdefault(~id(wire), len(places))
+            value = wire.value()
+            out.append((value.shape, value.stride(), wire.opening is None, same))
+        return tuple(out)
+
+    def _play(self, plan: Plan, inputs: Sequence[int]) -> _Played:
+        tables = self._tables
         total = Cost()
         try:
             given: set[int] = set()
@@ -184,14 +247,13 @@ class ShapesDriver:
                 for position in (*stage.local, *stage.starts):
                     self.run(plan.instructions[position])
                     total += self.measured
-                self._tables.free(stage.frees)
-            taken = set(plan.inputs)
-            for slot, wire in zip(plan.outputs, outputs, strict=True):
-                self.alias(wire, slot, apart=slot in taken)
-                taken.add(slot)
+                tables.free(stage.frees)
+            made = tuple(tables.wires[x].copy() if x in tables.wires else tables.bits[x] for x in plan.outputs)
         finally:
-            self._tables.free(plan.slots)
-        self.measured = Cost(plan.rounds, total.sent, total.dealt)
+            tables.free(plan.slots)
+        places = range(len(inputs))
+        opens = tuple(k for k in places if inputs[k] in tables.wires and self.is_open(inputs[k]))
+        return _Played(plan, Cost(plan.rounds, total.sent, total.dealt), opens, made)
 
     def alias(self, new: int, old: int, *, apart: bool = False) -> None:
         self._tables.alias(new, old, apart=apart)

@@ -1,7 +1,7 @@
 """A role's daemon: accepts connections, finds out who they are, brings them to sessions and services. It outlives both.
 
 Who connects has ``handshake_s`` to prove who it is and to say what for; a bounded number of connections may be at
-that at a time, and more are closed at once. A session runs in a thread of its own and has its own links; when it ends,
+that at a time (``lobby``). A session runs in a thread of its own and has its own links; when it ends,
 well or not, nothing of it stays.
 
 What a connection may be for (``purpose``) and who may ask for it:
@@ -16,8 +16,6 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -47,6 +45,7 @@ from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.inspection import WARN_DAYS
 from torchveil.network.links import Hub, Link, accept_tls
+from torchveil.network.lobby import Lobby, Visit
 from torchveil.network.logs import failed, log
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
@@ -64,9 +63,6 @@ from torchveil.storage import Holder, ShareStore, load_or_create_key
 from torchveil.storage.files import make_directory
 from torchveil.version import VERSION
 
-#: Who proves who it is, at a time and in threads; the others wait in the kernel.
-_THREADS = 8
-
 #: Makes the role of a session of its keys; tests with known streams put another one in.
 MakeRole = Callable[[RoleConfig, Opened], Party | Provider]
 
@@ -76,9 +72,10 @@ def make_role(config: RoleConfig, opened: Opened) -> Party | Provider:
     *parties, provider, controller = opened.halves
     name = config.role.name
     if config.role.kind == "provider":
-        return provider_role(name, opened.keys, parties, opened.session_id)
+        return provider_role(name, opened.keys, parties, opened.session_id, tied=True)
     rank = next(rank for rank, half in enumerate(parties) if half.name == str(config.role))
-    return party_role(name, rank, opened.keys, parties, provider, controller, opened.session_id)
+    keys, session_id = opened.keys, opened.session_id
+    return party_role(name, rank, keys, parties, provider, controller, session_id, tied=True)
 
 
 @dataclass(slots=True)
@@ -119,19 +116,23 @@ class Daemon:
         self._stopped = threading.Event()
         #: Set it, from a signal handler say, to have whoever waits for it call ``stop``.
         self.stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="torchveil handshake")
-        self._accepting = threading.Semaphore(config.limits.connections)
         host, _, port = config.listen.rpartition(":")
         try:
             self._socket = socket.create_server((host, int(port)), backlog=128)
         except OSError as error:
-            self._pool.shutdown(wait=False)
             self._close_stores()
             raise PeerRejected(
                 f"{config.role} cannot listen at {config.listen}: {error.strerror}", remedy="choose a free address"
             ) from None
         self.address = "{}:{}".format(*self._socket.getsockname()[:2])
-        self._acceptor = threading.Thread(target=self._accept, name="torchveil accept", daemon=True)
+        limits = config.limits
+        self._lobby = Lobby(
+            self._socket,
+            limits.connections,
+            limits.handshake_s,
+            self._greet,
+            partial(self.metrics.connection_refused, LimitExceeded.code),
+        )
 
     # --- running -----------------------------------------------------------------------------------------------------
 
@@ -139,7 +140,7 @@ class Daemon:
         """Begin to accept; returns at once."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        self._acceptor.start()
+        self._lobby.start()
         log("daemon started", role=str(self.config.role), version=VERSION)
         days_left = (self.credentials.identity.not_after - datetime.now(UTC)).days
         if days_left < WARN_DAYS:
@@ -152,9 +153,7 @@ class Daemon:
             return
         self._stopped.set()
         self.stopping.set()
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        self._lobby.close()
         with self._lock:
             running = list(self._sessions.values())
         for session in running:
@@ -162,7 +161,6 @@ class Daemon:
                 session.waiting.hub.cancel(
                     PeerRejected(f"{self.config.role} is shutting down", remedy="try again later")
                 )
-        self._pool.shutdown(wait=True, cancel_futures=True)
         # also those of sessions that ended a moment ago: they write the last line of the log of releases
         threads = list(self._threads)
         for thread in threads:
@@ -185,29 +183,13 @@ class Daemon:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                raw, _ = self._socket.accept()
-            except OSError:
-                if self._stopped.is_set():
-                    return
-                continue
-            if not self._accepting.acquire(blocking=False):
-                raw.close()
-                self.metrics.connection_refused(LimitExceeded.code)
-                continue
-            try:
-                self._pool.submit(self._greet, raw).add_done_callback(partial(_unless_served, raw))
-            except RuntimeError:
-                raw.close()
-                return
-
-    def _greet(self, raw: socket.socket) -> None:
+    def _greet(self, visit: Visit) -> None:
         """Find out who connected and what for. Never raises: whoever it was is told, as far as possible."""
-        hub = Hub(timeout_s=self.config.limits.handshake_s)
+        limits = self.config.limits
+        hub = Hub(timeout_s=limits.handshake_s)
         try:
-            sock = accept_tls(raw, self._context, self.config.limits.handshake_s)
+            ends = monotonic() + limits.handshake_s
+            sock = accept_tls(visit.sock, self._context, limits.handshake_s)
             try:
                 identity = peer_role(sock, self.config.cluster.name)
                 link = Link(sock, identity.role, STRANGER)
@@ -215,8 +197,9 @@ class Daemon:
                 sock.close()
                 raise
             hub.add(link)
-            hello = m.parse(hub.receive(link, self.config.limits.handshake_s, "its hello"), m.Hello)
+            hello = m.parse(hub.receive(link, max(ends - monotonic(), 0.0), "its hello"), m.Hello)
             check_hello(hello, self.config.cluster)
+            visit.known()
             purpose = _PURPOSES.get(hello.purpose)
             if purpose is None:
                 raise PeerRejected("a connection for a purpose that is not known")
@@ -229,7 +212,6 @@ class Daemon:
             failed("connection failed", error, role=str(self.config.role))
             refuse(hub, error, str(self.config.role))
         finally:
-            self._accepting.release()
             hub.close()
 
     def _serve(self, hub: Hub, link: Link, identity: Identity, _hello: m.Hello) -> None:
@@ -299,7 +281,6 @@ class Daemon:
         except BaseException as error:
             place = None if running is None else running.place
             number, operation = (place.number, place.operation) if place else (0, "")
-            self._ended(hello.ticket, refuse(opened.hub, error, role, number, operation).code)
             where: dict[str, Any] = {
                 "session": run_id,
                 "instruction": number,
@@ -307,6 +288,8 @@ class Daemon:
                 "duration_s": monotonic() - began,
             }
             failed("session failed", error, role=role, **where)
+            self._ended(hello.ticket, error.code if isinstance(error, TorchveilError) else ProtocolError.code)
+            refuse(opened.hub, error, role, number, operation)
         else:
             self._ended(hello.ticket)
             opened.hub.close()
@@ -410,12 +393,6 @@ class Daemon:
                 continue  # it will be asked again after the next session
             except ConsentError as error:
                 failed("the logs of releases do not fit", error, role=str(self.config.role), peer=str(role))
-
-
-def _unless_served(raw: socket.socket, served: Future[None]) -> None:
-    """Close a connection that nobody looked at any more."""
-    if served.cancelled():
-        raw.close()
 
 
 _PURPOSES: dict[str, Callable[[Daemon, Hub, Link, Identity, m.Hello], None]] = {

@@ -43,7 +43,7 @@ from torchveil.network.certificates import Credentials
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
 from torchveil.network.links import Link
-from torchveil.network.opening import Opened
+from torchveil.network.opening import Opened, refuse
 from torchveil.network.pieces import padded
 from torchveil.program import instructions as ins
 from torchveil.program.encoding import encode, encode_plan, plan_without_public, without_public
@@ -59,6 +59,10 @@ _ITEMS = 24
 _BYTES = 1 << 18
 #: and the lines of so many instructions are remembered.
 _LINES = 1 << 16
+#: How much longer than a role this side waits: a role that waits in vain itself knows better for whom.
+_MARGIN_S = 1.0
+#: How long, after a connection broke, to listen for what others know of it.
+_REASONS_S = 0.3
 
 
 class Batch:
@@ -269,7 +273,7 @@ class NetworkDriver:
         """The next frame of a role that is no news of its progress; each one moves the deadline."""
         try:
             while True:
-                frame = self.hub.receive(link, self.limits.deadline_s, what)
+                frame = self.hub.receive(link, self.limits.deadline_s + _MARGIN_S, what)
                 if frame.kind == m.Kind.PROGRESS:
                     self._progress(frame)
                 elif frame.kind in kinds:
@@ -321,10 +325,25 @@ class NetworkDriver:
 
     def _fail(self, error: TorchveilError) -> TorchveilError:
         """The session is over; the error with the operation and the line that it is about."""
+        if isinstance(error, PeerLost):
+            error = self._reason(error)
         failure = m.told_by(error)
-        self._failed = out = error if failure is None else self._located(failure)
-        self.hub.close()
+        if failure is not None:
+            out = self._located(failure)
+        else:
+            operation = error.op or self._operation()
+            out = type(error)(error.message, op=operation, remedy=error.remedy, at_fault=error.at_fault)
+        self._failed = out
+        refuse(self.hub, out, str(self._credentials.role), self.number)
         return out
+
+    def _reason(self, lost: PeerLost) -> TorchveilError:
+        """What a role tells of a connection that broke: it knows at which instruction, and perhaps a deeper cause."""
+        try:
+            self.hub.listen(_REASONS_S)
+        except TorchveilError as told:
+            return told
+        return lost
 
     def _located(self, failure: m.Failure) -> TorchveilError:
         """What a role tells of an instruction, with the torch operation and the line that asked for it."""

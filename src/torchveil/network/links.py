@@ -6,6 +6,10 @@ that send to each other at once never wait for each other, and the death of any 
 other. What cannot be sent at once waits in a queue of its link; what arrives early waits in the link's decoder. Both
 are bounded (``Limits.queued``): a link whose frames nobody takes is no longer read, and the other end notices.
 
+Who is to blame when a wait takes too long? Whoever waits for a role that itself waits for a third must not blame it. So
+a wait that has lasted for ``notice_s`` is told to the others (``on_wait``), who note it (``Link.waits_for``) and, when
+their own time is up, follow from the role that they wait for to the one that says nothing.
+
 TLS reads and writes records, which has two consequences here. A read or a write may need the socket in the other
 direction first (``SSLWantRead`` of a write). And bytes may lie inside OpenSSL where select does not see them: reads
 always offer room for a whole record, and go on while ``pending`` says so.
@@ -20,15 +24,17 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import cast
 
 from torchveil.errors import DeadlineExceeded, NetworkError, PeerLost, PeerRejected
-from torchveil.network.framing import NO_SESSION, Decoder, Frame, Limits, Piece, pack
+from torchveil.network.framing import NO_SESSION, RECORD, Decoder, Frame, Limits, Piece, pack
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 #: How often a link is read before others have their turn, in TLS records.
 _TURN = 64
+_NEVER = float("inf")
 #: One call of select; a wait may take any number of them, also for ever.
 _LONG_S = 3600.0
 _SEE_LOGS = "look at the logs of that role; then start a new session"
@@ -42,11 +48,13 @@ class Link:
         may_close: the other end may close this link while nobody waits for it.
         bytes_in, bytes_out: bytes of frames so far, without TLS's own.
         queued: bytes that wait to be sent.
+        waits_for: whom the peer said it has been waiting for, or "".
         ended: why the connection is over, or None.
     """
 
     __slots__ = (
         "_counter",
+        "_finished",
         "_outgoing",
         "_pending",
         "_read_wants_write",
@@ -61,6 +69,7 @@ class Link:
         "peer",
         "queued",
         "sock",
+        "waits_for",
     )
 
     def __init__(self, sock: ssl.SSLSocket | socket.socket, peer: object, limits: Limits | None = None) -> None:
@@ -75,8 +84,10 @@ class Link:
         self.bytes_in = 0
         self.bytes_out = 0
         self.queued = 0
+        self.waits_for = ""
         self.ended: NetworkError | None = None
         self._counter = 0
+        self._finished = False
         self._outgoing: deque[Piece] = deque()
         self._pending: Callable[[], int] = sock.pending if isinstance(sock, ssl.SSLSocket) else _nothing
         self._registered = 0
@@ -107,17 +118,23 @@ class Link:
 
     def close(self) -> None:
         """Ends the connection. What is still queued is dropped; what was handed to the kernel is delivered."""
-        self._outgoing.clear()
-        self.queued = 0
+        if not self._finished:
+            self._finish()
+        self.sock.close()
+
+    def _finish(self) -> None:
+        """Says that nothing more will come."""
+        self._finished = True
         if self.ended is None:
             self.ended = PeerLost("closed at this end")
+        self._outgoing.clear()
+        self.queued = 0
         with suppress(OSError, ValueError):
             if isinstance(self.sock, ssl.SSLSocket):
                 self.sock.setblocking(False)
                 self.sock.unwrap()  # sends the notice; does not wait for an answer
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
-        self.sock.close()
 
     def _enqueue(self, frame: Frame) -> None:
         pieces = pack(frame, self.session, self._counter, self.limits)
@@ -151,17 +168,13 @@ class Link:
 
     def _read(self) -> int:
         """Takes what can be read now, at most a turn's worth; returns how many frames became whole."""
-        decoder, receive = self.decoder, self.sock.recv_into
+        decoder = self.decoder
         before = len(decoder.ready)
         self._read_wants_write = False
+        records = _TURN
         try:
-            for _ in range(_TURN):
-                n = receive(decoder.buffer())
-                if not n:
-                    self.ended = PeerLost("the other end closed the connection", remedy=_SEE_LOGS)
-                    break
-                self.bytes_in += n
-                decoder.filled(n)
+            while records > 0 and self.ended is None:
+                records -= self._fill(decoder, records)
                 if len(decoder.ready) > before and not self._pending():
                     break
         except (ssl.SSLWantReadError, BlockingIOError):
@@ -176,6 +189,25 @@ class Link:
         except OSError as error:
             self.ended = PeerLost(f"the connection broke: {error.strerror}", remedy=_SEE_LOGS)
         return len(decoder.ready) - before
+
+    def _fill(self, decoder: Decoder, records: int) -> int:
+        """Reads at most so many records into the decoder's buffer, while it has room for a whole one; how many."""
+        buffer, receive = decoder.buffer(), self.sock.recv_into
+        room, have = len(buffer) - RECORD, 0
+        count = 0
+        try:
+            while count < records and have <= room:
+                n = receive(buffer[have:] if have else buffer)
+                count += 1
+                if not n:
+                    self.ended = PeerLost("the other end closed the connection", remedy=_SEE_LOGS)
+                    break
+                have += n
+        finally:
+            if have:
+                self.bytes_in += have
+                decoder.filled(have)
+        return count
 
     def _busy(self) -> bool:
         """Whether bytes wait to be sent, or a failure to send waits for its reason."""
@@ -200,6 +232,7 @@ class Hub:
         urgent: called with every frame as soon as it is whole; True: it was consumed. What it raises comes out of the
             call that waits.
         woken: called in the hub's thread after ``wake``.
+        on_wait: called with who is waited for, once a wait has lasted for ``notice_s``; with "" when it ends well.
         timeout_s: how long ``post`` waits at most where it has to.
 
     Raises, from every method that waits: PeerLost when any link ends that is awaited or not marked ``may_close``;
@@ -209,6 +242,8 @@ class Hub:
     def __init__(self, *, timeout_s: float = 60.0) -> None:
         self.urgent: Callable[[Link, Frame], bool] | None = None
         self.woken: Callable[[], None] | None = None
+        self.on_wait: Callable[[str], None] | None = None
+        self.notice_s = float("inf")
         self.timeout_s = timeout_s
         self.links: list[Link] = []
         self._selector = selectors.DefaultSelector()
@@ -305,19 +340,78 @@ class Hub:
         """Drives all links until ``done`` says so."""
         if self._cancelled is None and done():
             return
-        deadline = time.monotonic() + timeout_s
+        now = time.monotonic()
+        deadline, notice, told = now + timeout_s, now + self.notice_s, False
         while True:
             self._check(awaited, what)
-            rest = deadline - time.monotonic()
-            self._drive(min(max(rest, 0.0), _LONG_S))
+            now = time.monotonic()
+            self._drive(min(max(min(deadline, notice) - now, 0.0), _LONG_S))
             if self._cancelled is None and done():
+                if told and self.on_wait is not None:
+                    self.on_wait("")
                 return
-            if rest <= 0:
-                late = _names(awaited) or _names(link for link in self.links if link.queued) or "a role"
-                raise DeadlineExceeded(
-                    f"{late} did not answer within {timeout_s:g} s, during: {what}",
-                    remedy="see whether that role runs and can be reached, or allow more time",
-                )
+            if now >= notice:
+                notice, told = _NEVER, True
+                late = self._late(awaited)
+                if late and self.on_wait is not None:
+                    self.on_wait(str(late[0].peer))
+            if now >= deadline:
+                raise self._overdue(self._late(awaited), timeout_s, what)
+
+    def _late(self, awaited: Iterable[Link]) -> list[Link]:
+        """Whom a wait is for: the awaited, or whoever does not take what was sent."""
+        return list(awaited) or [link for link in self.links if link.queued]
+
+    def _overdue(self, late: Sequence[Link], timeout_s: float, what: str) -> DeadlineExceeded:
+        cause = self.cause(late[0]) if late else ""
+        waits = f" (it waits for {cause})" if late and cause != str(late[0].peer) else ""
+        names = ", ".join(str(link.peer) for link in late) or "a role"
+        return DeadlineExceeded(
+            f"{names} did not answer within {timeout_s:g} s{waits}, during: {what}",
+            remedy=f"see whether {cause or 'that role'} runs and can be reached, or allow more time",
+            at_fault=cause,
+        )
+
+    def cause(self, link: Link) -> str:
+        """Who keeps the peer of a link from answering: itself, or whom it said it waits for, and so on."""
+        peers = {str(each.peer): each for each in self.links}
+        at, seen = link, {link}
+        while at.waits_for:
+            following = peers.get(at.waits_for)
+            if following is None or following in seen:
+                return str(link.peer)  # it waits for this end, or they wait for each other: something is between them
+            at = following
+            seen.add(at)
+        return str(at.peer)
+
+    def listen(self, timeout_s: float) -> None:
+        """Hears for so long what others have to say, or until all links have ended."""
+        deadline = time.monotonic() + timeout_s
+        while (rest := deadline - time.monotonic()) > 0 and any(link.ended is None for link in self.links):
+            self._drive(rest)
+
+    def part(self, timeout_s: float) -> None:
+        """Says on every link that nothing more will come, and throws away what still comes until the others say so too.
+
+        The kernel answers bytes that nobody reads with a reset, which may overtake what was sent last.
+        """
+        scratch = bytearray(RECORD)
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            for link in self.links:
+                if link.ended is None:
+                    link._finish()
+                    selector.register(link.sock, _READ)
+            while selector.get_map() and (rest := deadline - time.monotonic()) > 0:
+                for key, _ in selector.select(rest):
+                    try:
+                        more = socket.socket.recv_into(cast(socket.socket, key.fileobj), scratch) > 0  # below TLS
+                    except BlockingIOError:
+                        continue
+                    except OSError:
+                        more = False
+                    if not more:
+                        selector.unregister(key.fileobj)
 
     def _take(self, link: Link) -> Frame | None:
         """A frame of this link that is there already."""
@@ -343,7 +437,7 @@ class Hub:
         """Why a link ended, with the name of its peer and what was going on."""
         error = link.ended or PeerLost("the connection broke", remedy=_SEE_LOGS)
         said = str(error).partition("] ")[2].partition("\n")[0]
-        return type(error)(f"{link.peer}: {said}, during: {what}", remedy=error.remedy)
+        return type(error)(f"{link.peer}: {said}, during: {what}", remedy=error.remedy, at_fault=str(link.peer))
 
     def _drive(self, timeout_s: float) -> None:
         """One turn: waits for events, then reads and writes what they allow."""
@@ -483,10 +577,6 @@ def _late(whom: str, timeout_s: float) -> DeadlineExceeded:
         f"{whom} did not finish the handshake within {timeout_s:g} s",
         remedy="see whether that role runs and can be reached",
     )
-
-
-def _names(links: Iterable[Link]) -> str:
-    return ", ".join(str(link.peer) for link in links)
 
 
 def _tls_error(error: ssl.SSLError) -> NetworkError:

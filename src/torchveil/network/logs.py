@@ -62,6 +62,7 @@ FIELDS = MappingProxyType(
         "role": _ROLE,
         "peer": _ROLE,
         "controller": _ROLE,
+        "at_fault": _ROLE,
         "op": Field(r"[A-Za-z_][A-Za-z0-9_. ]{0,79}"),
         "code": Field(r"TV[0-9]{3}"),
         "version": Field(r"[0-9A-Za-z.+-]{1,40}"),
@@ -126,13 +127,14 @@ def failed(event: str, error: BaseException, *, level: str = "error", **fields: 
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """What may be said of an error: ``code``, ``op``, ``message`` of one of ours; ``error``, ``place`` of any other."""
+    """What may be said of an error: ``error`` and ``place`` of any that is not ours.
+
+    Of one of ours ``code`` and ``message``, and ``op`` and ``at_fault`` where it has them.
+    """
     if not isinstance(error, TorchveilError):
         return {"error": _type_name(error), "place": _place(error.__traceback__)}
     said = {"code": error.code, "message": error.message.partition("\n")[0][:_MESSAGE_CHARACTERS]}
-    if FIELDS["op"].takes(error.op):
-        said["op"] = error.op
-    return said
+    return {**said, **{name: text for name in ("op", "at_fault") if FIELDS[name].takes(text := getattr(error, name))}}
 
 
 def log_uncaught() -> None:

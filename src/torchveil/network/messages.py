@@ -8,6 +8,7 @@ Small things are msgspec structs in a frame's ``meta``; tensors are its ``body``
     DEALT, EXCHANGE     the hot path: provider to party, party to party
     REVEALED, PROGRESS  roles to controller
     DONE, REFUSED       what was asked of a role is done, or is not and nothing happened
+    WAITING             who this role has been waiting for, for long
     ABORT, CLOSE        a session ends, with or without an error
     REQUEST, REPLY      outside of sessions
 """
@@ -33,7 +34,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=160)]
 Text = Annotated[str, Meta(max_length=4000)]
 Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Identifier = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+#: A wire as the controller names it; negative ones are slots of plans, which are nobody else's business.
+Identifier = Annotated[int, Meta(ge=1, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=2**48)]
 Shape = tuple[Annotated[int, Meta(ge=0, le=2**40)], ...]
 
@@ -52,6 +54,7 @@ class Kind(IntEnum):
     PROGRESS = 14
     DONE = 15
     REFUSED = 16
+    WAITING = 17
     ABORT = 20
     CLOSE = 21
     REQUEST = 30
@@ -203,7 +206,10 @@ class Dealt(Message, frozen=True):
 
 
 class Failure(Message, frozen=True):
-    """Why a role ends a session: the code of the error tree, who saw it, at which instruction. Never a value."""
+    """Why a role ends a session: the code of the error tree, who saw it, at which instruction, who is the cause.
+
+    Never a value.
+    """
 
     code: Name
     role: Name
@@ -211,6 +217,13 @@ class Failure(Message, frozen=True):
     number: Count = 0
     operation: Annotated[str, Meta(max_length=200)] = ""
     remedy: Text = ""
+    at_fault: Annotated[str, Meta(max_length=160)] = ""
+
+
+class Waits(Message, frozen=True):
+    """Whom the sender waits for; nobody any more if empty."""
+
+    peer: Annotated[str, Meta(max_length=160)] = ""
 
 
 # --- outside of sessions ----------------------------------------------------------------------------------------------
@@ -237,6 +250,7 @@ _BODIES: dict[Kind, type[Message]] = {
     Kind.STREAM: Stream,
     Kind.DEALT: Dealt,
     Kind.REFUSED: Failure,
+    Kind.WAITING: Waits,
     Kind.ABORT: Failure,
     Kind.REQUEST: Request,
     Kind.REPLY: Reply,
@@ -303,9 +317,9 @@ def failure_of(error: BaseException, role: str, number: int = 0, operation: str 
     """What a role tells the others about an error. Of errors that are not ours only the type: a message may hold
     data."""
     if isinstance(error, TorchveilError):
-        text = error.message
-        return Failure(error.code, role, text[:4000], number, (error.op or operation)[:200], error.remedy[:4000])
-    return Failure("TV401", role, f"an unexpected {type(error).__name__}", number, operation[:200])
+        text, cause = error.message[:4000], error.at_fault or role
+        return Failure(error.code, role, text, number, (error.op or operation)[:200], error.remedy[:4000], cause)
+    return Failure("TV401", role, f"an unexpected {type(error).__name__}", number, operation[:200], at_fault=role)
 
 
 def _classes(base: type[TorchveilError]) -> dict[str, type[TorchveilError]]:
@@ -319,7 +333,13 @@ def told(failure: Failure, line: str = "") -> TorchveilError:
     """The error that another role told of; ``told_by`` finds the failure again."""
     kind = _classes(TorchveilError).get(failure.code, TorchveilError)
     at = f" (instruction {failure.number})" if failure.number else ""
-    error = kind(f"{failure.role}{at}: {failure.message}", op=failure.operation, remedy=failure.remedy, line=line)
+    error = kind(
+        f"{failure.role}{at}: {failure.message}",
+        op=failure.operation,
+        remedy=failure.remedy,
+        line=line,
+        at_fault=failure.at_fault or failure.role,
+    )
     _TOLD[error] = failure
     return error
 

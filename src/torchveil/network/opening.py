@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
-from torchveil.errors import DeadlineExceeded, Desynchronised, PeerRejected, TorchveilError
+from torchveil.errors import DeadlineExceeded, Desynchronised, NetworkError, PeerRejected, TorchveilError
 from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials, Identity, peer_role
 from torchveil.network.config import ClusterConfig, Limits
@@ -35,13 +35,16 @@ from torchveil.version import VERSION
 #: How often somebody who waits for a connection looks after the links that stand.
 _LOOK_S = 0.02
 
+#: How long a session that fails tries to tell others why, and then waits for them to have heard.
+LAST_WORDS_S = 0.5
 
-#: What a daemon takes of somebody who has not said yet what for: a hello.
-STRANGER = FrameLimits(meta=1 << 16, body=0)
 
-_NO_BODY = dict.fromkeys(
-    map(int, (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.ABORT)), 0
-)
+#: What a connection takes before it has said what it is for: a hello.
+STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
+
+
+_EMPTY = (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.WAITING, m.Kind.ABORT)
+_NO_BODY = dict.fromkeys(map(int, _EMPTY), 0)
 
 
 def frame_limits(limits: Limits, *, question: int = 0) -> FrameLimits:
@@ -57,6 +60,31 @@ def abort_raises(link: Link, frame: Frame) -> bool:
     if frame.kind == m.Kind.ABORT:
         raise m.told(m.parse(frame, m.Failure))
     return False
+
+
+def heed(link: Link, frame: Frame) -> bool:
+    """For ``Hub.urgent`` in a session: as ``abort_raises``, and notes whom the other end waits for."""
+    if frame.kind == m.Kind.WAITING:
+        link.waits_for = m.parse(frame, m.Waits).peer
+        return True
+    return abort_raises(link, frame)
+
+
+def attend(hub: Hub, deadline_s: float) -> None:
+    """From here on a wait of half of the deadline is told to the others, in time before their own deadline.
+
+    For roles. A controller that waits has sent all that it has: whoever waits for it then has lost its connection.
+    """
+
+    def tell(whom: str) -> None:
+        frame = m.message_of(m.Kind.WAITING, m.Waits(whom))
+        for link in hub.links:
+            if str(link.peer) != whom and link.queued < link.limits.queued:
+                with suppress(TorchveilError):  # a link that broke is found by who waits
+                    hub.post(link, frame, "waiting")
+
+    hub.on_wait = tell
+    hub.notice_s = deadline_s / 2
 
 
 @dataclass(slots=True)
@@ -96,7 +124,10 @@ def dial(
     Raises ``PeerLost``, ``DeadlineExceeded``, ``PeerRejected`` when somebody else than ``role`` answers, and whatever
     the other end says.
     """
-    sock = connect(address, credentials.client_context(), limits.handshake_s)
+    try:
+        sock = connect(address, credentials.client_context(), limits.handshake_s)
+    except NetworkError as error:
+        raise type(error)(f"{role}: {error.message}", remedy=error.remedy, at_fault=str(role)) from error
     hub = Hub(timeout_s=limits.handshake_s)
     try:
         identity = peer_role(sock, cluster.name)
@@ -153,7 +184,7 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
             hub.add(link)
             links.append(link)
             halves.append(PublicHalf(str(role), welcome.key, welcome.contribution))
-        hub.urgent = abort_raises
+        hub.urgent = heed
         halves.append(keys.half)
         session_id = agree_session_id(halves)
         begin = m.Begin(tuple(half.contribution for half in halves))
@@ -165,8 +196,8 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
             ready = m.parse(hub.receive(link, 2 * limits.handshake_s, f"{link.peer} to be ready"), m.Ready)
             if ready.session != session_id:
                 raise Desynchronised(f"{link.peer} agreed on another session")
-    except BaseException:
-        hub.close()
+    except BaseException as error:
+        refuse(hub, error, str(credentials.role))
         raise
     *parties, provider = links
     return Opened(hub, session_id, keys, tuple(halves), None, dict(enumerate(parties)), provider)
@@ -200,7 +231,7 @@ class Waiting:
     def open(self, control: Link, controller: Identity, hello: m.Hello) -> Opened:
         """Open the session that ``hello`` asked for."""
         self.hub = hub = Hub(timeout_s=self.limits.deadline_s)
-        hub.urgent = abort_raises
+        hub.urgent = heed
         hub.add(control)
         try:
             return self._open(hub, control, PublicHalf(str(controller.role), hello.key, hello.contribution), hello)
@@ -233,6 +264,7 @@ class Waiting:
             link.session = session_id
         self._wait(hub, links, halves, begin, session_id)
         hub.post(control, m.message_of(m.Kind.READY, m.Ready(session_id)))
+        attend(hub, self.limits.deadline_s)
         parties = {
             rank: links[role] for rank, role in enumerate(self.order) if role.kind == "party" and role != self.role
         }
@@ -281,7 +313,7 @@ class Waiting:
                 if monotonic() > ends:
                     missing = [str(role) for role in self.order if role not in links and role != self.role]
                     raise DeadlineExceeded(
-                        f"{', '.join(missing)} did not connect", remedy="see torchveil doctor"
+                        f"{', '.join(missing)} did not connect", remedy="see torchveil doctor", at_fault=missing[0]
                     ) from None
                 continue
             hub.add(link)
@@ -300,6 +332,7 @@ def refuse(hub: Hub, error: BaseException, role: str, number: int = 0, operation
         with suppress(TorchveilError):
             hub.post(link, m.message_of(m.Kind.ABORT, failure))
     with suppress(TorchveilError):
-        hub.flush(1.0, "the end of the session")
+        hub.flush(LAST_WORDS_S, "the end of the session")
+    hub.part(LAST_WORDS_S)
     hub.close()
     return failure

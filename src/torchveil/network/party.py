@@ -42,6 +42,15 @@ from torchveil.roles.wires import Wire
 from torchveil.storage import Holder, ShareStore, read_shares, write_shares
 
 
+def other_stream(link: Link, number: int) -> Desynchronised:
+    """The error when what a role sends belongs to another stream than ours."""
+    return Desynchronised(
+        f"{link.peer} carries out another stream at instruction {number}",
+        remedy="all roles must be told the same: use one controller per session, of the same version everywhere",
+        at_fault=str(link.peer),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """What a party keeps beyond a session: data of owners, checkpoints, results for owners."""
@@ -118,6 +127,7 @@ class PartySession(RoleSession):
         else:
             self._view.update(*encode(seen))
         self.party.begin(number)
+        self.party.tie(self._view.full, self._all.full)
         self._due = range(number, number + 1)
         return number
 
@@ -237,6 +247,7 @@ class PartySession(RoleSession):
     def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None:
         party = self.party
         self._due = range(first, first + plan.n_labels)
+        party.tie(self._view.full, self._all.full)
         with playing([party], [party], plan, first, item.inputs, item.outputs):
             Run([party], plan, first, self._swap, GATES).stages(iter([{}] * len(plan.instructions)))
         flow, digest = self._flows[item.key]
@@ -257,10 +268,11 @@ class PartySession(RoleSession):
         for link in self._links.values():
             self.hub.post(link, frame, what)
         pieces = {self.party.rank: own}
+        self.tick()
         for rank, link in self._links.items():
             found = self.hub.receive(link, self.limits.deadline_s, what)
             if found.kind != m.Kind.EXCHANGE or found.number != number or found.digest != digest:
-                raise Desynchronised(f"{link.peer} carries out another stream at instruction {number}")
+                raise other_stream(link, number)
             pieces[rank] = exchanged(own, found.received)
             self.metrics.exchanged(str(link.peer), len(found.received), perf_counter() - start)
         self.metrics.round()
@@ -284,7 +296,7 @@ class PartySession(RoleSession):
             corrections: dict[tuple[str, int], Any] = dealt(m.parse(frame, m.Dealt), frame.received)
             wrong = frame.number not in self._due or frame.number % self.n_parties != self.party.rank
             if wrong or frame.digest != self._view.value:
-                raise Desynchronised(f"{self._provider.peer} carries out another stream at instruction {number}")
+                raise other_stream(self._provider, number)
             self.party.deliver_for(frame.number, corrections)
             self.metrics.dealt(len(frame.received))
             self.metrics.received(str(self._provider.peer), len(frame.received))

@@ -44,6 +44,7 @@ class ProviderSession(RoleSession):
         self._view.update(structure, buffers)
         provider = self.provider
         provider.begin(number)
+        provider.tie(self._view.full)
         gate = GATES[type(i)]
         if isinstance(i, ins.Free):
             provider.free(i.xs)
@@ -69,6 +70,7 @@ class ProviderSession(RoleSession):
 
     def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None:
         provider = self.provider
+        provider.tie(self._view.full)
         order = [k for stage in plan.stages for k in (*stage.local, *stage.starts)]
         with playing([provider], [provider], plan, first, item.inputs, item.outputs):
             for position, pieces in zip(order, deals(provider, plan, first, GATES), strict=True):
@@ -86,6 +88,7 @@ class ProviderSession(RoleSession):
         link = self._links[number % self.n_parties]
         frame = m.message_of(m.Kind.DEALT, description, number=number, digest=self._view.value, body=body)
         self.hub.post(link, frame, f"what is dealt for instruction {number}")
+        self.tick()
         n_bytes = sum(len(part) for part in body)
         self.metrics.dealt(n_bytes)
         self.metrics.sent(str(link.peer), n_bytes)

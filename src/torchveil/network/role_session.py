@@ -37,7 +37,7 @@ from torchveil.program.encoding import DecodeLimits, decode, decode_plan, plan_d
 from torchveil.program.plan import Plan
 from torchveil.roles.tables import Tables
 
-#: How often a role tells the controller how far it is, at least while it gets on.
+#: How often a role tells the controller how far it is and looks whether all others are there, while it gets on.
 PROGRESS_S = 0.5
 
 #: How long the news that a session was closed may take from one role to another.
@@ -118,7 +118,7 @@ class RoleSession:
                     count = len(getattr(item, "buffers", ()))
                     self._handlers[type(item)](item, buffers[at : at + count])
                     at += count
-                    self._progress()
+                    self.tick()
             held = len(self._tables.wires) + len(self._tables.bits)
             self.metrics.wires(held - self._held)
             self._held = held
@@ -236,9 +236,10 @@ class RoleSession:
         self._play(plan, item, first)
         self.metrics.plan(gates)
 
-    def _progress(self) -> None:
+    def tick(self) -> None:
         """Tell the controller now and then how far this role is; look after the links meanwhile."""
         now = monotonic()
         if now - self._told > PROGRESS_S:
             self._told = now
-            self.hub.post(self.control, Frame(int(m.Kind.PROGRESS), number=self._number))
+            self.hub.post(self.control, Frame(int(m.Kind.PROGRESS), number=self.place.number))
+            self.hub.poll("looking after the links")

@@ -24,6 +24,7 @@ from torchveil.kernels import stream
 from torchveil.randomness import Stream, derive_key, os_bytes
 from torchveil.roles.party import Party, RandomSource
 from torchveil.roles.provider import Provider
+from torchveil.roles.tied import TiedStream, TiedStreams
 
 #: Bytes that a role contributes to the session id.
 CONTRIBUTION = 16
@@ -51,8 +52,8 @@ class Identity:
         self._private = X25519PrivateKey.generate()
         self.half = PublicHalf(name, self._private.public_key().public_bytes_raw(), os_bytes(CONTRIBUTION))
 
-    def stream(self, peer: PublicHalf, session_id: bytes, purpose: str) -> Stream:
-        """The stream that this role and ``peer`` share for ``purpose``; both derive the same key.
+    def key(self, peer: PublicHalf, session_id: bytes, purpose: str) -> bytes:
+        """The key that this role and ``peer`` share for ``purpose``; both derive the same one.
 
         Raises ``ProtocolError`` for bytes that are no public key, and for those that lead to a known secret.
         """
@@ -61,7 +62,11 @@ class Identity:
             secret = self._private.exchange(X25519PublicKey.from_public_bytes(peer.key))
         except ValueError:
             raise ProtocolError(f"{peer.name} sent no usable public key") from None
-        return stream(derive_key(secret, session_id, low, high, purpose, "rank 0"))
+        return derive_key(secret, session_id, low, high, purpose, "rank 0")
+
+    def stream(self, peer: PublicHalf, session_id: bytes, purpose: str) -> Stream:
+        """The stream of ``key``."""
+        return stream(self.key(peer, session_id, purpose))
 
     def __repr__(self) -> str:
         return f"<Identity {self.name}>"
@@ -80,24 +85,31 @@ def party_role(
     provider: PublicHalf,
     owner: PublicHalf,
     session_id: bytes,
+    *,
+    tied: bool = False,
 ) -> Party:
-    """The party of ``rank`` with the streams that it shares with everybody else."""
-    streams: dict[str, RandomSource] = {
-        purpose: identity.stream(provider, session_id, purpose) for purpose in PROVIDER_PURPOSES
-    }
-    streams["input"] = identity.stream(owner, session_id, "input")
-    zero: dict[int, RandomSource] = {
-        peer: identity.stream(half, session_id, "zero") for peer, half in enumerate(parties) if peer != rank
-    }
-    return Party(name, rank, len(parties), streams, zero)
+    """The party of ``rank`` with the streams that it shares with everybody else.
+
+    tied: those with parties and provider depend on what was carried out (``roles.tied``), for a role that others tell
+    what to do.
+    """
+    keys = {purpose: identity.key(provider, session_id, purpose) for purpose in PROVIDER_PURPOSES}
+    zeros = {peer: identity.key(half, session_id, "zero") for peer, half in enumerate(parties) if peer != rank}
+    fixed = {"input": identity.stream(owner, session_id, "input")}
+    if tied:
+        return Party(name, rank, len(parties), TiedStreams(keys, fixed), {k: TiedStream(x) for k, x in zeros.items()})
+    streams = {purpose: stream(key) for purpose, key in keys.items()} | fixed
+    return Party(name, rank, len(parties), streams, {peer: stream(key) for peer, key in zeros.items()})
 
 
-def provider_role(name: str, identity: Identity, parties: Sequence[PublicHalf], session_id: bytes) -> Provider:
-    """The provider with the streams that it shares with every party."""
-    streams: list[dict[str, RandomSource]] = [
-        {purpose: identity.stream(half, session_id, purpose) for purpose in PROVIDER_PURPOSES} for half in parties
-    ]
-    return Provider(name, streams)
+def provider_role(
+    name: str, identity: Identity, parties: Sequence[PublicHalf], session_id: bytes, *, tied: bool = False
+) -> Provider:
+    """The provider with the streams that it shares with every party; ``tied`` as for a party."""
+    keys = [{purpose: identity.key(half, session_id, purpose) for purpose in PROVIDER_PURPOSES} for half in parties]
+    if tied:
+        return Provider(name, [TiedStreams(each) for each in keys])
+    return Provider(name, [{purpose: stream(key) for purpose, key in each.items()} for each in keys])
 
 
 def input_streams(identity: Identity, parties: Sequence[PublicHalf], session_id: bytes) -> list[RandomSource]:

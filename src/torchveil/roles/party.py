@@ -23,6 +23,7 @@ from torchveil.kernels.drawn import BitsPiece, DrawnBits, DrawnRing, DrawnWords,
 from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.tables import Tables
+from torchveil.roles.tied import TiedStream, TiedStreams
 
 
 class RandomSource(Protocol):
@@ -64,8 +65,8 @@ class Party(Tables):
         name: str,
         rank: int,
         n_parties: int,
-        streams: dict[str, RandomSource],
-        zero: dict[int, RandomSource],
+        streams: Mapping[str, RandomSource],
+        zero: Mapping[int, RandomSource],
         width: int = 64,
     ) -> None:
         super().__init__()
@@ -79,6 +80,15 @@ class Party(Tables):
         self.ledger = Ledger()
         self.receiver = False
         self.fetch: Callable[[int], None] | None = None
+
+    def tie(self, view: bytes, everything: bytes) -> None:
+        """Streams that are tied (``roles.tied``) go on under keys of what was carried out: those with the provider by
+        the digest of what the provider may see of it, those with parties by that of everything."""
+        if isinstance(self._streams, TiedStreams):
+            self._streams.tie(view)
+        for zero in self._zero.values():
+            if isinstance(zero, TiedStream):
+                zero.tie(everything)
 
     @property
     def first(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +15,7 @@ from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.party import RandomSource
 from torchveil.roles.tables import Tables
+from torchveil.roles.tied import TiedStreams
 
 
 class Provider(Tables):
@@ -23,17 +25,25 @@ class Provider(Tables):
     missing. So a dealt value costs the bytes of one correction, whatever the number of parties.
     """
 
-    __slots__ = ("_outbox", "_streams", "ledger", "n_parties", "name", "receiver", "width")
+    __slots__ = ("_outbox", "_padded", "_streams", "ledger", "n_parties", "name", "receiver", "width")
 
-    def __init__(self, name: str, streams: Sequence[dict[str, RandomSource]], width: int = 64) -> None:
+    def __init__(self, name: str, streams: Sequence[Mapping[str, RandomSource]], width: int = 64) -> None:
         super().__init__()
         self.name = name
         self.n_parties = len(streams)
         self.width = width
         self._streams = list(streams)
         self._outbox: dict[tuple[str, int], Tensor | Bits | Words] = {}
+        #: elements of the pads of what is to be sent
+        self._padded: dict[tuple[str, int], int] = {}
         self.ledger = Ledger()
         self.receiver = 0
+
+    def tie(self, view: bytes) -> None:
+        """Streams that are tied (``roles.tied``) go on under keys of the digest of what was carried out."""
+        for streams in self._streams:
+            if isinstance(streams, TiedStreams):
+                streams.tie(view)
 
     def begin(self, number: int) -> None:
         self.ledger.begin(number)
@@ -47,6 +57,7 @@ class Provider(Tables):
     def leave(self, last: int, *, failed: bool = False) -> None:
         """The plan is over."""
         self._outbox.clear()
+        self._padded.clear()
         self.ledger.leave(last, failed=failed)
 
     def mask(self, slot: int, shape: tuple[int, ...]) -> Tensor:
@@ -90,20 +101,20 @@ class Provider(Tables):
     # A kernel that takes the pads off itself saves a pass: name them, compute the value less its pads, send that.
 
     def pads(self, slot: int, shape: tuple[int, ...]) -> list[DrawnRing]:
-        """The pieces of all parties but the receiver, for a value dealt under ``slot``."""
-        self.ledger.use("dealt", slot)
+        """The pieces of all parties but the receiver, for a value of this shape dealt under ``slot``."""
+        self._pad("dealt", slot, shape)
         number = self.ledger.number
         return [DrawnRing(streams["dealt"], number, slot, shape, self.width) for streams in self._not_receiving()]
 
     def pads_bits(self, slot: int, shape: tuple[int, ...]) -> list[DrawnBits]:
         """As ``pads``, for packed bits."""
-        self.ledger.use("dealt-bits", slot)
+        self._pad("dealt-bits", slot, shape)
         number = self.ledger.number
         return [DrawnBits(streams["dealt-bits"], number, slot, shape) for streams in self._not_receiving()]
 
     def pads_words(self, slot: int, shape: tuple[int, ...], valid: int) -> list[DrawnWords]:
         """As ``pads``, for words."""
-        self.ledger.use("dealt-bits", slot)
+        self._pad("dealt-bits", slot, shape)
         number = self.ledger.number
         return [DrawnWords(streams["dealt-bits"], number, slot, shape, valid) for streams in self._not_receiving()]
 
@@ -119,25 +130,35 @@ class Provider(Tables):
         """Send the receiver words XORed with their ``pads_words``."""
         self._send("dealt-bits", slot, correction)
 
-    def _not_receiving(self) -> list[dict[str, RandomSource]]:
+    def _not_receiving(self) -> list[Mapping[str, RandomSource]]:
         return [streams for rank, streams in enumerate(self._streams) if rank != self.receiver]
 
     def collect(self) -> dict[tuple[str, int], Tensor | Bits | Words]:
         """What this instruction sends to its receiver."""
         outbox, self._outbox = self._outbox, {}
+        self._padded.clear()
         return outbox
 
     def reduce(self, x: Tensor) -> Tensor:
         return reduce_ring(x, self.width)
 
+    def _pad(self, purpose: str, slot: int, shape: tuple[int, ...]) -> None:
+        self.ledger.use(purpose, slot)
+        self._padded[purpose, slot] = math.prod(shape)
+
     def _send(self, purpose: str, slot: int, piece: Tensor | Bits | Words) -> None:
         if (purpose, slot) in self._outbox:
             raise ProtocolError("a correction was dealt twice")
+        # an instruction may state another shape than its operands have: torch would stretch one pad over many values
+        count = piece.numel() if isinstance(piece, Tensor) else piece.size
+        if count != self._padded.get((purpose, slot)):
+            raise ProtocolError("an instruction states another shape than its operands have")
         self._outbox[(purpose, slot)] = piece
 
     def abandon(self, outs: tuple[int, ...]) -> None:
         """Forget everything about an instruction that failed."""
         self._outbox.clear()
+        self._padded.clear()
         self.free(outs)
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.network.consent.authority import CLUSTER, Authority, Credentials
 from torchveil.errors import AuditBroken, StorageError
-from torchveil.network.consent.audit import AuditLog, Report, SignedHead, compare, records, verify, verify_all
+from torchveil.network.consent.audit import PURPOSE, AuditLog, Report, SignedHead, compare, records, verify, verify_all
 
 AUTHORITY = Authority()
 ALICE, BOB = AUTHORITY.issue("party/alice"), AUTHORITY.issue("party/bob")
@@ -107,7 +107,16 @@ def emptied(text: list[bytes]) -> None:
     text.clear()
 
 
-CHAIN = [changed, removed, first_removed, swapped, inserted, garbage, blank, unknown_field]
+CHAIN = {
+    changed: "does not continue",
+    removed: "1 before it were removed",
+    first_removed: "1 before it were removed",
+    swapped: "removed",
+    inserted: "inserted, repeated or moved",
+    garbage: "is no record",
+    blank: "is no record",
+    unknown_field: "is no record",
+}
 
 
 @pytest.mark.parametrize("tamper", CHAIN, ids=lambda f: f.__name__)
@@ -119,6 +128,7 @@ def test_the_chain_alone_shows_it(path: Path, tamper: Callable[[list[bytes]], No
     report = check(path)
     assert not report.good
     assert report.problems[0].line in (1, 3, 4)
+    assert CHAIN[tamper] in report.problems[0].text
     with pytest.raises(AuditBroken):
         filled(path)
 
@@ -322,3 +332,22 @@ def test_the_log_has_no_place_for_values() -> None:
         *("line", "time", "kind", "previous", "session", "number", "receiver", "owners", "shape", "digits", "bits"),
         *("plan", "slot", "grants", "request", "head", "torn"),
     }
+
+
+def test_a_head_that_another_party_signed_proves_nothing(tmp_path: Path) -> None:
+    alice, carol = filled(tmp_path / "a"), filled(tmp_path / "c", AUTHORITY.issue("party/carol"))
+    head = alice.head()
+    by_bob = msgspec.structs.replace(
+        head, signature=BOB.sign(head.signed_bytes(), PURPOSE), certificate=BOB.certificate_der
+    )
+    with pytest.raises(AuditBroken, match="is signed by party/bob"):
+        carol.note_head(by_bob, AUTHORITY.recognise)
+
+
+def test_only_heads_of_other_parties_of_the_cluster_are_kept(tmp_path: Path) -> None:
+    alice = filled(tmp_path / "a")
+    elsewhere = filled(tmp_path / "e", AUTHORITY.issue("party/bob", "elsewhere"))
+    for head in (alice.head(), elsewhere.head()):
+        with pytest.raises(AuditBroken, match="none of another party"):
+            alice.note_head(head, AUTHORITY.recognise)
+    assert alice.head().lines == 6

@@ -498,6 +498,8 @@ def test_nothing_is_released_when_the_count_cannot_be_written(world: World, monk
 
 
 def test_files_are_private(world: World) -> None:
+    (world.directory / "consent").chmod(0o755)
+    world.restart()
     world.give()
     directory: Path = world.directory / "consent"
     assert directory.stat().st_mode & 0o777 == 0o700

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,8 +63,8 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
             del self.grants[nonce]
 
     def left(self, grant: Grant) -> int:
-        """What of the quota of a grant is left; less than nothing for a dead one."""
-        return -1 if grant.nonce in self.revoked else grant.quota - self.used.get(grant.nonce, 0)
+        """What of the quota of a grant is left."""
+        return grant.quota - self.used.get(grant.nonce, 0)
 
     def answer(self, grant: Grant) -> None:
         """The owner of ``grant`` has answered the requests that it fits; those that nobody else waits for are done."""
@@ -94,7 +93,6 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._thread = threading.Lock()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
 
@@ -116,13 +114,13 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._thread:
-            lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(lock)  # and with it the lock
+        # a descriptor of its own for each change, so that threads of one process wait for each other as well
+        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)  # and with it the lock
 
     def _read(self) -> State:
         path = self._directory / _FILE

@@ -1,0 +1,299 @@
+"""A training step and inference with every role a process of its own, beside lockstep in the same run: table and JSON.
+
+    python -m benchmarks.network [--repeats 9] [--parties 2] [--only lan|wan] [--json FILE]
+
+Three daemons (parties and provider) run as processes of this machine; this process is the controller. They talk over
+mutual TLS on 127.0.0.1: first directly, in turns with lockstep (A B A B), then through relays that give each role's
+link 20 ms each way and 100 Mbit/s (``testing.delays``; the relays are one more process).
+
+What is timed. ``run`` hands a fresh batch to the session and submits the step, whose end this process does not see; so
+one number is revealed afterwards, for which all parties must have finished. ``step`` is the time of both, less the
+median time of such a reveal alone, measured in the same turns, in lockstep as over the network. ``in a row`` is a
+step of several that are submitted one after the other with one reveal in the end, as a training loop does that reads
+its loss now and then.
+
+Floors, from the costs of one run (rounds, bytes that a party sends, bytes that are dealt, bytes of inputs):
+
+    loopback   1.5 x lockstep + 0.3 ms x rounds + (sent + dealt + inputs) / (1 GB/s), which a step may take
+    WAN        max(rounds x one-way latency + (sent + inputs) / bandwidth, dealt / bandwidth)
+
+Over a WAN a party's messages and inputs pass links of the parties, what is dealt the provider's link, at the same time:
+the provider waits for nobody. So the floor is what the slower of the two takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.inputs import WORKS, Inference, Training, mlp
+from benchmarks.run import machine, milliseconds
+from benchmarks.workloads import Run, Workload, variants
+from torchveil import Session
+from torchveil.gates.base import Cost
+from torchveil.network.config import read_role
+from torchveil.network.connect import connect
+from torchveil.profiling.network import WAN, Network
+from torchveil.testing.clusters import Processes, write_cluster
+from torchveil.testing.delays import Relay
+
+#: What is run, by kind of work: the net of W4.
+NETWORKS: tuple[Workload, ...] = (
+    *(workload for work in WORKS if isinstance(work, Training) and work.build is mlp for workload in variants(work)),
+    *variants(Inference("784-128-128-10 inference, batch 128", mlp, (128, 784))),
+)
+#: How much a step over loopback may take: this times lockstep, so much per round, so much per byte.
+FACTOR, ROUND_S, BYTES_PER_S = 1.5, 0.0003, 1e9
+#: Steps in a row.
+ROW = 6
+_LIMITS = {"deadline_s": 60, "handshake_s": 20}
+
+
+# --- clusters --------------------------------------------------------------------------------------------------------
+
+
+def _relays(pipe: Connection, targets: Sequence[str], network: Network) -> None:
+    """A process: a relay before each target, until the other end of the pipe closes."""
+    with ExitStack() as stack:
+        relays = [stack.enter_context(Relay(target, network)) for target in targets]
+        pipe.send([relay.address for relay in relays])
+        pipe.poll(None)
+
+
+@contextmanager
+def relayed(targets: Sequence[str], network: Network) -> Iterator[list[str]]:
+    """Addresses where the targets are found across an emulated network."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_relays, args=(theirs, targets, network), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield ours.recv()
+    finally:
+        ours.close()
+        process.join(10)
+
+
+@contextmanager
+def cluster(parties: Sequence[str], network: Network | None, threads: int) -> Iterator[Path]:
+    """Daemons as processes; their cluster file. With a network every connection to a role passes a relay before it."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        directory = Path(name)
+        config = write_cluster(directory, parties, limits=_LIMITS)
+        if network is not None:
+            listen = [read_role(directory / f"{role.name}.toml").listen for role in config.addresses]
+            text = config_file(directory).read_text()
+            for here, there in zip(listen, stack.enter_context(relayed(listen, network)), strict=True):
+                text = text.replace(f'"{here}"', f'"{there}"')
+            config_file(directory).write_text(text)
+        environment = {"OMP_NUM_THREADS": str(threads)}
+        yield stack.enter_context(Processes(directory, environment=environment)).file
+
+
+def config_file(directory: Path) -> Path:
+    return directory / "cluster.toml"
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Side:
+    """One session's runs of a workload, and what they took in seconds."""
+
+    session: Session
+    run: Run
+    probe: Tensor
+    steps: list[float]
+    rows: list[float]
+    reveals: list[float]
+
+    @classmethod
+    def of(cls, workload: Workload, session: Session) -> Side:
+        torch.manual_seed(0)
+        return cls(session, workload.prepare(session), session.share(torch.ones(1)), [], [], [])
+
+    def _timed(self, count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            self.run()
+        self.probe.reveal()
+        return time.perf_counter() - start
+
+    def turn(self) -> None:
+        """A reveal alone, a step, steps in a row."""
+        self.reveals.append(self._timed(0))
+        self.steps.append(self._timed(1))
+        self.rows.append(self._timed(ROW))
+
+    def forget(self) -> None:
+        self.steps, self.rows, self.reveals = [], [], []
+
+    def cost(self) -> Cost:
+        """What one run costs."""
+        before = self.session.cost().total
+        self.run()
+        after = self.session.cost().total
+        return Cost(*(getattr(after, name) - getattr(before, name) for name in ("rounds", "sent", "dealt", "outside")))
+
+    def seconds(self) -> tuple[float, float, float]:
+        """Medians: a step, a step of several in a row, a reveal alone."""
+        reveal = statistics.median(self.reveals)
+        return statistics.median(self.steps) - reveal, (statistics.median(self.rows) - reveal) / ROW, reveal
+
+
+def measure(workload: Workload, sessions: Sequence[Session], repeats: int, warmup: int) -> tuple[list[Side], Cost]:
+    """The workload in each of the sessions, in turns."""
+    sides = [Side.of(workload, session) for session in sessions]
+    for _ in range(warmup):
+        for side in sides:
+            side.turn()
+    cost = sides[0].cost()
+    sides[0].probe.reveal()
+    for side in sides:
+        side.forget()
+    for _ in range(repeats):
+        for side in sides:
+            side.turn()
+    return sides, cost
+
+
+def floor_s(cost: Cost, network: Network) -> float:
+    """What one run cannot take less of across a network."""
+    bandwidth = network.bandwidth_bytes_per_s
+    parties = cost.rounds * network.latency_s + (cost.sent + cost.outside) / bandwidth
+    return max(parties, cost.dealt / bandwidth)
+
+
+def loopback_row(workload: Workload, local: Session, remote: Session, repeats: int) -> dict[str, Any]:
+    (inside, outside), cost = measure(workload, (local, remote), repeats, warmup=2)
+    lockstep, lockstep_row, _ = inside.seconds()
+    step, row, reveal = outside.seconds()
+    allowed = FACTOR * lockstep + ROUND_S * cost.rounds + (cost.sent + cost.dealt + cost.outside) / BYTES_PER_S
+    return {
+        "workload": workload.name,
+        "network": "loopback",
+        "rounds": cost.rounds,
+        "sent_bytes": cost.sent,
+        "dealt_bytes": cost.dealt,
+        "outside_bytes": cost.outside,
+        "lockstep_seconds": lockstep,
+        "lockstep_row_seconds": lockstep_row,
+        "seconds": step,
+        "row_seconds": row,
+        "reveal_seconds": reveal,
+        "seconds_all": outside.steps,
+        "lockstep_seconds_all": inside.steps,
+        "bar_seconds": allowed,
+        "of_bar": step / allowed,
+    }
+
+
+def wan_row(workload: Workload, remote: Session, repeats: int) -> dict[str, Any]:
+    (side,), cost = measure(workload, (remote,), repeats, warmup=2)
+    step, row, reveal = side.seconds()
+    floor = floor_s(cost, WAN)
+    return {
+        "workload": workload.name,
+        "network": WAN.name,
+        "rounds": cost.rounds,
+        "sent_bytes": cost.sent,
+        "dealt_bytes": cost.dealt,
+        "outside_bytes": cost.outside,
+        "seconds": step,
+        "row_seconds": row,
+        "reveal_seconds": reveal,
+        "seconds_all": side.steps,
+        "floor_seconds": floor,
+        "ratio": step / floor,
+        "row_ratio": row / floor,
+    }
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.3g} MB"
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
+    """One of loopback, one of the emulated network."""
+    common = ("rounds", "sent by a party", "dealt", "inputs")
+    heads = {
+        "loopback": (*common, "lockstep", "step", "of the bar", "lockstep in a row", "in a row", "reveal"),
+        WAN.name: (*common, "floor", "step", "step / floor", "in a row", "in a row / floor", "reveal"),
+    }
+    for network, columns in heads.items():
+        chosen = [row for row in rows if row["network"] == network]
+        if not chosen:
+            continue
+        found = Table("workload", *columns, title=f"{network}; medians")
+        for row in chosen:
+            cells = [row["workload"], str(row["rounds"])]
+            cells += [_megabytes(row[key]) for key in ("sent_bytes", "dealt_bytes", "outside_bytes")]
+            times = [milliseconds(row[key]) for key in ("seconds", "row_seconds", "reveal_seconds")]
+            if network == WAN.name:
+                cells += [milliseconds(row["floor_seconds"]), times[0], f"{row['ratio']:.2f}"]
+                cells += [times[1], f"{row['row_ratio']:.2f}", times[2]]
+            else:
+                cells += [milliseconds(row["lockstep_seconds"]), times[0], f"{row['of_bar']:.2f}"]
+                cells += [milliseconds(row["lockstep_row_seconds"]), times[1], times[2]]
+            found.add_row(*cells)
+        yield found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--parties", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads, of every role and of lockstep")
+    parser.add_argument("--only", choices=("loopback", "wan"), help="one of the two networks")
+    parser.add_argument("--match", default="", help="workloads whose name holds this")
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    names = [f"party{k}" for k in range(options.parties)]
+    about = machine() | {"load_start": os.getloadavg()[0], "repeats": options.repeats, "parties": options.parties}
+    chosen = [workload for workload in NETWORKS if options.match in workload.name]
+    rows: list[dict[str, Any]] = []
+    if options.only != "wan":
+        with cluster(names, None, options.threads) as file, connect(file) as remote, Session(names, "james") as local:
+            rows += [loopback_row(workload, local, remote, options.repeats) for workload in chosen]
+    if options.only != "loopback":
+        with cluster(names, WAN, options.threads) as file, connect(file) as remote:
+            rows += [wan_row(workload, remote, options.repeats) for workload in chosen]
+    about["load_end"] = os.getloadavg()[0]
+    for found in tables(rows):
+        console.print(found)
+    console.print(
+        f"{about['processor']}, {about['cores']} cores, {about['threads']} thread(s), {about['kernels']} kernels; "
+        f"load {about['load_start']:.2f} at the start, {about['load_end']:.2f} at the end"
+    )
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
