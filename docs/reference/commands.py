@@ -16,8 +16,8 @@ PAGE = Path(__file__).with_name("commands.md")
 _HEAD = """# Commands
 
 Every command of `torchveil` with its options, made from the commands' own parsers by `docs/reference/commands.py`. The
-same stands in `torchveil COMMAND --help`. [Run a cluster](../how-to/cluster.md) shows them at work. Exit status 2 of any
-command: wrong arguments, or an error, which is printed with its number, what happened and what to do.
+same stands in `torchveil COMMAND --help`. [Run a cluster](../how-to/cluster.md) shows them at work. Exit status 2 is
+that of wrong arguments, or of an error, which is printed with its number, what happened and what to do.
 
 | command | |
 |---|---|
