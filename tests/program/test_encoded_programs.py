@@ -108,6 +108,10 @@ class Twins:
         assert self.one.measured == self.other.measured
         self.compare(outputs)
 
+    def is_open(self, wire: int) -> bool:
+        assert self.one.is_open(wire) == self.other.is_open(wire)
+        return self.one.is_open(wire)
+
     def compare(self, wires: Sequence[int]) -> None:
         """The roles of both hold the same; so they do after what they dealt and sent was the same."""
         assert self.corrections[0] == self.corrections[1]

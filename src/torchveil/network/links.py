@@ -332,6 +332,7 @@ class Hub:
                 return
             self._closed = True
             os.close(self._alarm)
+        self.urgent = self.woken = self.on_wait = None  # which may refer to this hub
         self._selector.close()
         # what was asked of it may hold the session, and with it all shares
         self.urgent = self.woken = self.on_wait = None

@@ -43,8 +43,9 @@ PROGRESS_S = 0.5
 #: How long the news that a session was closed may take from one role to another.
 _FAREWELL_S = 1.0
 
-#: Plans that a session may define.
+#: Plans that a session may define, and wires that go into or come out of one: what goes into what is a table of bits.
 PLANS = 4096
+PLAN_WIRES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,12 @@ class RoleSession:
             self.metrics.wires(-self._held)
             for link in self.hub.links:
                 self.metrics.queued(str(link.peer), 0)
+            self._end()
+
+    def _end(self) -> None:
+        """Forget all values, and what would keep this object until a collector of cycles happens to run."""
+        self._tables.forget()
+        self._handlers.clear()
 
     def _carry_out(self) -> None:
         while True:
@@ -233,6 +240,8 @@ class RoleSession:
         if len(self._plans) >= PLANS:
             raise LimitExceeded(f"more than {PLANS} plans in a session", remedy="compile once, call often")
         plan = decode_plan(item.structure, buffers, self._nature, self._decoding)
+        if max(len(plan.inputs), len(plan.outputs)) > PLAN_WIRES:
+            raise LimitExceeded(f"a plan of more than {PLAN_WIRES} inputs or outputs", remedy="compile smaller parts")
         gates = Counter(GATES[type(i)].name for i in plan.instructions)
         self._plans[item.key] = plan, plan_digest(plan), dict(gates)
 
@@ -241,6 +250,8 @@ class RoleSession:
         if known is None:
             raise MalformedMessage("a plan was never defined")
         plan, digest, gates = known
+        if (len(item.inputs), len(item.outputs)) != (len(plan.inputs), len(plan.outputs)):
+            raise MalformedMessage("a plan was given another number of wires than it takes")
         first = self._number
         self._number += plan.n_labels
         self.place = Place(first, "a plan")
