@@ -102,9 +102,8 @@ def phase(name: str, file: Path, pid: int, going: Callable[[], bool]) -> list[st
 def turn(says: str, n_connections: int, file: Path, address: str, pid: int) -> list[list[str]]:
     """An attack, from its first connection to the end of the last."""
     words = [sys.executable, "-m", "benchmarks.strangers", "--attack", address, "--says", says]
-    child = subprocess.Popen(  # noqa: S603 - our own interpreter
-        [*words, "--connections", str(n_connections)], stdout=subprocess.PIPE, text=True
-    )
+    words += ["--connections", str(n_connections)]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     opened = threading.Event()
 
     def wait() -> None:

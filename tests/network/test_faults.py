@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,14 +21,18 @@ from torchveil.errors import (
     DeadlineExceeded,
     NetworkError,
     PeerLost,
+    PeerRejected,
     ProtocolError,
     SessionStateError,
     TorchveilError,
 )
 from torchveil.gates import GATES
+from torchveil.network import messages as m
 from torchveil.network.config import read_role
 from torchveil.network.connect import NetworkSession, connect
 from torchveil.network.daemon import Daemon
+from torchveil.network.links import Link
+from torchveil.network.opening import Waiting
 from torchveil.program import instructions as ins
 from torchveil.testing.clusters import LocalCluster, Processes, write_cluster
 from torchveil.testing.delays import Relay
@@ -291,3 +297,23 @@ def test_training_goes_on_after_kill_9_as_if_nothing_had_happened(roles: Process
     wanted = logits(local, model)
     assert torch.allclose(found, wanted, atol=0.02)
     assert ((found.argmax(1) == LABELS).float().mean() - (wanted.argmax(1) == LABELS).float().mean()).abs() < 0.02
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+def test_who_comes_after_the_opening_is_sent_away(cluster: LocalCluster) -> None:
+    """So that no connection stays that nobody will ever take."""
+    near, far = socket.socketpair()
+    config = cluster.daemons["james"].config
+    waiting = Waiting(config.role, config.cluster, cluster.daemons["james"].credentials, config.limits)
+    early, late, control = Link(near, "party/alice"), Link(far, "party/bob"), Link(socket.socketpair()[0], "controller")
+    identity: Any = SimpleNamespace(role="controller/scientist")
+    hello = m.Hello(m.PROTOCOL, "1", bytes(32), "link", bytes(16), bytes(32), bytes(16))
+    waiting.arrive((early, identity, hello))
+    with pytest.raises(NetworkError):
+        waiting.open(control, identity, hello)
+    assert near.fileno() == -1
+    with pytest.raises(PeerRejected):
+        waiting.arrive((late, identity, hello))
+    late.close()
