@@ -94,6 +94,10 @@ class PartySession(RoleSession):
         self._due = range(0)
         party.fetch = self._fetch
 
+    def _end(self) -> None:
+        super()._end()
+        self.party.fetch = None
+
     # --- the stream --------------------------------------------------------------------------------------------------
 
     def _note(self, item: m.Message, more: bytes = b"") -> None:

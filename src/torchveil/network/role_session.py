@@ -79,6 +79,8 @@ class RoleSession:
         self.limits = limits
         self.metrics = metrics
         self.place = Place()
+        self._resting = False
+        hub.position = self._position
         self._threads = threads
         self._tables = tables
         self._number = 0
@@ -98,18 +100,31 @@ class RoleSession:
         try:
             self._carry_out()
         finally:
+            self._tables.forget()
             self.metrics.wires(-self._held)
             for link in self.hub.links:
                 self.metrics.queued(str(link.peer), 0)
+            self._end()
+
+    def _end(self) -> None:
+        """Forget all values, and what would keep this object until a collector of cycles happens to run."""
+        self._tables.forget()
+        self._handlers.clear()
 
     def _carry_out(self) -> None:
         while True:
+            self._resting = True
             frame = self._next()
+            self._resting = False
             if frame.kind == m.Kind.CLOSE:
                 return
             stream = m.parse(frame, m.Stream)
             if frame.number != self._number:
-                raise Desynchronised(f"the controller is at instruction {frame.number}, this role at {self._number}")
+                raise Desynchronised(
+                    f"the controller is at instruction {frame.number}, this role at {self._number}",
+                    remedy="install the same version of torchveil everywhere",
+                    at_fault=str(self.control.peer),
+                )
             if monotonic() > self._ends:
                 raise LimitExceeded("the session is older than this role allows", remedy="save, and open a new one")
             buffers = cut(frame.received, [n for item in stream.items for n in getattr(item, "buffers", ())])
@@ -127,6 +142,9 @@ class RoleSession:
                 raise LimitExceeded(
                     f"more than {self.limits.wires} values at a time", remedy="let go of tensors, or raise limits.wires"
                 )
+
+    def _position(self) -> int:
+        return self._number if self._resting else self.place.number
 
     def _next(self) -> Frame:
         """The controller's next frame. When the session is closed, others may be gone before this role hears of it."""
