@@ -89,9 +89,6 @@ class Twins:
         self.compare(defines(i))
         return revealed
 
-    def is_open(self, wire: int) -> bool:
-        return self.one.is_open(wire) and self.other.is_open(wire)
-
     def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         nature = Nature(self.one.n_parties)
         structure, buffers = encode_plan(plan)
