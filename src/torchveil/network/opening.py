@@ -56,10 +56,6 @@ def frame_limits(limits: Limits, *, question: int = 0) -> FrameLimits:
     return FrameLimits(meta=1 << 24, body=limits.body, kinds={**_NO_BODY, int(m.Kind.REQUEST): question})
 
 
-#: What a link takes until its other end has said what it is for.
-STRANGER = FrameLimits(meta=1 << 12, body=0)
-
-
 def abort_raises(link: Link, frame: Frame) -> bool:
     """For ``Hub.urgent``: the end of a session is heard at once, whoever is awaited."""
     if frame.kind == m.Kind.ABORT:
