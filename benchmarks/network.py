@@ -1,6 +1,6 @@
 """A training step and inference with every role a process of its own, beside lockstep in the same run: table and JSON.
 
-    python -m benchmarks.network [--repeats 9] [--parties 2] [--only lan|wan] [--json FILE]
+    python -m benchmarks.network [--repeats 9] [--parties 2] [--only loopback|wan] [--large] [--json FILE]
 
 Three daemons (parties and provider) run as processes of this machine; this process is the controller. They talk over
 mutual TLS on 127.0.0.1: first directly, in turns with lockstep (A B A B), then through relays that give each role's
@@ -30,8 +30,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,10 +47,10 @@ from benchmarks.run import machine, milliseconds
 from benchmarks.workloads import Run, Workload, variants
 from torchveil import Session
 from torchveil.gates.base import Cost
-from torchveil.network.config import read_role
 from torchveil.network.connect import connect
+from torchveil.network.owner_calls import share_data
 from torchveil.profiling.network import WAN, Network
-from torchveil.testing.clusters import Processes, write_cluster
+from torchveil.testing.clusters import Processes, free_ports, write_cluster
 from torchveil.testing.delays import Relay
 
 #: What is run, by kind of work: the net of W4.
@@ -62,6 +62,9 @@ NETWORKS: tuple[Workload, ...] = (
 FACTOR, ROUND_S, BYTES_PER_S = 1.5, 0.0003, 1e9
 #: Steps in a row.
 ROW = 6
+#: Bytes of an owner's data, and of one exchange, of ``--large``.
+LARGE_DATA, LARGE_EXCHANGE = 200_000_000, 100_000_000
+PROVIDER = "james"
 _LIMITS = {"deadline_s": 60, "handshake_s": 20}
 
 
@@ -92,23 +95,15 @@ def relayed(targets: Sequence[str], network: Network) -> Iterator[list[str]]:
 
 
 @contextmanager
-def cluster(parties: Sequence[str], network: Network | None, threads: int) -> Iterator[Path]:
-    """Daemons as processes; their cluster file. With a network every connection to a role passes a relay before it."""
+def cluster(parties: Sequence[str], network: Network | None, threads: int, **options: Any) -> Iterator[Processes]:
+    """Daemons as processes. With a network every connection to a role passes a relay before it."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        directory = Path(name)
-        config = write_cluster(directory, parties, limits=_LIMITS)
-        if network is not None:
-            listen = [read_role(directory / f"{role.name}.toml").listen for role in config.addresses]
-            text = config_file(directory).read_text()
-            for here, there in zip(listen, stack.enter_context(relayed(listen, network)), strict=True):
-                text = text.replace(f'"{here}"', f'"{there}"')
-            config_file(directory).write_text(text)
-        environment = {"OMP_NUM_THREADS": str(threads)}
-        yield stack.enter_context(Processes(directory, environment=environment)).file
-
-
-def config_file(directory: Path) -> Path:
-    return directory / "cluster.toml"
+        roles = (*parties, PROVIDER)
+        listen = [f"127.0.0.1:{port}" for port in free_ports(len(roles))]
+        found = listen if network is None else stack.enter_context(relayed(listen, network))
+        places = dict(zip(roles, listen, strict=True)), dict(zip(roles, found, strict=True))
+        write_cluster(Path(name), parties, PROVIDER, limits=_LIMITS, listen=places[0], addresses=places[1], **options)
+        yield stack.enter_context(Processes(Path(name), environment={"OMP_NUM_THREADS": str(threads)}))
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -227,6 +222,47 @@ def wan_row(workload: Workload, remote: Session, repeats: int) -> dict[str, Any]
     }
 
 
+# --- large values ----------------------------------------------------------------------------------------------------
+
+
+def memory(pid: int, field: str = "VmRSS") -> int:
+    """Bytes of memory that a process has, or had at most (``VmHWM``); 0 where Linux does not tell."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def large_rows(names: Sequence[str], threads: int) -> Iterator[dict[str, Any]]:
+    """Data of 200 MB from an owner to a session, and a product whose only exchange has 100 MB: seconds and memory.
+
+    ``memory``: of each role when it is done, and at most so far.
+    """
+    with cluster(names, None, threads, owners=("hospital",)) as daemons:
+
+        def row(what: str, work: Callable[[], object]) -> dict[str, Any]:
+            start = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - start
+            held = {name: (memory(pid), memory(pid, "VmHWM")) for name, pid in pids.items()}
+            return {"what": what, "seconds": seconds, "memory": held}
+
+        pids = {name: daemons.pid(name) for name in (*names, PROVIDER)}
+        yield row("nothing", lambda: None)
+        data = torch.rand(LARGE_DATA // 8 // 100, 100)
+        yield row("200 MB shared by an owner", lambda: share_data(daemons.file, "hospital/x", data))
+        with connect(daemons.file) as session:
+            yield row("opened by a session", lambda: session.dataset("hospital/x"))
+        with connect(daemons.file) as session:
+            values, probe = session.share(torch.rand(LARGE_EXCHANGE // 8)), session.share(torch.ones(1))
+            yield row("a value of 100 MB shared", probe.reveal)
+            factor = session.share(torch.ones(1))
+            yield row("exchange of 100 MB", lambda: (values * factor, probe.reveal()))
+        time.sleep(1)
+        yield row("sessions closed", lambda: None)
+
+
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +296,15 @@ def tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
         yield found
 
 
+def large_table(rows: Sequence[dict[str, Any]]) -> Table:
+    names = list(rows[0]["memory"])
+    found = Table("", "time", *names, title="large values; memory now and at most")
+    for row in rows:
+        cells = [f"{now / 1e6:.0f}, {most / 1e6:.0f} MB" for now, most in row["memory"].values()]
+        found.add_row(row["what"], f"{row['seconds']:.1f} s", *cells)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
@@ -267,6 +312,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch's threads, of every role and of lockstep")
     parser.add_argument("--only", choices=("loopback", "wan"), help="one of the two networks")
     parser.add_argument("--match", default="", help="workloads whose name holds this")
+    parser.add_argument("--large", action="store_true", help="data of 200 MB and an exchange of 100 MB, nothing else")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -275,13 +321,17 @@ def main() -> None:
         console.width = 200
     names = [f"party{k}" for k in range(options.parties)]
     about = machine() | {"load_start": os.getloadavg()[0], "repeats": options.repeats, "parties": options.parties}
+    if options.large:
+        console.print(large_table(list(large_rows(names, options.threads))))
+        return
     chosen = [workload for workload in NETWORKS if options.match in workload.name]
     rows: list[dict[str, Any]] = []
     if options.only != "wan":
-        with cluster(names, None, options.threads) as file, connect(file) as remote, Session(names, "james") as local:
+        with cluster(names, None, options.threads) as daemons, connect(daemons.file) as remote:
+            local = Session(names, PROVIDER)
             rows += [loopback_row(workload, local, remote, options.repeats) for workload in chosen]
     if options.only != "loopback":
-        with cluster(names, WAN, options.threads) as file, connect(file) as remote:
+        with cluster(names, WAN, options.threads) as daemons, connect(daemons.file) as remote:
             rows += [wan_row(workload, remote, options.repeats) for workload in chosen]
     about["load_end"] = os.getloadavg()[0]
     for found in tables(rows):
