@@ -85,6 +85,14 @@ def test_training_is_that_of_lockstep(session: NetworkSession, compiled: bool) -
     assert "mutual TLS" in session.describe()
 
 
+def test_a_compiled_function_may_be_dropped(session: NetworkSession) -> None:
+    """What a plan calls its values inside are no names of the session's."""
+    x: Any = session.share(torch.ones(1))
+    for k in range(3):
+        x = torchveil.compile(lambda x, k=k: x * 2 + k)(x)
+    assert x.reveal().tolist() == [12.0]
+
+
 @pytest.mark.parametrize("parties", [["a", "b", "c"], ["a", "b", "c", "d"]], ids=["three", "four"])
 def test_more_parties(tmp_path: Path, parties: list[str]) -> None:
     with local_cluster(tmp_path, parties=parties, provider="p", limits=LIMITS) as cluster:

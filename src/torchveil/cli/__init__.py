@@ -13,39 +13,51 @@ from importlib import import_module
 
 from torchveil.cli.usage import UsageError
 from torchveil.errors import TorchveilError
+from torchveil.version import VERSION
 
 #: command -> (its module in this package, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "what of a model runs encrypted, and what it will cost"),
-    "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
+    "certs": ("certs", "make, show and check the certificates of a cluster"),
     "worker": ("serve", "run a party"),
     "provider": ("serve", "run the provider"),
-    "certs": ("certs", "make, show and check the certificates of a cluster"),
+    "status": ("status", "how the roles of a cluster are, as a live table"),
+    "doctor": ("doctor", "what is wrong with a cluster, how fast it is, and how long a program will take on it"),
     "share": ("share", "split a file between the parties of a cluster"),
     "datasets": ("datasets", "list what owners shared: names and shapes, never data"),
     "unshare": ("unshare", "delete what was shared, at every party"),
-    "grant": ("grant", "allow somebody to see a result made from your data"),
     "requests": ("requests", "what waits for your answer, and what you granted"),
     "approve": ("approve", "allow exactly what a request asks for, once"),
     "deny": ("deny", "refuse a request, or withdraw a grant"),
-    "audit": ("audit", "read and check the logs of releases"),
+    "grant": ("grant", "allow somebody to see a result made from your data"),
     "results": ("results", "fetch what a controller had made for you"),
+    "audit": ("audit", "read and check the logs of releases"),
     "explain": ("explain", "what an error's number means, and what to do"),
-    "status": ("status", "how the roles of a cluster are, as a live table"),
 }
+
+
+def parser_of(name: str, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add a command with its arguments; its help begins with what its module says."""
+    module_name, text = COMMANDS[name]
+    module = import_module(f"torchveil.cli.{module_name}")
+    command = commands.add_parser(
+        name, help=text, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add(command)
+    command.set_defaults(run=module.run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="torchveil", description="PyTorch on secret-shared tensors")
+    parser.add_argument("--version", action="version", version=f"torchveil {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for name, (module_name, text) in COMMANDS.items():
-        command = commands.add_parser(name, help=text)
+    for name, (_, text) in COMMANDS.items():
         if name in given[:1]:
-            module = import_module(f"torchveil.cli.{module_name}")
-            module.add(command)
-            command.set_defaults(run=module.run)
+            parser_of(name, commands)
+        else:
+            commands.add_parser(name, help=text)
     options = parser.parse_args(given)
     try:
         status: int = options.run(options)

@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     actions = parser.add_subparsers(required=True, metavar="action")
     show = actions.add_parser("show", help="print a log of releases")
-    show.add_argument("log", type=Path)
+    show.add_argument("log", type=Path, help="audit.jsonl below the state directory of a party")
     show.add_argument("--kind", help="only lines of this kind, such as reveal or refusal")
     show.set_defaults(action=_show)
     verify = actions.add_parser("verify", help="check logs of releases")

@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="action")
 
     init = actions.add_parser("init", help="make a development authority: ca.pem and ca.key")
-    init.add_argument("directory", type=Path)
+    init.add_argument("directory", type=Path, help="where the files are written; made if missing")
     init.add_argument("--cluster", required=True, help="name of the cluster; a certificate fits no other")
     init.add_argument("--days", type=int, default=3650, help="how long it is valid")
     init.set_defaults(action=_init)

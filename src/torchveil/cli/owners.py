@@ -21,14 +21,25 @@ from torchveil.network.services import Caller
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     """Which cluster, and as whom."""
-    parser.add_argument("--cluster", default="cluster.toml", help="the cluster's file (default: cluster.toml)")
+    add_file(parser, "--cluster")
     add_certificate(parser, "the only owner-*.pem")
+
+
+def add_file(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """The cluster's file, under these names."""
+    parser.add_argument(
+        *flags,
+        dest="cluster",
+        default="cluster.toml",
+        metavar="FILE",
+        help="the cluster's file (default: cluster.toml)",
+    )
 
 
 def add_certificate(parser: argparse.ArgumentParser, default: str) -> None:
     """As whom; ``default`` says which certificate is taken if none is named."""
-    parser.add_argument("--certificate", help=f"who asks (default: {default} beside the authority's)")
-    parser.add_argument("--key", help="its key (default: the certificate's name with .key)")
+    parser.add_argument("--certificate", metavar="PEM", help=f"who asks (default: {default} beside the authority's)")
+    parser.add_argument("--key", metavar="FILE", help="its key (default: the certificate's name with .key)")
 
 
 def add_days(parser: argparse.ArgumentParser) -> None:

@@ -26,8 +26,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     argument = parser.add_argument
     argument("cluster", nargs="?", help="the cluster's file, cluster.toml")
     argument("--role", metavar="FILE", help="a role's file such as alice.toml: ask as this role, of its cluster")
-    argument("--certificate", help="who asks; else the only controller-*.pem beside the authority's certificate")
-    argument("--key", help="its key; else the file beside it that ends in .key")
+    argument(
+        "--certificate",
+        metavar="PEM",
+        help="who asks; else the only controller-*.pem beside ca.pem",
+    )
+    argument("--key", metavar="FILE", help="its key; else the file beside it that ends in .key")
 
 
 def reach_of(options: argparse.Namespace) -> Reach:

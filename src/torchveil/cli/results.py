@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from torchveil.cli.owners import add_certificate, add_file
 from torchveil.cli.usage import UsageError
 from torchveil.network import results
 from torchveil.network.config import read_cluster
@@ -24,11 +25,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     argument = parser.add_argument
     argument("name", nargs="?", help="which result; without it their names are listed")
-    argument("--to", dest="cluster", type=Path, required=True, help="the cluster's file, cluster.toml")
+    add_file(parser, "--to", "--cluster")
     argument("--out", type=Path, help="where to write the numbers, as .npy; they are never printed")
     argument("--forget", action="store_true", help="have the parties forget it once it was fetched")
-    argument("--certificate", help="the owner's (default: the only owner-*.pem beside the authority's)")
-    argument("--key", help="its key (default: the certificate's name with .key)")
+    add_certificate(parser, "the only owner-*.pem")
 
 
 def run(options: argparse.Namespace) -> int:

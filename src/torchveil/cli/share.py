@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from torchveil.cli.owners import add_certificate, caller_as
+from torchveil.cli.owners import add_certificate, add_file, caller_as
 from torchveil.cli.usage import UsageError
 from torchveil.fixedpoint import FixedPoint
 from torchveil.network.datasets import MASK, check_base, owner_of, prepare
@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     argument = parser.add_argument
     argument("file", type=Path, help=f"{', '.join(READERS)}; a CSV file has a header")
     argument("--as", dest="name", required=True, help="owner/name, the first part your role's name: hospital-a/x")
-    argument("--to", dest="cluster", default="cluster.toml", help="the cluster's file (default: cluster.toml)")
+    add_file(parser, "--to", "--cluster")
     add_certificate(parser, "owner-NAME.pem")
     argument("--columns", default="", help="names of columns, or of a safetensors file's tensors; default: all others")
     argument("--target", default="", help="names that are shared apart, as NAME.target")

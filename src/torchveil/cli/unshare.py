@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from torchveil.cli.owners import add_certificate, caller_as
+from torchveil.cli.owners import add_certificate, add_file, caller_as
 from torchveil.network.datasets import owner_of
 from torchveil.network.names import Role
 from torchveil.network.owner import unshare
@@ -18,9 +18,7 @@ from torchveil.network.owner import unshare
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument("name", help="as it was shared: hospital-a/x")
-    parser.add_argument(
-        "--from", dest="cluster", default="cluster.toml", help="the cluster's file (default: cluster.toml)"
-    )
+    add_file(parser, "--from", "--cluster")
     add_certificate(parser, "owner-NAME.pem")
 
 
