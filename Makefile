@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo cluster-demo test check bench bench-kernels bench-peer bench-scaling performance conformance accuracy clean
+.PHONY: help install demo cluster-demo test check bench bench-kernels bench-network bench-peer bench-scaling performance conformance accuracy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,9 @@ bench-peer: install ## the workloads in turn with CrypTen, installed in an envir
 
 bench-scaling: install ## check that cost grows linearly with batch and parameters; times, bytes and a plot in out/
 	$(PY) -m benchmarks.scaling --json out/scaling.json --plot out/scaling.svg
+
+bench-network: install ## time a training step with every role a process of its own, beside lockstep, and across an emulated WAN
+	$(PY) -m benchmarks.network --threads $(THREADS) --json out/bench-network.json
 
 bench-kernels: install ## time each native kernel beside its reference twin (pytest-benchmark)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q benchmarks/test_kernels.py --benchmark-only --benchmark-columns=min,median,iqr
