@@ -1,6 +1,8 @@
 """An autoencoder with one hidden layer learns to describe handwritten digits by 16 numbers; nobody sees an image.
 
-The images and the split are those of digits.py. Mean squared error and Adam train 64-16-64 on shares. Revealed are:
+The images and the split are those of digits.py. Squared error, summed over the pixels of an image, and Adam train
+64-16-64 on shares. (Summed, not averaged: Adam does not care, but gradients are 64 times as many units of the fixed
+point.) Revealed are:
 
     the mean training loss of each epoch, to the controller (not with --no-loss)
     the mean squared error on the test images, one number, to the controller
@@ -46,6 +48,11 @@ def network(seed: int) -> nn.Module:
     return nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))
 
 
+def per_image(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over images of the squared error of an image."""
+    return nn.functional.mse_loss(found, wanted, reduction="sum") / len(wanted)
+
+
 def program(session: Session | Clear, x: Tensor, x_test: Tensor, model: nn.Module, options: Options) -> Run:
     """Share, train, test. The same lines for secrets and for plain tensors."""
     run = Run()
@@ -53,12 +60,11 @@ def program(session: Session | Clear, x: Tensor, x_test: Tensor, model: nn.Modul
     x, x_test = session.share(x), session.share(x_test)
     model = session.encrypt(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, foreach=True)  # all at once: fewer rounds
-    loss = nn.MSELoss()
     name = "clear" if isinstance(session, Clear) else "encrypted"
     with Meter(name, options.epochs, len(x), session, quiet=options.json) as meter:
-        run.losses = fit(model, optimizer, loss, x, x, options, meter, BATCH_SIZE)
+        run.losses = fit(model, optimizer, per_image, x, x, options, meter, BATCH_SIZE)
     with torch.no_grad():
-        run.error = float(reveal(loss(model(x_test), x_test)))
+        run.error = float(reveal(nn.functional.mse_loss(model(x_test), x_test)))
     run.seconds = time.perf_counter() - started
     close_account(run, session, meter)
     return run

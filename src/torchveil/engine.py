@@ -201,10 +201,12 @@ class Engine:
         return revealed
 
     def _flush(self) -> None:
-        """Free what nobody holds any more."""
+        """Free what nobody holds any more. A plan's own names, which are negative, are not the roles' to free."""
         if self._dropped:
             dropped, self._dropped = self._dropped, []
-            self._driver.run(ins.Free(tuple(dropped)))
+            wires = tuple(name for name in dropped if name > 0)
+            if wires:
+                self._driver.run(ins.Free(wires))
 
     def run_plan(self, plan: Plan, inputs: Sequence[Secret | Bit], costs: PlanCosts) -> list[int]:
         """Run a recorded plan; the identifiers of its results. ``costs`` says to which operations its cost belongs."""

@@ -83,7 +83,9 @@ def test_a_party_stores_its_shares_and_whose_data_went_in(cluster: LocalCluster,
     with connect(cluster.file) as session:
         x = session.share(values)
         session.save(tmp_path / "mine", {"x": x, "product": x * x})
-    (name,) = [name for name in stored(cluster.directory, "alice").names() if name.startswith("mine_")]
+    (name,) = [
+        name for name in stored(cluster.directory, "alice").names() if name.startswith("controller/scientist/mine_")
+    ]
     parts = [stored(cluster.directory, party).read(name) for party in ("alice", "bob")]
     assert torch.equal(parts[0][0]["w0"] + parts[1][0]["w0"], (values.double() * 2**16).round().long())
     for rank, (_, manifest) in enumerate(parts):

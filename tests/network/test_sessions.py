@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from torchveil.network.framing import Frame, views
 from torchveil.network.links import Hub, Link
 from torchveil.network.opening import Opened, open_as_controller
 from torchveil.network.pieces import buffers_of
+from torchveil.network.role_session import RoleSession
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
 from torchveil.testing.clusters import LocalCluster, local_cluster
@@ -82,6 +85,14 @@ def test_training_is_that_of_lockstep(session: NetworkSession, compiled: bool) -
     assert "mutual TLS" in session.describe()
 
 
+def test_a_compiled_function_may_be_dropped(session: NetworkSession) -> None:
+    """What a plan calls its values inside are no names of the session's."""
+    x: Any = session.share(torch.ones(1))
+    for k in range(3):
+        x = torchveil.compile(lambda x, k=k: x * 2 + k)(x)
+    assert x.reveal().tolist() == [12.0]
+
+
 @pytest.mark.parametrize("parties", [["a", "b", "c"], ["a", "b", "c", "d"]], ids=["three", "four"])
 def test_more_parties(tmp_path: Path, parties: list[str]) -> None:
     with local_cluster(tmp_path, parties=parties, provider="p", limits=LIMITS) as cluster:
@@ -113,6 +124,38 @@ def test_a_compiled_function_that_is_gone_leaves_a_session_that_works(session: N
     del double
     gc.collect()
     assert x.reveal().tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("end", ["closed", "failed"])
+def test_a_session_that_ended_holds_no_values(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """At no role, and at once: shares do not wait for a collector of cycles."""
+    tables: list[weakref.ref[Any]] = []
+    run = RoleSession.run
+
+    def running(role: RoleSession) -> None:
+        tables.extend(weakref.ref(wires) for wires in (role, role.hub))
+        values.append(role._tables.wires)
+        run(role)
+
+    values: list[dict[int, Any]] = []
+    monkeypatch.setattr(RoleSession, "run", running)
+    gc.collect()
+    gc.disable()
+    try:
+        session = connect(cluster.file)
+        x = session.share(torch.ones(3))
+        assert (x * x).reveal().tolist() == [1.0] * 3
+        assert len(values) == 3 and all(values)
+        if end == "closed":
+            session.close()
+        else:
+            session._remote.hub.close()
+        ends = time.monotonic() + 10
+        while any(values) or (end == "closed" and any(table() is not None for table in tables)):
+            assert time.monotonic() < ends, "something of a session stays"
+            time.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 # --- byte for byte ---------------------------------------------------------------------------------------------------

@@ -89,9 +89,6 @@ class Twins:
         self.compare(defines(i))
         return revealed
 
-    def is_open(self, wire: int) -> bool:
-        return self.one.is_open(wire) and self.other.is_open(wire)
-
     def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         nature = Nature(self.one.n_parties)
         structure, buffers = encode_plan(plan)
@@ -107,6 +104,10 @@ class Twins:
         self.other.run_plan(back, inputs, outputs)
         assert self.one.measured == self.other.measured
         self.compare(outputs)
+
+    def is_open(self, wire: int) -> bool:
+        assert self.one.is_open(wire) == self.other.is_open(wire)
+        return self.one.is_open(wire)
 
     def compare(self, wires: Sequence[int]) -> None:
         """The roles of both hold the same; so they do after what they dealt and sent was the same."""

@@ -203,6 +203,7 @@ class Daemon:
             purpose = _PURPOSES.get(hello.purpose)
             if purpose is None:
                 raise PeerRejected("a connection for a purpose that is not known")
+            link.limits = frame_limits(self.config.limits)
             purpose(self, hub, link, identity, hello)
         except TorchveilError as error:
             self.metrics.connection_refused(error.code)
@@ -222,6 +223,8 @@ class Daemon:
 
     def _join(self, hub: Hub, link: Link, identity: Identity, hello: m.Hello) -> None:
         """A role of the cluster joins a session that is being opened."""
+        if identity.role not in self.config.cluster.addresses:
+            raise PeerRejected(f"{identity.role} takes part in no session")
         with self._lock:
             session = self._sessions.get(hello.ticket)
         if session is None or session.session_id:

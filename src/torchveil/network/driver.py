@@ -102,6 +102,7 @@ class NetworkDriver:
         inputs: Sequence[RandomSource] | None = None,
     ) -> None:
         self.hub = opened.hub
+        self.hub.position = lambda: self.number
         self.limits = limits
         self.number = 0
         self.session_id = opened.session_id

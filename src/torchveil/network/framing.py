@@ -301,6 +301,7 @@ def _parse() -> Generator[memoryview | tuple[bytes, Frame], tuple[bytes, Limits]
             have += length
             index += 1
         yield session, Frame(kind, number, digest, bytes(meta), body)
+        del body, meta  # they may be large, and the next frame far away
 
 
 def _weight(frame: Frame) -> int:

@@ -8,7 +8,8 @@ are bounded (``Limits.queued``): a link whose frames nobody takes is no longer r
 
 Who is to blame when a wait takes too long? Whoever waits for a role that itself waits for a third must not blame it. So
 a wait that has lasted for ``notice_s`` is told to the others (``on_wait``), who note it (``Link.waits_for``) and, when
-their own time is up, follow from the role that they wait for to the one that says nothing.
+their own time is up, follow from the role that they wait for to the one that says nothing. They follow a role no further
+that waits for something later in the stream than they do (``position``): what is missing it has sent, and it was lost.
 
 TLS reads and writes records, which has two consequences here. A read or a write may need the socket in the other
 direction first (``SSLWantRead`` of a write). And bytes may lie inside OpenSSL where select does not see them: reads
@@ -48,7 +49,7 @@ class Link:
         may_close: the other end may close this link while nobody waits for it.
         bytes_in, bytes_out: bytes of frames so far, without TLS's own.
         queued: bytes that wait to be sent.
-        waits_for: whom the peer said it has been waiting for, or "".
+        waits_for, waits_at: whom the peer said it has been waiting for, or "", and at which position.
         ended: why the connection is over, or None.
     """
 
@@ -69,6 +70,7 @@ class Link:
         "peer",
         "queued",
         "sock",
+        "waits_at",
         "waits_for",
     )
 
@@ -85,6 +87,7 @@ class Link:
         self.bytes_out = 0
         self.queued = 0
         self.waits_for = ""
+        self.waits_at = 0
         self.ended: NetworkError | None = None
         self._counter = 0
         self._finished = False
@@ -232,6 +235,7 @@ class Hub:
         urgent: called with every frame as soon as it is whole; True: it was consumed. What it raises comes out of the
             call that waits.
         woken: called in the hub's thread after ``wake``.
+        position: where this end is in the stream: the instruction that it carries out or, at rest, the next one.
         on_wait: called with who is waited for, once a wait has lasted for ``notice_s``; with "" when it ends well.
         timeout_s: how long ``post`` waits at most where it has to.
 
@@ -242,6 +246,7 @@ class Hub:
     def __init__(self, *, timeout_s: float = 60.0) -> None:
         self.urgent: Callable[[Link, Frame], bool] | None = None
         self.woken: Callable[[], None] | None = None
+        self.position: Callable[[], int] = _nothing
         self.on_wait: Callable[[str], None] | None = None
         self.notice_s = float("inf")
         self.timeout_s = timeout_s
@@ -331,7 +336,11 @@ class Hub:
                 return
             self._closed = True
             os.close(self._alarm)
+        self.urgent = self.woken = self.on_wait = None  # which may refer to this hub
         self._selector.close()
+        # what was asked of it may hold the session, and with it all shares
+        self.urgent = self.woken = self.on_wait = None
+        self.position = _nothing
         for link in self.links:
             link._registered = 0
             link.close()
@@ -375,11 +384,12 @@ class Hub:
     def cause(self, link: Link) -> str:
         """Who keeps the peer of a link from answering: itself, or whom it said it waits for, and so on."""
         peers = {str(each.peer): each for each in self.links}
-        at, seen = link, {link}
-        while at.waits_for:
+        at, seen, position = link, {link}, self.position()
+        while at.waits_for and at.waits_at <= position:
             following = peers.get(at.waits_for)
             if following is None or following in seen:
                 return str(link.peer)  # it waits for this end, or they wait for each other: something is between them
+            position = at.waits_at
             at = following
             seen.add(at)
         return str(at.peer)
@@ -390,6 +400,16 @@ class Hub:
         while (rest := deadline - time.monotonic()) > 0 and any(link.ended is None for link in self.links):
             self._drive(rest)
 
+    def tell(self, frame: Frame) -> None:
+        """Sends a frame on all links, as the last one, as far as they take it: also to those that sent what is none."""
+        for link in self.links:
+            link.may_close = True
+            if not isinstance(link.ended, PeerLost):
+                with suppress(NetworkError):
+                    link._enqueue(frame)
+                    link._write()
+                    self._update(link)
+
     def part(self, timeout_s: float) -> None:
         """Says on every link that nothing more will come, and throws away what still comes until the others say so too.
 
@@ -399,7 +419,7 @@ class Hub:
         deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             for link in self.links:
-                if link.ended is None:
+                if not isinstance(link.ended, PeerLost):
                     link._finish()
                     selector.register(link.sock, _READ)
             while selector.get_map() and (rest := deadline - time.monotonic()) > 0:
@@ -548,6 +568,7 @@ def _handshake(
     server_hostname: str | None,
 ) -> ssl.SSLSocket:
     try:
+        sock.getpeername()  # of a connection that broke already wrap_socket would leave a descriptor behind
         tls = context.wrap_socket(
             sock, server_side=server_side, server_hostname=server_hostname, do_handshake_on_connect=False
         )

@@ -221,7 +221,7 @@ class Failure(Message, frozen=True):
 
 
 class Waits(Message, frozen=True):
-    """Whom the sender waits for; nobody any more if empty."""
+    """Whom the sender waits for at the frame's number; nobody any more if empty."""
 
     peer: Annotated[str, Meta(max_length=160)] = ""
 

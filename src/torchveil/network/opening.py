@@ -55,6 +55,10 @@ def frame_limits(limits: Limits, *, question: int = 0) -> FrameLimits:
     return FrameLimits(meta=1 << 24, body=limits.body, kinds={**_NO_BODY, int(m.Kind.REQUEST): question})
 
 
+#: What a link takes until its other end has said what it is for.
+STRANGER = FrameLimits(meta=1 << 12, body=0)
+
+
 def abort_raises(link: Link, frame: Frame) -> bool:
     """For ``Hub.urgent``: the end of a session is heard at once, whoever is awaited."""
     if frame.kind == m.Kind.ABORT:
@@ -65,7 +69,7 @@ def abort_raises(link: Link, frame: Frame) -> bool:
 def heed(link: Link, frame: Frame) -> bool:
     """For ``Hub.urgent`` in a session: as ``abort_raises``, and notes whom the other end waits for."""
     if frame.kind == m.Kind.WAITING:
-        link.waits_for = m.parse(frame, m.Waits).peer
+        link.waits_for, link.waits_at = m.parse(frame, m.Waits).peer, frame.number
         return True
     return abort_raises(link, frame)
 
@@ -77,7 +81,7 @@ def attend(hub: Hub, deadline_s: float) -> None:
     """
 
     def tell(whom: str) -> None:
-        frame = m.message_of(m.Kind.WAITING, m.Waits(whom))
+        frame = m.message_of(m.Kind.WAITING, m.Waits(whom), number=hub.position())
         for link in hub.links:
             if str(link.peer) != whom and link.queued < link.limits.queued:
                 with suppress(TorchveilError):  # a link that broke is found by who waits
@@ -327,10 +331,7 @@ def refuse(hub: Hub, error: BaseException, role: str, number: int = 0, operation
     """End a session: tell everybody why, as far as they can still be told, and close."""
     failure = m.told_by(error) or m.failure_of(error, role, number, operation)
     hub.urgent = None
-    for link in hub.links:
-        link.may_close = True
-        with suppress(TorchveilError):
-            hub.post(link, m.message_of(m.Kind.ABORT, failure))
+    hub.tell(m.message_of(m.Kind.ABORT, failure))
     with suppress(TorchveilError):
         hub.flush(LAST_WORDS_S, "the end of the session")
     hub.part(LAST_WORDS_S)

@@ -16,6 +16,7 @@ from math import prod
 from time import perf_counter
 from typing import Any
 
+import msgspec
 import torch
 
 from torchveil.drivers.exchange import Flight, combine
@@ -39,7 +40,7 @@ from torchveil.program.encoding import decode, encode, plan_digest, without_publ
 from torchveil.program.plan import Plan
 from torchveil.roles.party import Party
 from torchveil.roles.wires import Wire
-from torchveil.storage import Holder, ShareStore, read_shares, write_shares
+from torchveil.storage import Checkpoint, Holder, ShareStore, read_shares, write_shares
 
 
 def other_stream(link: Link, number: int) -> Desynchronised:
@@ -92,6 +93,10 @@ class PartySession(RoleSession):
         #: numbers that the provider may be dealing for now
         self._due = range(0)
         party.fetch = self._fetch
+
+    def _end(self) -> None:
+        super()._end()
+        self.party.fetch = None
 
     # --- the stream --------------------------------------------------------------------------------------------------
 
@@ -227,7 +232,12 @@ class PartySession(RoleSession):
         shares = {key: wires[x].value() for key, x in item.wires.items()}
         provenance = {key: sorted(owners(x)) for key, x in item.wires.items()}
         store, holder = self.keeping.checkpoints, self.holder
-        self._answer(self._number, lambda: write_shares(store, holder, item.checkpoint, shares, provenance))
+        checkpoint = self._own(item.checkpoint)
+        self._answer(self._number, lambda: write_shares(store, holder, checkpoint, shares, provenance))
+
+    def _own(self, checkpoint: Checkpoint) -> Checkpoint:
+        """As it is kept: each controller's apart, so that none can replace, remove or read another one's."""
+        return msgspec.structs.replace(checkpoint, name=f"{self.controller.role}/{checkpoint.name}")
 
     def _load(self, item: m.Load, _buffers: Sequence[memoryview]) -> None:
         self._note(item)
@@ -235,7 +245,7 @@ class PartySession(RoleSession):
             raise MalformedMessage("a load does not name the values of its checkpoint")
 
         def load() -> None:
-            shares, manifest = read_shares(self.keeping.checkpoints, self.holder, item.checkpoint)
+            shares, manifest = read_shares(self.keeping.checkpoints, self.holder, self._own(item.checkpoint))
             for key, x in item.wires.items():
                 self.party.wires[x] = Wire(shares[key])
                 self.provenance.restore(x, manifest.entries[key].provenance)

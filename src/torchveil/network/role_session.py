@@ -43,8 +43,9 @@ PROGRESS_S = 0.5
 #: How long the news that a session was closed may take from one role to another.
 _FAREWELL_S = 1.0
 
-#: Plans that a session may define.
+#: Plans that a session may define, and wires that go into or come out of one: what goes into what is a table of bits.
 PLANS = 4096
+PLAN_WIRES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ class RoleSession:
         self.limits = limits
         self.metrics = metrics
         self.place = Place()
+        self._resting = False
+        hub.position = self._position
         self._threads = threads
         self._tables = tables
         self._number = 0
@@ -97,18 +100,31 @@ class RoleSession:
         try:
             self._carry_out()
         finally:
+            self._tables.forget()
             self.metrics.wires(-self._held)
             for link in self.hub.links:
                 self.metrics.queued(str(link.peer), 0)
+            self._end()
+
+    def _end(self) -> None:
+        """Forget all values, and what would keep this object until a collector of cycles happens to run."""
+        self._tables.forget()
+        self._handlers.clear()
 
     def _carry_out(self) -> None:
         while True:
+            self._resting = True
             frame = self._next()
+            self._resting = False
             if frame.kind == m.Kind.CLOSE:
                 return
             stream = m.parse(frame, m.Stream)
             if frame.number != self._number:
-                raise Desynchronised(f"the controller is at instruction {frame.number}, this role at {self._number}")
+                raise Desynchronised(
+                    f"the controller is at instruction {frame.number}, this role at {self._number}",
+                    remedy="install the same version of torchveil everywhere",
+                    at_fault=str(self.control.peer),
+                )
             if monotonic() > self._ends:
                 raise LimitExceeded("the session is older than this role allows", remedy="save, and open a new one")
             buffers = cut(frame.received, [n for item in stream.items for n in getattr(item, "buffers", ())])
@@ -126,6 +142,9 @@ class RoleSession:
                 raise LimitExceeded(
                     f"more than {self.limits.wires} values at a time", remedy="let go of tensors, or raise limits.wires"
                 )
+
+    def _position(self) -> int:
+        return self._number if self._resting else self.place.number
 
     def _next(self) -> Frame:
         """The controller's next frame. When the session is closed, others may be gone before this role hears of it."""
@@ -221,6 +240,8 @@ class RoleSession:
         if len(self._plans) >= PLANS:
             raise LimitExceeded(f"more than {PLANS} plans in a session", remedy="compile once, call often")
         plan = decode_plan(item.structure, buffers, self._nature, self._decoding)
+        if max(len(plan.inputs), len(plan.outputs)) > PLAN_WIRES:
+            raise LimitExceeded(f"a plan of more than {PLAN_WIRES} inputs or outputs", remedy="compile smaller parts")
         gates = Counter(GATES[type(i)].name for i in plan.instructions)
         self._plans[item.key] = plan, plan_digest(plan), dict(gates)
 
@@ -229,6 +250,8 @@ class RoleSession:
         if known is None:
             raise MalformedMessage("a plan was never defined")
         plan, digest, gates = known
+        if (len(item.inputs), len(item.outputs)) != (len(plan.inputs), len(plan.outputs)):
+            raise MalformedMessage("a plan was given another number of wires than it takes")
         first = self._number
         self._number += plan.n_labels
         self.place = Place(first, "a plan")

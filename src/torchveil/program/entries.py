@@ -135,7 +135,7 @@ _RULES: dict[type[ins.Instruction], Callable[[Any], bool]] = {
     ins.Combine: lambda i: bool(i.terms),
     ins.Open: lambda i: _some(i.xs, i.shapes) and len(i.bits) in (0, len(i.xs)) and 0 not in i.bits,
     ins.Round: lambda i: 0 < i.bits < 64,
-    ins.Lift: lambda i: 0 < i.bits < 64,
+    ins.Lift: lambda i: 0 < i.bits <= 16,  # what travels of it are words
     ins.Compare: _compare,
     ins.Equal: lambda i: _some(i.outs, i.values),
     ins.Winner: lambda i: (

@@ -41,10 +41,12 @@ def write_cluster(
     limits: Mapping[str, float] | None = None,
     role_limits: Mapping[str, float] | None = None,
     addresses: Mapping[str, str] | None = None,
+    listen: Mapping[str, str] | None = None,
 ) -> ClusterConfig:
     """Certificates and files of a cluster in ``directory``: ca.pem, cluster.toml, and NAME.toml for each role.
 
-    addresses: where others find a role, by its name, if that is not where it listens (a relay between them).
+    addresses: where others find a role, by its name, if that is not where it listens (a relay between them); listen:
+    where a role listens, by its name, if not at a free port of 127.0.0.1.
     """
     directory.mkdir(parents=True, exist_ok=True)
     create_authority(directory, name)
@@ -52,10 +54,11 @@ def write_cluster(
     people = [*(Role("controller", who) for who in controllers), *(Role("owner", who) for who in owners)]
     for role in (*roles, *people):
         issue(directory, role)
-    listen = {role: f"127.0.0.1:{port}" for role, port in zip(roles, free_ports(len(roles)), strict=True)}
+    free = {role.name: f"127.0.0.1:{port}" for role, port in zip(roles, free_ports(len(roles)), strict=True)}
+    places = {**free, **(listen or {})}
     lines = ["[cluster]", f'name = "{name}"', 'authority = "ca.pem"']
     for role in roles:
-        at = (addresses or {}).get(role.name, listen[role])
+        at = (addresses or {}).get(role.name, places[role.name])
         lines += ["[[party]]" if role.kind == "party" else "[provider]", f'name = "{role.name}"', f'address = "{at}"']
     lines += ["[limits]", *[f"{key} = {value}" for key, value in (limits or {}).items()]]
     (directory / "cluster.toml").write_text("\n".join(lines) + "\n")
@@ -66,7 +69,7 @@ def write_cluster(
             'cluster = "cluster.toml"',
             f'certificate = "{file}.pem"',
             f'key = "{file}.key"',
-            f'listen = "{listen[role]}"',
+            f'listen = "{places[role.name]}"',
             f'state = "{role.name}"',
             "[limits]",
             *[f"{key} = {value}" for key, value in (role_limits or {}).items()],

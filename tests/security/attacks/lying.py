@@ -3,9 +3,11 @@ wants. And the eyes of the others: what every role was sent, what every role hol
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ LIMITS = {"deadline_s": 5, "handshake_s": 3}
 ROLE_LIMITS = {"sessions": 50}
 
 #: What an owner shared, which nobody else is to learn.
-SECRET = torch.tensor([17.0, -4.0, 42.0])
+SECRET = torch.tensor([1234.5678, -987.65432, 31415.926])
+ENCODED = (SECRET.double() * 2**16).round().long()
 NAME = "hospital-a/x"
 
 
@@ -149,6 +152,24 @@ class Liar:
     def close(self) -> None:
         """Hang up: the roles may be anywhere."""
         self.driver.hub.close()
+
+
+def needles(values: Tensor, scale: int = 1 << 16) -> dict[str, bytes]:
+    """What values look like wherever they lie open: as numbers of a ring, floats, text. Pairs where one is short."""
+    doubles = values.double().reshape(-1)
+    found = {
+        f"ring {v}": int(n).to_bytes(8, "little", signed=True)
+        for v, n in zip(doubles.tolist(), (doubles * scale).round().long().tolist(), strict=True)
+    }
+    found |= {f"float64 {v}": struct.pack("<d", v) for v in doubles.tolist()}
+    found |= {f"float32 {a}, {b}": struct.pack("<2f", a, b) for a, b in pairwise(doubles.tolist())}
+    found |= {f"text {v:.2f}": f"{v:.6f}"[: len(f"{abs(v):.2f}")].encode() for v in doubles.tolist()}
+    return found
+
+
+def found_in(data: bytes, wanted: dict[str, bytes]) -> list[str]:
+    """The names of the needles that ``data`` holds."""
+    return [name for name, needle in wanted.items() if needle in data]
 
 
 def ring(data: bytes) -> Tensor:

@@ -12,7 +12,7 @@ from time import monotonic, sleep
 import pytest
 import torch
 
-from tests.security.attacks.lying import SECRET, Liar, Views, ring, watched
+from tests.security.attacks.lying import ENCODED, Liar, Views, ring, watched
 from torchveil.network import messages as m
 from torchveil.network.pieces import dealt
 from torchveil.program import instructions as ins
@@ -64,6 +64,6 @@ def test_what_was_dealt_stays_hidden(world: tuple[LocalCluster, Views]) -> None:
         pad = share - (opened * (opened - own_mask) - own_mask * opened)
         mask = correction + pad
         stolen = bob.wires[x].public() - mask
-        assert not torch.equal(stolen, (SECRET * 2**16).long())
+        assert not torch.equal(stolen, ENCODED)
     finally:
         liar.close()

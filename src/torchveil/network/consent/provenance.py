@@ -143,14 +143,14 @@ class Provenance:
 
     def alias(self, new: int, old: int) -> None:
         """``new`` is another name of ``old``."""
-        self._set(new, self._mask(old))
+        self._set(new, self.mask(old))
         origin = self._origins.get(old)
         if origin is not None:
             self._origins[new] = origin
 
     def mark(self, wire: int, plan: bytes, slot: int) -> None:
         """``wire`` is the output ``slot`` of the plan with this digest."""
-        self._mask(wire)
+        self.mask(wire)
         self._origins[wire] = (plan, slot)
 
     def origin(self, wire: int) -> Origin | None:
@@ -159,7 +159,7 @@ class Provenance:
 
     def of(self, wire: int) -> frozenset[str]:
         """The owners whose data went into ``wire``; empty for what is made of public constants only."""
-        mask = self._mask(wire)
+        mask = self.mask(wire)
         found = self._sets.get(mask)
         if found is None:
             found = self._sets[mask] = frozenset(name for k, name in enumerate(self._names) if mask >> k & 1)
@@ -198,7 +198,8 @@ class Provenance:
         if origin is not None:
             self._origins.update((out, origin) for out in outs)
 
-    def _mask(self, wire: int) -> int:
+    def mask(self, wire: int) -> int:
+        """The owners of ``wire`` as bits, in the order in which they were first named."""
         mask = self._masks.get(wire)
         if mask is None:
             raise _unknown(wire)
@@ -220,7 +221,7 @@ class PlanFlow:
         for i in plan.instructions:
             tried.follow(i)
         #: For every output the places of the inputs that went into it, as bits.
-        self.sources: tuple[int, ...] = tuple(sum(1 << int(k) for k in tried.of(slot)) for slot in plan.outputs)
+        self.sources: tuple[int, ...] = tuple(tried.mask(slot) for slot in plan.outputs)
 
 
 def _taken(wire: int) -> ProtocolError:

@@ -1,0 +1,293 @@
+"""Nothing hangs: roles that die, stop or fail, connections that break or fall silent. Who is named, when, and after."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchveil import Session
+from torchveil.errors import (
+    DeadlineExceeded,
+    NetworkError,
+    PeerLost,
+    ProtocolError,
+    SessionStateError,
+    TorchveilError,
+)
+from torchveil.gates import GATES
+from torchveil.network.config import read_role
+from torchveil.network.connect import NetworkSession, connect
+from torchveil.network.daemon import Daemon
+from torchveil.program import instructions as ins
+from torchveil.testing.clusters import LocalCluster, Processes, write_cluster
+from torchveil.testing.delays import Relay
+from torchveil.testing.faults import CONTROLLER, Ends, endings, relayed, use_of
+
+DEADLINE_S, GRACE_S = 1.5, 2.0
+LIMITS = {"deadline_s": DEADLINE_S, "handshake_s": 1.5, "idle_s": 20}
+ROLES = {"alice": "party/alice", "bob": "party/bob", "james": "provider/james", CONTROLLER: "controller/scientist"}
+
+
+def soon(done: Callable[[], bool], what: str, within_s: float = 5.0) -> None:
+    ends = time.monotonic() + within_s
+    while not done():
+        assert time.monotonic() < ends, what
+        time.sleep(0.01)
+
+
+def work(session: Session) -> float:
+    """Rounds between all roles, and a reveal."""
+    x = session.share(torch.ones(8, 8))
+    return float(((x @ x) * x).relu().sum().reveal())
+
+
+def work_until_it_fails(session: Session, seconds: float = 20.0) -> TorchveilError:
+    ends = time.monotonic() + seconds
+    with pytest.raises(TorchveilError) as caught:
+        while time.monotonic() < ends:
+            work(session)
+    return caught.value
+
+
+# --- connections, between daemons of this process --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalCluster, dict[Ends, Relay]]]:
+    """A cluster with a relay in every connection."""
+    directory = tmp_path_factory.mktemp("wired")
+    config = write_cluster(directory, limits=LIMITS)
+    with relayed(directory, config) as relays:
+        cluster = LocalCluster(directory, config)
+        for role in config.addresses:
+            cluster.daemons[role.name] = Daemon(read_role(directory / f"{role.name}.toml")).start()
+        yield cluster, relays
+        for daemon in cluster.daemons.values():
+            daemon.stop()
+
+
+@pytest.fixture
+def cluster(wired: tuple[LocalCluster, dict[Ends, Relay]]) -> Iterator[LocalCluster]:
+    """Afterwards all sessions are over and the next one works."""
+    cluster, relays = wired
+    yield cluster
+    for relay in relays.values():
+        relay.cut()
+        relay.resume()
+    soon(lambda: not any(daemon.sessions for daemon in cluster.daemons.values()), "a session was left")
+    with connect(cluster.directory / "cluster-controller.toml") as session:
+        assert work(session) == 512
+
+
+def opened(cluster: LocalCluster) -> NetworkSession:
+    return connect(cluster.directory / "cluster-controller.toml")
+
+
+@pytest.mark.parametrize("link", [("bob", "alice"), ("alice", "james"), (CONTROLLER, "bob")], ids="-".join)
+def test_a_connection_that_breaks(
+    cluster: LocalCluster, wired: tuple[LocalCluster, dict[Ends, Relay]], link: Ends
+) -> None:
+    session = opened(cluster)
+    assert work(session) == 512
+    began = time.monotonic()
+    wired[1][link].cut()
+    error = work_until_it_fails(session)
+    assert isinstance(error, PeerLost) and error.at_fault in {ROLES[name] for name in link}
+    assert time.monotonic() - began < 1.5
+    assert "test_faults.py" in error.line and error.op
+
+
+@pytest.mark.parametrize(
+    "link", [("bob", "alice"), ("bob", "james"), (CONTROLLER, "james"), (CONTROLLER, "alice")], ids="-".join
+)
+def test_a_connection_that_falls_silent(
+    cluster: LocalCluster, wired: tuple[LocalCluster, dict[Ends, Relay]], link: Ends
+) -> None:
+    """Whoever waits for somebody who waits in vain blames the one at the end of the row."""
+    session = opened(cluster)
+    assert work(session) == 512
+    began = time.monotonic()
+    wired[1][link].stall()
+    error = work_until_it_fails(session)
+    assert isinstance(error, DeadlineExceeded) and error.at_fault in {ROLES[name] for name in link}, str(error)
+    assert time.monotonic() - began < DEADLINE_S + GRACE_S
+    assert "test_faults.py" in error.line and error.op
+    with pytest.raises(SessionStateError, match="ended with an error"):
+        work(session)
+
+
+def test_a_connection_that_is_silent_for_less_than_the_deadline(
+    cluster: LocalCluster, wired: tuple[LocalCluster, dict[Ends, Relay]]
+) -> None:
+    with opened(cluster) as session:
+        assert work(session) == 512
+        relay = wired[1]["bob", "alice"]
+        relay.stall()
+        time.sleep(0.8 * DEADLINE_S)
+        relay.resume()
+        assert work(session) == 512
+
+
+def test_two_connections_at_once(cluster: LocalCluster, wired: tuple[LocalCluster, dict[Ends, Relay]]) -> None:
+    session = opened(cluster)
+    wired[1]["bob", "alice"].cut()
+    wired[1]["alice", "james"].cut()
+    assert work_until_it_fails(session).at_fault in {"party/alice", "party/bob", "provider/james"}
+
+
+def test_a_connection_that_is_silent_while_a_session_is_opened(
+    cluster: LocalCluster, wired: tuple[LocalCluster, dict[Ends, Relay]]
+) -> None:
+    wired[1]["alice", "james"].stall()
+    began = time.monotonic()
+    with pytest.raises(NetworkError) as caught:
+        opened(cluster)
+    assert caught.value.at_fault in {"party/alice", "provider/james"}, str(caught.value)
+    assert time.monotonic() - began < LIMITS["handshake_s"] + GRACE_S
+
+
+def test_a_controller_that_goes_without_a_word(cluster: LocalCluster) -> None:
+    session = opened(cluster)
+    work(session)
+    driver: Any = session._driver
+    driver.hub.close()
+    soon(lambda: not any(daemon.sessions for daemon in cluster.daemons.values()), "a session was left", 1.0)
+
+
+# --- errors at a role ------------------------------------------------------------------------------------------------
+
+
+class SecretError(Exception):
+    """Its text must not get out."""
+
+
+@pytest.mark.parametrize("victim", ["bob", "james"])
+def test_an_error_inside_a_gate(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, victim: str) -> None:
+    """Everybody is told who failed, at what, and nothing of what the exception says."""
+    gate = GATES[ins.Bilinear]
+
+    def deal(role: Any, i: Any) -> None:
+        if role.name == victim:
+            raise SecretError("share 123456789")
+        gate.deal(role, i)
+
+    def evaluate(role: Any, i: Any) -> Any:
+        if role.name == victim:
+            raise SecretError("share 123456789")
+        return gate.evaluate(role, i)
+
+    session = opened(cluster)
+    x = session.share(torch.ones(3))
+    x.reveal()
+    monkeypatch.setitem(GATES, ins.Bilinear, replace(gate, deal=deal, evaluate=evaluate))
+    with pytest.raises(ProtocolError) as caught:
+        (x * x).reveal()
+    error = caught.value
+    assert error.at_fault == ROLES[victim] and "SecretError" in error.message
+    assert "123456789" not in str(error) and error.op == "aten.mul.Tensor" and "test_faults.py" in error.line
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+FEATURES = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+LABELS = (FEATURES.sum(1) > 0).long()
+
+
+def start(session: Session) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = session.encrypt(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    return model, torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+
+
+def train(session: Session, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
+    x, y = session.share(FEATURES), session.share(F.one_hot(LABELS, 2).float())
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def logits(session: Session, model: nn.Module) -> Tensor:
+    out: Any = model(session.share(FEATURES))
+    return out.reveal()
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    directory = tmp_path_factory.mktemp("processes")
+    write_cluster(directory, limits={**LIMITS, "deadline_s": 2})
+    with Processes(directory, environment={"OMP_NUM_THREADS": "1"}) as running:
+        yield running
+
+
+def session_ends(roles: Processes, since_s: float, *names: str) -> None:
+    """Every one of these wrote down why its session ended."""
+    for role in roles.config.addresses:
+        if role.name in names:
+            soon(lambda role=role: bool(endings(roles.directory, role, since_s)), f"{role} goes on")  # type: ignore[misc]
+
+
+def test_a_stopped_provider_is_named_and_serves_again(roles: Processes) -> None:
+    with connect(roles.file) as session:
+        work(session)
+    usual = {name: use_of(roles.pid(name)) for name in ("alice", "bob", "james")}
+    session = connect(roles.file)
+    work(session)
+    began = time.time()
+    roles.kill("james", signal.SIGSTOP)
+    error = work_until_it_fails(session)
+    assert isinstance(error, DeadlineExceeded) and error.at_fault == "provider/james", str(error)
+    assert time.time() - began < 2 + GRACE_S
+    session_ends(roles, began, "alice", "bob")
+    roles.kill("james", signal.SIGCONT)
+    session_ends(roles, began, "james")
+    for role in roles.config.addresses:
+        assert time.time() - endings(roles.directory, role, began)[0].at_s < 10
+    with connect(roles.file) as session:
+        assert work(session) == 512
+    for name, use in usual.items():
+        soon(lambda name=name, use=use: use_of(roles.pid(name)).descriptors <= use.descriptors, f"{name} leaks")  # type: ignore[misc]
+
+
+def test_training_goes_on_after_kill_9_as_if_nothing_had_happened(roles: Processes, tmp_path: Path) -> None:
+    session = connect(roles.file)
+    model, optimizer = start(session)
+    train(session, model, optimizer, 4)
+    session.save(tmp_path / "run", {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    train(session, model, optimizer, 1)
+    began = time.time()
+    roles.kill("alice")
+    with pytest.raises(PeerLost) as caught:
+        while True:
+            train(session, model, optimizer, 1)
+            logits(session, model)
+    assert caught.value.at_fault == "party/alice" and "test_faults.py" in caught.value.line
+    assert time.time() - began < GRACE_S
+    session_ends(roles, began, "bob", "james")
+    driver: Any = session._driver
+    roles.start("alice")
+
+    with connect(roles.file) as again:
+        other: Any = again._driver
+        assert other.session_id != driver.session_id
+        state = again.load(tmp_path / "run")
+        model, optimizer = start(again)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        train(again, model, optimizer, 6)
+        found = logits(again, model)
+    local = Session()
+    model, optimizer = start(local)
+    train(local, model, optimizer, 10)
+    wanted = logits(local, model)
+    assert torch.allclose(found, wanted, atol=0.02)
+    assert ((found.argmax(1) == LABELS).float().mean() - (wanted.argmax(1) == LABELS).float().mean()).abs() < 0.02
