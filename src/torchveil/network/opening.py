@@ -42,7 +42,6 @@ LAST_WORDS_S = 0.5
 #: What a connection takes before it has said what it is for: a hello.
 STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
 
-
 _EMPTY = (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.WAITING, m.Kind.ABORT)
 _NO_BODY = dict.fromkeys(map(int, _EMPTY), 0)
 
@@ -53,10 +52,6 @@ def frame_limits(limits: Limits, *, question: int = 0) -> FrameLimits:
     question: bytes of the largest body that a question may bring along on this link; in a session nobody asks any.
     """
     return FrameLimits(meta=1 << 24, body=limits.body, kinds={**_NO_BODY, int(m.Kind.REQUEST): question})
-
-
-#: What a link takes until its other end has said what it is for.
-STRANGER = FrameLimits(meta=1 << 12, body=0)
 
 
 def abort_raises(link: Link, frame: Frame) -> bool:
