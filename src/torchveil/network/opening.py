@@ -15,6 +15,7 @@ session's id.
 from __future__ import annotations
 
 import queue
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -219,13 +220,18 @@ class Waiting:
         #: the session's links, once it is being opened; other threads may cancel it
         self.hub: Hub | None = None
         self._arrived: queue.Queue[Arrival] = queue.Queue(len(self.order) + 1)
+        self._over = False
+        self._lock = threading.Lock()
 
     def arrive(self, arrival: Arrival) -> None:
         """From another thread: a role connected for this session. Raises ``PeerRejected`` if nobody waits for it."""
-        try:
-            self._arrived.put_nowait(arrival)
-        except queue.Full:
-            raise PeerRejected("more connections for a session than it has roles") from None
+        with self._lock:
+            if self._over:
+                raise PeerRejected("the session is open, or could not be opened", remedy="open a new session")
+            try:
+                self._arrived.put_nowait(arrival)
+            except queue.Full:
+                raise PeerRejected("more connections for a session than it has roles") from None
 
     def open(self, control: Link, controller: Identity, hello: m.Hello) -> Opened:
         """Open the session that ``hello`` asked for."""
@@ -237,6 +243,15 @@ class Waiting:
         except BaseException as error:
             refuse(hub, error, str(self.role))
             raise
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Nobody is waited for any more; who came all the same goes."""
+        with self._lock:
+            self._over = True
+            while not self._arrived.empty():
+                self._arrived.get_nowait()[0].close()
 
     def _open(self, hub: Hub, control: Link, controller: PublicHalf, hello: m.Hello) -> Opened:
         mine = self.keys.half

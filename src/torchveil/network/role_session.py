@@ -100,7 +100,6 @@ class RoleSession:
         try:
             self._carry_out()
         finally:
-            self._tables.forget()
             self.metrics.wires(-self._held)
             for link in self.hub.links:
                 self.metrics.queued(str(link.peer), 0)
