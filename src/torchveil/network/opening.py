@@ -43,7 +43,6 @@ LAST_WORDS_S = 0.5
 #: What a connection takes before it has said what it is for: a hello.
 STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
 
-
 _EMPTY = (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.WAITING, m.Kind.ABORT)
 _NO_BODY = dict.fromkeys(map(int, _EMPTY), 0)
 
