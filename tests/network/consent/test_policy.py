@@ -82,7 +82,7 @@ def test_a_grant_releases_once_and_is_used_up(world: World) -> None:
         {"owners": frozenset(["owner/hospital-b"])},
         {"owners": frozenset(["owner/hospital-a", "controller/other"])},
     ],
-    ids=str,
+    ids=lambda change: " ".join(f"{k}={sorted(v) if isinstance(v, frozenset) else v}" for k, v in change.items()),
 )
 def test_a_grant_for_something_else_does_not_do(world: World, change: dict[str, Any]) -> None:
     signed = world.give(quota=5)
