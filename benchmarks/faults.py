@@ -42,10 +42,10 @@ from torchveil.testing.delays import Relay
 from torchveil.testing.faults import CONTROLLER, Ends, connections, endings, relayed, use_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "reliability.md"
-DEADLINE_S, GRACE_S = 3.0, 2.0
+DEADLINE_S, HANDSHAKE_S, GRACE_S = 3.0, 3.0, 2.0
 #: A controller that says nothing may be thinking, so roles give it longer.
 SILENCE_S = 8.0
-LIMITS = {"deadline_s": DEADLINE_S, "handshake_s": 3, "idle_s": SILENCE_S}
+LIMITS = {"deadline_s": DEADLINE_S, "handshake_s": HANDSHAKE_S, "idle_s": SILENCE_S}
 PHASES = ("eager", "plan", "idle", "opening")
 #: How long the controller does something else in the phase "idle", and how long a slow role stands still.
 IDLE_S, SLOW_S = 1.0, 1.2
@@ -146,7 +146,8 @@ class Bench:
     def allowed_s(run: Run) -> float:
         """Within which every survivor has to have ended its session."""
         hangs = run.fault in ("stop", "stall") and CONTROLLER in run.victim
-        return (SILENCE_S if hangs else DEADLINE_S) + GRACE_S
+        opening = 2 * HANDSHAKE_S if run.phase == "opening" else 0
+        return max(SILENCE_S if hangs else DEADLINE_S, opening) + GRACE_S
 
     # --- runs --------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from torchveil.cli import main
+from torchveil.version import VERSION
 
 PROGRAM = """
 import torch
@@ -76,3 +77,18 @@ def test_a_program_that_does_not_run(file: str, capsys: pytest.CaptureFixture[st
 def test_arguments_that_make_no_sense(file: str, asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *[word.format(file=file) for word in asked]]) == 2
     assert capsys.readouterr().err.startswith("torchveil: ")
+
+
+def test_a_missing_file_is_told_in_a_line_that_blames_no_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["audit", "show", "none.jsonl"], ["status", "none.toml"], ["certs", "issue", "none", "party/a"]):
+        assert main([*words[:-1], str(tmp_path / words[-1])] if words[0] != "certs" else words) == 2
+        told = capsys.readouterr().err
+        assert "No such file" in told and "none" in told and "  at: " not in told, told
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0 and capsys.readouterr().out == f"torchveil {VERSION}\n"

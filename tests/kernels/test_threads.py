@@ -82,7 +82,7 @@ def test_provider_and_parties_divide_the_threads(
     torch.set_num_threads(torchs)
     monkeypatch.setattr(replay, "THREAD_FROM", 0)
     seen: dict[str, set[tuple[int, int]]] = {}
-    dealing, exchange = replay._dealing, replay._Run._exchange
+    dealing, exchange = replay.deals, replay.Run._exchange
 
     def note() -> None:
         seen.setdefault(threading.current_thread().name, set()).add((torch.get_num_threads(), threads.count()))
@@ -92,12 +92,12 @@ def test_provider_and_parties_divide_the_threads(
             note()
             yield item
 
-    def watched_exchange(run: replay._Run) -> None:
+    def watched_exchange(run: replay.Run) -> None:
         note()
         exchange(run)
 
-    monkeypatch.setattr(replay, "_dealing", watched_dealing)
-    monkeypatch.setattr(replay._Run, "_exchange", watched_exchange)
+    monkeypatch.setattr(replay, "deals", watched_dealing)
+    monkeypatch.setattr(replay.Run, "_exchange", watched_exchange)
     with Session(["alice", "bob"], "james") as session:
         relu = torchveil.compile(torch.relu)
         for _ in range(2):

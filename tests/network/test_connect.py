@@ -131,7 +131,7 @@ def test_missing_files_name_the_remedy(cluster: LocalCluster, tmp_path: Path) ->
         (tmp_path / f"{name}.pem").write_text("")
     with pytest.raises(ConfigurationError, match="certificate=FILE"):
         torchveil.connect(nowhere)
-    with pytest.raises(CertificateError, match="torchveil certs issue"):
+    with pytest.raises(CertificateError, match="certs issue certificates"):
         torchveil.connect(nowhere, certificate=tmp_path / "none.pem")
 
 

@@ -574,3 +574,53 @@ def test_a_decoder_never_offers_less_room_than_a_record() -> None:
     for byte in range(0, len(stream), 997):
         assert len(decoder.buffer()) >= 1 << 14
         decoder.feed(stream[byte : byte + 997])
+
+
+# --- who is to blame -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ({}, "bob"),
+        ({"bob": ("james", 7)}, "james"),
+        ({"bob": ("james", 7), "james": ("controller", 5)}, "controller"),
+        ({"bob": ("james", 7), "james": ("controller", 8)}, "james"),  # it is done with 7: what it sent was lost
+        ({"bob": ("james", 9)}, "bob"),  # it is further than we are
+        ({"bob": ("alice", 7)}, "bob"),  # for us, and we for it
+        ({"bob": ("james", 7), "james": ("bob", 7)}, "bob"),
+    ],
+)
+def test_a_wait_is_followed_to_who_says_nothing(said: dict[str, tuple[str, int]], cause: str) -> None:
+    """Alice, at instruction 8, waits for bob."""
+    hub = Hub()
+    found = {}
+    for name in ("bob", "james", "controller"):
+        near, _far = socket.socketpair()
+        found[name] = Link(near, name)
+        hub.add(found[name])
+        found[name].waits_for, found[name].waits_at = said.get(name, ("", 0))
+    hub.position = lambda: 8
+    assert hub.cause(found["bob"]) == cause
+    hub.close()
+
+
+def test_last_words_arrive_before_a_reset(make: Callable[..., Ends], background: Any) -> None:
+    """Whoever closes with bytes unread resets the connection, and what the kernel had not delivered is lost."""
+    ends = make()
+    ends.bob.post(ends.to_alice, Frame(1, body=bytes(1 << 16)))  # never read
+    for _ in range(64):
+        ends.alice.post(ends.to_bob, Frame(1, body=bytes(1 << 14)))
+    ends.alice.tell(Frame(20))
+
+    def part() -> None:
+        ends.alice.flush(5, "words")
+        ends.alice.part(5)
+        ends.alice.close()
+
+    parting = background(part)
+    time.sleep(0.1)
+    kinds = [ends.bob.receive(ends.to_alice, 5, "words").kind for _ in range(65)]
+    assert kinds == [1] * 64 + [20]
+    ends.bob.close()
+    parting.result(10)

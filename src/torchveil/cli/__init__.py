@@ -14,6 +14,7 @@ from importlib import import_module
 from torchveil.cli.usage import UsageError
 from torchveil.errors import TorchveilError
 from torchveil.version import VERSION
+from torchveil.where import user_frame
 
 #: command -> (its module in this package, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -62,6 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except (TorchveilError, UsageError) as error:
-        print(f"torchveil: {error}", file=sys.stderr)
+        print(f"torchveil: {_told(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"torchveil: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return status
+
+
+def _told(error: Exception) -> str:
+    """An error without the line of the program that called ``main``: nobody who types a command wrote that."""
+    caller = user_frame()
+    hidden = "" if caller is None else f"  at: {caller[0].co_filename}:"
+    return "\n".join(line for line in str(error).split("\n") if not (hidden and line.startswith(hidden)))

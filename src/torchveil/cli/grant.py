@@ -9,6 +9,7 @@ Exit status: 0, or 1 if the owner did not say yes, or 2 if something could not b
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from pathlib import Path
 
@@ -59,10 +60,9 @@ def _or(given: int | None, default: int) -> int:
 
 
 def _digest(text: str) -> bytes:
-    digest = bytes.fromhex(text)
-    if len(digest) != 32:
-        raise ValueError(text)
-    return digest
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError("a plan is named by 64 hexadecimal digits, which an error or a request shows")
+    return bytes.fromhex(text)
 
 
 def _shape(text: str) -> tuple[int, ...]:

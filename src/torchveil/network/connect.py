@@ -151,7 +151,7 @@ def find_credentials(
         if len(found) != 1:
             raise ConfigurationError(
                 f"there are {len(found)} certificates {kind}-*.pem beside {config.authority}",
-                remedy="say who you are: certificate=FILE (of a command: --certificate FILE)"
+                remedy="say who you are: --certificate FILE, or certificate=FILE in Python"
                 if found
                 else f"make one where the authority is: torchveil certs issue DIRECTORY {kind}/NAME; or name it",
             )

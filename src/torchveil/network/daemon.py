@@ -203,7 +203,6 @@ class Daemon:
             purpose = _PURPOSES.get(hello.purpose)
             if purpose is None:
                 raise PeerRejected("a connection for a purpose that is not known")
-            link.limits = frame_limits(self.config.limits)
             purpose(self, hub, link, identity, hello)
         except TorchveilError as error:
             self.metrics.connection_refused(error.code)
@@ -230,7 +229,6 @@ class Daemon:
         if session is None or session.session_id:
             raise PeerRejected("there is no session of this ticket that waits for anybody")
         hub.remove(link)
-        link.limits = frame_limits(self.config.limits)
         try:
             session.waiting.arrive((link, identity, hello))
         except BaseException:
@@ -254,7 +252,6 @@ class Daemon:
                 )
             self._sessions[hello.ticket] = session
         hub.remove(link)
-        link.limits = frame_limits(self.config.limits)
         thread = threading.Thread(
             target=self._run, args=(session, link, identity, hello), name="torchveil session", daemon=True
         )

@@ -310,8 +310,9 @@ class NetworkDriver:
         self._item(m.Alias(new, old, apart))
 
     def _item(self, item: m.Message) -> None:
-        for batch in (*self._batches, self._dealer):
+        for batch in self._batches:
             batch.add(item, (), 32)
+        self._dealer.add(m.without_names(item), (), 32)
 
     # --- errors ------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ are bounded (``Limits.queued``): a link whose frames nobody takes is no longer r
 
 Who is to blame when a wait takes too long? Whoever waits for a role that itself waits for a third must not blame it. So
 a wait that has lasted for ``notice_s`` is told to the others (``on_wait``), who note it (``Link.waits_for``) and, when
-their own time is up, follow from the role that they wait for to the one that says nothing. They follow a role no further
-that waits for something later in the stream than they do (``position``): what is missing it has sent, and it was lost.
+their own time is up, follow from the role that they wait for to the one that says nothing. They follow a role no
+further that waits for something later in the stream than they do (``position``): what is missing it has sent, and it
+was lost.
 
 TLS reads and writes records, which has two consequences here. A read or a write may need the socket in the other
 direction first (``SSLWantRead`` of a write). And bytes may lie inside OpenSSL where select does not see them: reads

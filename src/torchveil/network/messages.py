@@ -178,6 +178,23 @@ class Forget(Message, tag="f", frozen=True):
 Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver | Forget
 
 
+_UNNAMED = Checkpoint("-", 0, 0, "", 0, {})
+
+#: Items with names that are none of the provider's business, and what it gets of them.
+_BLANKED: dict[type[Message], Callable[[Any], Message]] = {
+    Save: lambda item: Save(_UNNAMED, {}),
+    Load: lambda item: Load(_UNNAMED, {str(k): x for k, x in enumerate(item.wires.values())}),
+    Dataset: lambda item: Dataset("-", item.out, item.shape, bytes(16)),
+    Deliver: lambda item: Deliver(item.structure, b""),
+}
+
+
+def without_names(item: Message) -> Message:
+    """The item as the provider gets it: without names of data sets, checkpoints, values and results."""
+    blank = _BLANKED.get(type(item))
+    return item if blank is None else blank(item)
+
+
 class Stream(Message, frozen=True):
     """Items in order; their buffers follow one another in the body, each at a multiple of eight bytes."""
 

@@ -15,6 +15,7 @@ session's id.
 from __future__ import annotations
 
 import queue
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -42,7 +43,6 @@ LAST_WORDS_S = 0.5
 #: What a connection takes before it has said what it is for: a hello.
 STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
 
-
 _EMPTY = (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.WAITING, m.Kind.ABORT)
 _NO_BODY = dict.fromkeys(map(int, _EMPTY), 0)
 
@@ -53,10 +53,6 @@ def frame_limits(limits: Limits, *, question: int = 0) -> FrameLimits:
     question: bytes of the largest body that a question may bring along on this link; in a session nobody asks any.
     """
     return FrameLimits(meta=1 << 24, body=limits.body, kinds={**_NO_BODY, int(m.Kind.REQUEST): question})
-
-
-#: What a link takes until its other end has said what it is for.
-STRANGER = FrameLimits(meta=1 << 12, body=0)
 
 
 def abort_raises(link: Link, frame: Frame) -> bool:
@@ -224,13 +220,18 @@ class Waiting:
         #: the session's links, once it is being opened; other threads may cancel it
         self.hub: Hub | None = None
         self._arrived: queue.Queue[Arrival] = queue.Queue(len(self.order) + 1)
+        self._over = False
+        self._lock = threading.Lock()
 
     def arrive(self, arrival: Arrival) -> None:
         """From another thread: a role connected for this session. Raises ``PeerRejected`` if nobody waits for it."""
-        try:
-            self._arrived.put_nowait(arrival)
-        except queue.Full:
-            raise PeerRejected("more connections for a session than it has roles") from None
+        with self._lock:
+            if self._over:
+                raise PeerRejected("the session is open, or could not be opened", remedy="open a new session")
+            try:
+                self._arrived.put_nowait(arrival)
+            except queue.Full:
+                raise PeerRejected("more connections for a session than it has roles") from None
 
     def open(self, control: Link, controller: Identity, hello: m.Hello) -> Opened:
         """Open the session that ``hello`` asked for."""
@@ -242,6 +243,15 @@ class Waiting:
         except BaseException as error:
             refuse(hub, error, str(self.role))
             raise
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Nobody is waited for any more; who came all the same goes."""
+        with self._lock:
+            self._over = True
+            while not self._arrived.empty():
+                self._arrived.get_nowait()[0].close()
 
     def _open(self, hub: Hub, control: Link, controller: PublicHalf, hello: m.Hello) -> Opened:
         mine = self.keys.half

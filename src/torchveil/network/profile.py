@@ -90,7 +90,7 @@ def read(path: Path) -> bytes:
     except OSError as error:
         raise CertificateError(
             f"{path} cannot be read: {error.strerror}",
-            remedy="name the file where it is; torchveil certs issue makes certificates and keys",
+            remedy="name the file where it is; torchveil certs init makes an authority, certs issue certificates",
         ) from None
 
 

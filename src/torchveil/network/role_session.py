@@ -100,7 +100,6 @@ class RoleSession:
         try:
             self._carry_out()
         finally:
-            self._tables.forget()
             self.metrics.wires(-self._held)
             for link in self.hub.links:
                 self.metrics.queued(str(link.peer), 0)
@@ -201,7 +200,7 @@ class RoleSession:
 
     def _note(self, item: m.Message, more: bytes = b"") -> None:
         """Take an item that is no instruction into the digests."""
-        self._view.update(m.pack_meta(item) + more)
+        self._view.update(m.pack_meta(m.without_names(item)) + more)
 
     def _alias(self, item: m.Alias, _buffers: Sequence[memoryview]) -> None:
         self._note(item)

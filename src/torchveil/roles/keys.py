@@ -6,6 +6,7 @@ number in two purposes without sharing a stream:
     dealt, dealt-bits   party and provider    the pieces of dealt values that cost no bytes
     zero                party and party       sharings of zero before a reveal; the provider never knows them
     input               owner and party       the pieces of an owner's input
+    tied                party and provider    between machines: the first four follow from it (``tied``)
 
 What a role tells the others, ``PublicHalf``, is not secret. Between machines it has to come over a connection whose
 other end is known: whoever exchanges it on the way shares a key with both.
@@ -93,12 +94,12 @@ def party_role(
     tied: those with parties and provider depend on what was carried out (``roles.tied``), for a role that others tell
     what to do.
     """
-    keys = {purpose: identity.key(provider, session_id, purpose) for purpose in PROVIDER_PURPOSES}
     zeros = {peer: identity.key(half, session_id, "zero") for peer, half in enumerate(parties) if peer != rank}
     fixed = {"input": identity.stream(owner, session_id, "input")}
     if tied:
-        return Party(name, rank, len(parties), TiedStreams(keys, fixed), {k: TiedStream(x) for k, x in zeros.items()})
-    streams = {purpose: stream(key) for purpose, key in keys.items()} | fixed
+        own = TiedStreams(identity.key(provider, session_id, "tied"), PROVIDER_PURPOSES, fixed)
+        return Party(name, rank, len(parties), own, {peer: TiedStream(key) for peer, key in zeros.items()})
+    streams = {purpose: identity.stream(provider, session_id, purpose) for purpose in PROVIDER_PURPOSES} | fixed
     return Party(name, rank, len(parties), streams, {peer: stream(key) for peer, key in zeros.items()})
 
 
@@ -106,10 +107,13 @@ def provider_role(
     name: str, identity: Identity, parties: Sequence[PublicHalf], session_id: bytes, *, tied: bool = False
 ) -> Provider:
     """The provider with the streams that it shares with every party; ``tied`` as for a party."""
-    keys = [{purpose: identity.key(half, session_id, purpose) for purpose in PROVIDER_PURPOSES} for half in parties]
     if tied:
-        return Provider(name, [TiedStreams(each) for each in keys])
-    return Provider(name, [{purpose: stream(key) for purpose, key in each.items()} for each in keys])
+        own = [TiedStreams(identity.key(half, session_id, "tied"), PROVIDER_PURPOSES) for half in parties]
+        return Provider(name, own)
+    streams = [
+        {purpose: identity.stream(half, session_id, purpose) for purpose in PROVIDER_PURPOSES} for half in parties
+    ]
+    return Provider(name, streams)
 
 
 def input_streams(identity: Identity, parties: Sequence[PublicHalf], session_id: bytes) -> list[RandomSource]:

@@ -8,40 +8,50 @@ digest of all that was told so far (``program.digest``): whoever was told someth
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from torch import Tensor
 
+from torchveil.errors import ProtocolError
 from torchveil.kernels import stream
-from torchveil.randomness import Bits, Stream, Words, derive_key
-
-_PURPOSE = "tied to the stream of instructions"
+from torchveil.randomness import Bits, Stream, Words, tied_keys
 
 
 class TiedStreams(dict[str, Stream]):
-    """The streams between a party and the provider by purpose, made when they are asked for.
+    """The streams of two roles for at most four purposes, made of their one key when they are asked for.
 
     ``fixed``: those that are tied to nothing.
     """
 
-    __slots__ = ("_fixed", "_keys", "_state")
+    __slots__ = ("_derived", "_fixed", "_key", "_places", "_state")
 
-    def __init__(self, keys: dict[str, bytes], fixed: dict[str, Stream] | None = None) -> None:
+    def __init__(self, key: bytes, purposes: Sequence[str], fixed: Mapping[str, Stream] | None = None) -> None:
         self._fixed = fixed or {}
-        self._keys = keys
+        self._key = key
+        self._places = {purpose: place for place, purpose in enumerate(purposes)}
         self._state = b""
+        self._derived: tuple[bytes, ...] = ()
         super().__init__(self._fixed)
 
     def tie(self, state: bytes) -> None:
         """From here on under keys of ``state``, the digest (32 bytes) of what was carried out."""
         self._state = state
+        self._derived = ()
         self.clear()
         self.update(self._fixed)
 
     def __missing__(self, purpose: str) -> Stream:
-        made = self[purpose] = stream(derive_key(self._keys[purpose], _PURPOSE, self._state))
+        place = self._places[purpose]
+        self._derived = self._derived or tied_keys(self._key, self._state)
+        made = self[purpose] = stream(self._derived[place])
         return made
 
     def __repr__(self) -> str:
-        return f"<TiedStreams for {', '.join(self._keys)}>"
+        return f"<TiedStreams for {', '.join(self._places)}>"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ProtocolError("a randomness stream cannot be copied or pickled", remedy="open a new session")
 
 
 class TiedStream:
@@ -50,7 +60,7 @@ class TiedStream:
     __slots__ = ("_streams",)
 
     def __init__(self, key: bytes) -> None:
-        self._streams = TiedStreams({"": key})
+        self._streams = TiedStreams(key, ("",))
 
     def tie(self, state: bytes) -> None:
         """As ``TiedStreams.tie``."""

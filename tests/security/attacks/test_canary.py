@@ -59,7 +59,7 @@ def train(cluster: LocalCluster, out: Path, errors: list[str]) -> None:
             optimizer.step()
         (x * torchveil.public(PUBLIC) + torchveil.public(PUBLIC) > 0).any()
         session.save(out / "run", {"model": model.state_dict(), "x": x, "own": own})
-        session.deliver(own, "owner/hospital-a", "own")
+        session.deliver(own, "owner/hospital-a", "keepsake")
         for attempt in (x, x.max(), x * own):
             try:
                 attempt.reveal()
@@ -106,9 +106,13 @@ def test_traffic(run: Run, who: str) -> None:
 
 def test_the_provider_is_sent_no_public_tensor_and_nothing_by_parties(run: Run) -> None:
     kinds = {frame.kind for to, frame in run.views.frames if to == "provider/james"}
-    assert kinds <= {m.Kind.HELLO, m.Kind.BEGIN, m.Kind.STREAM, m.Kind.CLOSE, m.Kind.ABORT, m.Kind.DONE}
+    assert kinds <= {m.Kind.HELLO, m.Kind.BEGIN, m.Kind.STREAM, m.Kind.CLOSE, m.Kind.ABORT, m.Kind.WAITING}
     data = b"".join(frame.meta + bytes(frame.body) for to, frame in run.views.frames if to == "provider/james")
     assert not found_in(data, needles(PUBLIC))
+    names = (NAME, "keepsake", "run_")
+    assert [name for name in names if name.encode() in data] == []
+    parties = b"".join(frame.meta for to, frame in run.views.frames if to == "party/alice")
+    assert all(name.encode() in parties for name in names)
 
 
 def test_what_one_party_is_sent(run: Run) -> None:

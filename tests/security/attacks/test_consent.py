@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -54,6 +55,21 @@ def test_an_exact_budget_pays_once(cluster: LocalCluster, session: NetworkSessio
             attempt.reveal()
     with connect(cluster.file) as another, pytest.raises(ConsentRequired):
         another.dataset("hospital-a/x").reveal()
+
+
+def test_two_sessions_at_once_do_not_both_get_it(cluster: LocalCluster) -> None:
+    grant(cluster, CONTROLLER, fingerprint(cluster), 3 * 64)
+
+    def attempt(session: NetworkSession) -> bool:
+        try:
+            session.dataset("hospital-a/x").reveal()
+        except ConsentRequired:
+            return False
+        return True
+
+    with connect(cluster.file) as one, connect(cluster.file) as other, ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(attempt, (one, other))) <= 1
+        assert not attempt(one) and not attempt(other)
 
 
 def test_one_bit_too_few_pays_nothing(cluster: LocalCluster, session: NetworkSession) -> None:

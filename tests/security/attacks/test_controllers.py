@@ -390,13 +390,14 @@ def test_the_controller_and_the_provider_were_sent_nothing_of_it(world: tuple[Lo
                 kinds.REVEALED,
                 kinds.PROGRESS,
                 kinds.DONE,
+                kinds.WAITING,
                 kinds.REFUSED,
                 kinds.ABORT,
                 kinds.REPLY,
                 kinds.CLOSE,
             },
         ),
-        ("provider/james", {kinds.HELLO, kinds.BEGIN, kinds.STREAM, kinds.CLOSE, kinds.ABORT, kinds.DONE}),
+        ("provider/james", {kinds.HELLO, kinds.BEGIN, kinds.STREAM, kinds.CLOSE, kinds.ABORT, kinds.WAITING}),
     ):
         frames = [frame for to, frame in seen.frames if to == who]
         assert {frame.kind for frame in frames} <= may, who
