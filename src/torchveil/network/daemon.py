@@ -229,6 +229,7 @@ class Daemon:
         if session is None or session.session_id:
             raise PeerRejected("there is no session of this ticket that waits for anybody")
         hub.remove(link)
+        link.limits = frame_limits(self.config.limits)
         try:
             session.waiting.arrive((link, identity, hello))
         except BaseException:
@@ -252,6 +253,7 @@ class Daemon:
                 )
             self._sessions[hello.ticket] = session
         hub.remove(link)
+        link.limits = frame_limits(self.config.limits)
         thread = threading.Thread(
             target=self._run, args=(session, link, identity, hello), name="torchveil session", daemon=True
         )
