@@ -49,7 +49,7 @@ from torchveil.network.lobby import Lobby, Visit
 from torchveil.network.logs import failed, log
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
-from torchveil.network.opening import STRANGER, Opened, Waiting, abort_raises, check_hello, refuse
+from torchveil.network.opening import STRANGER, Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
 from torchveil.network.party import Keeping, PartySession
 from torchveil.network.provider import ProviderSession
 from torchveil.network.results import ResultStore
