@@ -204,6 +204,7 @@ class Daemon:
             purpose = _PURPOSES.get(hello.purpose)
             if purpose is None:
                 raise PeerRejected("a connection for a purpose that is not known")
+            link.limits = frame_limits(self.config.limits)
             purpose(self, hub, link, identity, hello)
         except TorchveilError as error:
             self.metrics.connection_refused(error.code)
