@@ -200,11 +200,9 @@ class Daemon:
             hello = m.parse(hub.receive(link, max(ends - monotonic(), 0.0), "its hello"), m.Hello)
             check_hello(hello, self.config.cluster)
             visit.known()
-            link.limits = frame_limits(limits)
             purpose = _PURPOSES.get(hello.purpose)
             if purpose is None:
                 raise PeerRejected("a connection for a purpose that is not known")
-            link.limits = frame_limits(self.config.limits)
             purpose(self, hub, link, identity, hello)
         except TorchveilError as error:
             self.metrics.connection_refused(error.code)
