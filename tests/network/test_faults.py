@@ -92,9 +92,10 @@ def cluster(wired: tuple[LocalCluster, dict[Ends, Relay]]) -> Iterator[LocalClus
     """Afterwards all sessions are over and the next one works."""
     cluster, relays = wired
     yield cluster
-    for relay in relays.values():
-        relay.cut()
-        relay.resume()
+    for ends, relay in relays.items():
+        if ends != ("alice", "bob"):  # no session's, but questions about logs: one may be under way
+            relay.cut()
+            relay.resume()
     soon(lambda: not any(daemon.sessions for daemon in cluster.daemons.values()), "a session was left")
     with connect(cluster.directory / "cluster-controller.toml") as session:
         assert work(session) == 512
