@@ -8,6 +8,7 @@ things is found out at the first message between them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Place:
     operation: str = ""
 
 
-class RoleSession:
+class RoleSession(ABC):
     """Base of both kinds of sessions. ``run`` returns when the controller closes the session, and raises otherwise."""
 
     def __init__(
@@ -176,14 +177,14 @@ class RoleSession:
             m.Deliver: self._deliver,
         }
 
-    def _do(self, item: m.Do, buffers: Sequence[memoryview]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _do(self, item: m.Do, buffers: Sequence[memoryview]) -> None: ...
 
-    def _share(self, item: m.Share, buffers: Sequence[memoryview]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _share(self, item: m.Share, buffers: Sequence[memoryview]) -> None: ...
 
-    def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None: ...
 
     def _begin(self, i: ins.Instruction) -> int:
         """Count an instruction; its number."""
@@ -210,17 +211,17 @@ class RoleSession:
         self._note(item)
         self._tables.forget()
 
-    def _save(self, item: m.Save, _buffers: Sequence[memoryview]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _save(self, item: m.Save, _buffers: Sequence[memoryview]) -> None: ...
 
-    def _load(self, item: m.Load, _buffers: Sequence[memoryview]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _load(self, item: m.Load, _buffers: Sequence[memoryview]) -> None: ...
 
-    def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None: ...
 
-    def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None: ...
 
     def _answer(self, number: int, work: Callable[[], None], *, done: bool = True) -> None:
         """Do what the controller waits for, and say that it is done, or why not; the session goes on either way."""
