@@ -6,7 +6,7 @@
     │   ├── ShapeMismatch        TV102   operands whose shapes do not fit together
     │   ├── SessionMismatch      TV103   secrets of two sessions in one operation
     │   ├── WouldBePublished     TV104   a plain tensor meets a secret without ``public(...)``
-    │   ├── RevealRequired       TV105   ``.item()``, ``if secret``, ``.numpy()``: reading without a reveal
+    │   ├── RevealRequired       TV105   ``.item()``, ``if secret``, ``.numpy()``: reading a secret; also a TV201
     │   ├── PrecisionLoss        TV106   a non-zero public scalar that would round to zero
     │   ├── RangeExceeded        TV107   a value left its range (debug mode finds it)
     │   ├── InvalidArgument      TV108   an argument that no meaning can be given
@@ -98,12 +98,6 @@ class WouldBePublished(CallerError, RuntimeError):
     code = "TV104"
 
 
-class RevealRequired(CallerError, ValueError):
-    """The program tried to read a secret without an explicit reveal."""
-
-    code = "TV105"
-
-
 class PrecisionLoss(CallerError, ValueError):
     """A non-zero public scalar would be rounded to zero."""
 
@@ -138,6 +132,12 @@ class UnsupportedOperation(TorchveilError, NotImplementedError):
     """An operation that has no lowering to gates. Nothing was computed."""
 
     code = "TV201"
+
+
+class RevealRequired(CallerError, UnsupportedOperation, ValueError):
+    """The program tried to read a secret without an explicit reveal: no operation on shares does that."""
+
+    code = "TV105"
 
 
 class ConfigurationError(TorchveilError, ValueError):

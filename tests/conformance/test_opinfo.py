@@ -14,7 +14,7 @@ from conformance.judge import Cotangents, Outcome, Result, Verdict, compare, jud
 from conformance.opinfo import Operator, Sample, operators
 from conformance.page import page
 from conformance.run import PAGE, RECORD, torch_version, verdicts
-from torchveil import Session
+from torchveil import Session, errors
 
 RECORDED = json.loads(RECORD.read_text())
 ROWS = {row["name"]: row for row in RECORDED["operators"]}
@@ -34,6 +34,17 @@ def test_samples_end_as_published(name: str) -> None:
 def test_the_record_holds_no_bugs_and_the_page_is_its() -> None:
     assert not set("".join(row["samples"] for row in ROWS.values())) & {outcome.value[0] for outcome in BUGS}
     assert PAGE.read_text() == page(RECORDED)
+
+
+def test_what_does_not_pass_is_refused_as_unsupported() -> None:
+    """Of the published record: every sample that gave no result raised ``UnsupportedOperation`` or a kind of it."""
+    raised = {
+        error
+        for row in RECORDED["operators"]
+        for outcome, error, _, _ in row["why"]
+        if outcome == Outcome.UNSUPPORTED.value
+    }
+    assert raised and all(issubclass(getattr(errors, error), errors.UnsupportedOperation) for error in raised), raised
 
 
 # --- the judge itself ------------------------------------------------------------------------------------------------
