@@ -23,9 +23,9 @@ from torchveil.errors import (
     LimitExceeded,
     PeerLost,
     PeerRejected,
+    SessionAborted,
     SessionStateError,
     ShapeMismatch,
-    TorchveilError,
 )
 from torchveil.network import messages as m
 from torchveil.network.config import RoleConfig
@@ -391,7 +391,7 @@ def test_a_daemon_that_stops_tells_its_sessions(tmp_path: Path) -> None:
         assert x.reveal().tolist() == [1.0] * 3
         stopper: Callable[[], None] = cluster.daemons["bob"].stop
         stopper()
-        with pytest.raises(TorchveilError, match="bob"):
+        with pytest.raises(SessionAborted, match="bob"):
             for _ in range(50):
                 x = x * x
             x.reveal()

@@ -32,6 +32,7 @@ from torchveil.errors import (
     NetworkError,
     PeerRejected,
     ProtocolError,
+    SessionAborted,
     TorchveilError,
 )
 from torchveil.network import messages as m
@@ -159,7 +160,7 @@ class Daemon:
         for session in running:
             if session.waiting.hub is not None:
                 session.waiting.hub.cancel(
-                    PeerRejected(f"{self.config.role} is shutting down", remedy="try again later")
+                    SessionAborted(f"{self.config.role} is shutting down", remedy="try again later")
                 )
         # also those of sessions that ended a moment ago: they write the last line of the log of releases
         threads = list(self._threads)

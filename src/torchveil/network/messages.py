@@ -171,11 +171,7 @@ class Deliver(Message, tag="o", frozen=True):
     result: bytes
 
 
-class Forget(Message, tag="f", frozen=True):
-    """Forget all values."""
-
-
-Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver | Forget
+Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver
 
 
 _UNNAMED = Checkpoint("-", 0, 0, "", 0, {})

@@ -108,10 +108,6 @@ class PartySession(RoleSession):
         super()._alias(item, buffers)
         self.provenance.alias(item.new, item.old)
 
-    def _forget(self, item: m.Forget, buffers: Sequence[memoryview]) -> None:
-        super()._forget(item, buffers)
-        self.provenance.forget()
-
     def _define(self, item: m.Define, buffers: Sequence[memoryview]) -> None:
         super()._define(item, buffers)
         plan = self._plans[item.key][0]

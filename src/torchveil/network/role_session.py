@@ -170,7 +170,6 @@ class RoleSession(ABC):
             m.Alias: self._alias,
             m.Define: self._define,
             m.RunPlan: self._run_plan,
-            m.Forget: self._forget,
             m.Save: self._save,
             m.Load: self._load,
             m.Dataset: self._dataset,
@@ -206,10 +205,6 @@ class RoleSession(ABC):
     def _alias(self, item: m.Alias, _buffers: Sequence[memoryview]) -> None:
         self._note(item)
         self._tables.alias(item.new, item.old, apart=item.apart)
-
-    def _forget(self, item: m.Forget, _buffers: Sequence[memoryview]) -> None:
-        self._note(item)
-        self._tables.forget()
 
     @abstractmethod
     def _save(self, item: m.Save, _buffers: Sequence[memoryview]) -> None: ...
