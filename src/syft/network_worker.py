@@ -157,6 +157,8 @@ def _with_addresses(cluster: ClusterConfig, workers: Sequence[NetworkWorker]) ->
     given = {str(worker.id): worker.address for worker in workers}
 
     def at(member: Member) -> Member:
-        return Member(member.name, given[member.name])
+        lanes = list(member.lanes)
+        lanes[cluster.lane] = given[member.name]
+        return Member(member.name, addresses=tuple(lanes))
 
     return msgspec.structs.replace(cluster, parties=tuple(map(at, cluster.parties)), provider=at(cluster.provider))
