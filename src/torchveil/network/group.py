@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from torchveil.drivers.ranks import Collective
-from torchveil.errors import Desynchronised, MalformedMessage
+from torchveil.errors import Desynchronised, LimitExceeded, MalformedMessage
 from torchveil.kernels import sum_pieces
 from torchveil.network import messages as m
-from torchveil.network.links import Hub, Link
+from torchveil.network.links import Hub, Link, blamed
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
-from torchveil.network.pieces import buffers_of
+from torchveil.network.pieces import buffers_of, ring_of
 
 Owners = frozenset[str]
 
@@ -117,6 +117,8 @@ class Group:
     ) -> dict[int, tuple[Tensor, Owners]]:
         """Send every rank of ``to`` its tensor, get from every rank of ``like`` one of that shape, with its owners."""
         what = f"{c.how} of all ranks"
+        if len(owners) > m.OWNERS:
+            raise LimitExceeded(f"data of more than {m.OWNERS} owners in one value", remedy="combine less of it")
         said = m.Collected(c.how, c.shape, c.root, c.format, part, tuple(sorted(owners)))
         for lane, tensor in to.items():
             link, body = self._links[lane], buffers_of(tensor)
@@ -126,7 +128,10 @@ class Group:
         for lane, tensor in like.items():
             link = self._links[lane]
             frame = self._hub.receive(link, self._deadline_s, what)
-            theirs = m.parse(frame, m.Collected)
+            try:
+                theirs = m.parse(frame, m.Collected)
+            except MalformedMessage as error:
+                raise blamed(error, link) from None
             if frame.number != self._count or _meaning(theirs) != _meaning(said):
                 raise Desynchronised(
                     f"{link.peer} is at {theirs.how} of shape {theirs.shape} (collective {frame.number}), this rank at "
@@ -134,15 +139,12 @@ class Group:
                     remedy="run the same program on every rank",
                     at_fault=str(link.peer),
                 )
-            if len(frame.received) != 8 * tensor.numel():
-                raise MalformedMessage(f"{link.peer} sent a share of another size", at_fault=str(link.peer))
+            try:
+                piece = ring_of(frame.received, tensor.shape)
+            except MalformedMessage as error:
+                raise blamed(error, link) from None
             self._metrics.received(str(link.peer), len(frame.received))
-            piece = (
-                torch.frombuffer(frame.received, dtype=torch.int64)
-                if tensor.numel()
-                else torch.empty(0, dtype=torch.int64)
-            )
-            found[lane] = piece.view(tensor.shape), frozenset(theirs.owners)
+            found[lane] = piece, frozenset(theirs.owners)
         if to:
             self._hub.flush(self._deadline_s, what)
         return found

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import cast
 
-from torchveil.errors import DeadlineExceeded, NetworkError, PeerLost, PeerRejected
+from torchveil.errors import DeadlineExceeded, MalformedMessage, NetworkError, PeerLost, PeerRejected
 from torchveil.network.framing import NO_SESSION, RECORD, Decoder, Frame, Limits, Piece, pack
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -507,6 +507,12 @@ class Hub:
         else:
             self._selector.unregister(link.sock)
         link._registered = wanted
+
+
+def blamed(error: MalformedMessage, link: Link) -> MalformedMessage:
+    """The error with who sent what it is about as its cause, unless it names another one."""
+    error.at_fault = error.at_fault or str(link.peer)
+    return error
 
 
 def connect(address: str, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLSocket:

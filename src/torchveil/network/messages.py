@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from torchveil.errors import MalformedMessage, TorchveilError
 from torchveil.network.framing import Frame
+from torchveil.program.tensors import MOST_DIMENSIONS
 from torchveil.storage import Checkpoint
 
 #: Changes whenever two versions could not understand each other.
@@ -37,7 +38,10 @@ Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 #: A wire as the controller names it; negative ones are slots of plans, which are nobody else's business.
 Identifier = Annotated[int, Meta(ge=1, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=2**48)]
-Shape = tuple[Annotated[int, Meta(ge=0, le=2**40)], ...]
+Shape = Annotated[tuple[Annotated[int, Meta(ge=0, le=2**40)], ...], Meta(max_length=MOST_DIMENSIONS)]
+
+#: Owners whose data may be in one value that ranks make together.
+OWNERS = 4096
 
 
 class Kind(IntEnum):
@@ -242,10 +246,10 @@ class Collected(Message, frozen=True):
 
     how: Name
     shape: Shape
-    root: int
+    root: Annotated[int, Meta(ge=0, lt=2**16)]
     format: Text
     part: Annotated[int, Meta(ge=-1, lt=2**16)]
-    owners: tuple[Name, ...]
+    owners: Annotated[tuple[Name, ...], Meta(max_length=OWNERS)]
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import torch
 from torchveil.drivers.exchange import Flight, combine
 from torchveil.drivers.ranks import Collective
 from torchveil.drivers.replay import Run, playing
-from torchveil.errors import ConsentError, DataNotFound, Desynchronised, MalformedMessage, ProtocolError
+from torchveil.errors import ConsentError, DataNotFound, Desynchronised, LimitExceeded, MalformedMessage, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import Exchange, require_shape
 from torchveil.network import messages as m
@@ -32,7 +32,7 @@ from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.framing import Frame
 from torchveil.network.group import Group
-from torchveil.network.links import Link
+from torchveil.network.links import Link, blamed
 from torchveil.network.pieces import dealt, exchange_of, exchanged
 from torchveil.network.results import Kept, Result, ResultStore
 from torchveil.network.role_session import RoleSession
@@ -40,6 +40,7 @@ from torchveil.program import instructions as ins
 from torchveil.program.digest import StreamDigest
 from torchveil.program.encoding import decode, encode, plan_digest, without_public
 from torchveil.program.plan import Plan
+from torchveil.program.tensors import MOST_DIMENSIONS
 from torchveil.roles.party import Party
 from torchveil.roles.wires import Wire
 from torchveil.storage import Checkpoint, Holder, ShareStore, read_shares, write_shares
@@ -97,7 +98,7 @@ class PartySession(RoleSession):
         self._all.update(self.session_id)
         #: numbers that the provider may be dealing for now
         self._due = range(0)
-        party.fetch = self._fetch
+        party.fetch, party.dealer = self._fetch, str(provider.peer)
 
     def _end(self) -> None:
         super()._end()
@@ -222,8 +223,11 @@ class PartySession(RoleSession):
         share = self.party.wires[item.x].value()
         require_shape(share, item.shape)
         collective = Collective(item.how, item.shape, item.root, item.format)
-        if not 0 <= item.root < self.group.size:
+        if item.root >= self.group.size:
             raise MalformedMessage("a collective with a root that is no rank")
+        made_of = collective.result(self.group.size)
+        if prod(made_of) > self.limits.elements or len(made_of) > MOST_DIMENSIONS:
+            raise LimitExceeded("a collective makes a larger value than this role takes", remedy="combine smaller ones")
         made, owners = self.group.make(collective, share, self.provenance.of(item.x))
         self.party.wires[item.out] = Wire(made)
         self.provenance.restore(item.out, sorted(owners))
@@ -299,7 +303,10 @@ class PartySession(RoleSession):
             found = self.hub.receive(link, self.limits.deadline_s, what)
             if found.kind != m.Kind.EXCHANGE or found.number != number or found.digest != digest:
                 raise other_stream(link, number)
-            pieces[rank] = exchanged(own, found.received)
+            try:
+                pieces[rank] = exchanged(own, found.received)
+            except MalformedMessage as error:
+                raise blamed(error, link) from None
             self.metrics.exchanged(str(link.peer), len(found.received), perf_counter() - start)
         self.metrics.round()
         if any([link.queued for link in self._links.values()]):
@@ -319,7 +326,10 @@ class PartySession(RoleSession):
         what = f"what is dealt for instruction {number} ({self.place.operation})"
         while True:
             frame = self.hub.receive(self._provider, self.limits.deadline_s, what)
-            corrections: dict[tuple[str, int], Any] = dealt(m.parse(frame, m.Dealt), frame.received)
+            try:
+                corrections: dict[tuple[str, int], Any] = dealt(m.parse(frame, m.Dealt), frame.received)
+            except MalformedMessage as error:
+                raise blamed(error, self._provider) from None
             wrong = frame.number not in self._due or frame.number % self.n_parties != self.party.rank
             if wrong or frame.digest != self._view.value:
                 raise other_stream(self._provider, number)
