@@ -33,6 +33,8 @@ PROTOCOL = 2
 
 Name = Annotated[str, Meta(min_length=1, max_length=160)]
 Text = Annotated[str, Meta(max_length=4000)]
+#: A version of the package; it is shown on terminals.
+Version = Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9.+!_-]*\Z")]
 Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 #: A wire as the controller names it; negative ones are slots of plans, which are nobody else's business.
@@ -81,7 +83,7 @@ class Hello(Message, frozen=True):
     """
 
     protocol: int
-    version: Name
+    version: Version
     cluster: Bytes32
     purpose: Name
     ticket: Annotated[bytes, Meta(max_length=16)] = b""
@@ -94,7 +96,7 @@ class Hello(Message, frozen=True):
 class Welcome(Message, frozen=True):
     """The answer of whoever was connected to."""
 
-    version: Name
+    version: Version
     key: Annotated[bytes, Meta(max_length=32)] = b""
     contribution: Annotated[bytes, Meta(max_length=16)] = b""
 

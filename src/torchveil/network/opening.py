@@ -45,6 +45,8 @@ LAST_WORDS_S = 0.5
 #: What a connection between ranks of one role is for.
 GROUP = "group"
 
+_SAME_VERSION = "install the same version of torchveil everywhere"
+
 #: What a connection takes before it has said what it is for: a hello.
 STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
 
@@ -148,6 +150,7 @@ def dial(
         hub.add(link)
         hub.post(link, m.message_of(m.Kind.HELLO, hello))
         welcome = m.parse(hub.receive(link, limits.handshake_s, f"the welcome of {role}"), m.Welcome)
+        _require_version(welcome.version, str(role))
         hub.remove(link)
     except BaseException:
         sock.close()
@@ -168,13 +171,14 @@ def hello_of(
 
 
 def check_hello(hello: m.Hello, cluster: ClusterConfig) -> None:
-    """Raise ``PeerRejected`` unless the other end speaks this protocol about this cluster."""
+    """Raise ``PeerRejected`` unless the other end speaks this protocol about this cluster, and is of this version."""
     if hello.protocol != m.PROTOCOL:
         raise PeerRejected(
             f"the other end speaks protocol {hello.protocol} (version {hello.version}), this one {m.PROTOCOL} "
             f"(version {VERSION})",
-            remedy="install the same version of torchveil everywhere",
+            remedy=_SAME_VERSION,
         )
+    _require_version(hello.version)
     if hello.cluster != cluster.digest():
         raise PeerRejected(
             "the other end has another cluster file: names, their order, authority or deadline differ",
@@ -184,6 +188,16 @@ def check_hello(hello: m.Hello, cluster: ClusterConfig) -> None:
         raise PeerRejected(
             f"rank {hello.lane} of the other end came to rank {cluster.lane} of this role",
             remedy="name the addresses of all roles in the order of their ranks, in every file",
+        )
+
+
+def _require_version(theirs: str, whom: str = "") -> None:
+    """Two versions may carry out one instruction differently, though they understand each other."""
+    if theirs != VERSION:
+        raise PeerRejected(
+            f"{whom or 'the other end'} runs version {theirs} of torchveil, this one {VERSION}",
+            remedy=_SAME_VERSION,
+            at_fault=whom,
         )
 
 
