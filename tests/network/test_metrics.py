@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -176,6 +177,31 @@ def test_a_silent_client_does_not_hold_the_endpoint(monkeypatch: pytest.MonkeyPa
                 assert reply.status == 200
             assert time.monotonic() - began < 4
     finally:
+        endpoint.stop()
+
+
+def test_a_slow_client_does_not_hold_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then: no single wait is long."""
+    monkeypatch.setattr("torchveil.network.metrics._Scrape.timeout", 0.4)
+    endpoint = serve(Metrics(), ":0")
+    over = threading.Event()
+
+    def trickle() -> None:
+        with socket.create_connection(endpoint.address, timeout=5) as slow, suppress(OSError):
+            while not over.wait(0.05):
+                slow.sendall(b"G")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    try:
+        time.sleep(0.2)
+        began = time.monotonic()
+        with urllib.request.urlopen(f"http://127.0.0.1:{endpoint.address[1]}/metrics", timeout=5) as reply:
+            assert reply.status == 200
+        assert time.monotonic() - began < 3
+    finally:
+        over.set()
+        thread.join(5)
         endpoint.stop()
 
 

@@ -14,10 +14,11 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from itertools import accumulate
-from socket import AF_INET6, SocketType
+from socket import AF_INET, AF_INET6, SHUT_RDWR, SocketType
 from socketserver import TCPServer
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -264,7 +265,8 @@ class Endpoint:
 
     def __init__(self, host: str, port: int, text: Callable[[], bytes]) -> None:
         handler = type("_Handler", (_Scrape,), {"text": staticmethod(text)})
-        kind = type("_Server", (TCPServer,), {"address_family": AF_INET6}) if ":" in host else TCPServer
+        family = AF_INET6 if ":" in host else AF_INET
+        kind = type("_Server", (_Server,), {"address_family": family})
         try:
             self._server: TCPServer = kind((host, port), handler, bind_and_activate=False)
             self._server.allow_reuse_address = True
@@ -286,12 +288,30 @@ class Endpoint:
         self._thread.join()
 
 
+class _Server(TCPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: a client that hung up is no event, and would be printed."""
+
+
 class _Scrape(BaseHTTPRequestHandler):
-    """Answers one request; a client that says nothing is dropped after two seconds."""
+    """Answers one request; a client that has not had its answer after two seconds is dropped."""
 
     timeout = _REQUEST_TIMEOUT_S
     text: Callable[[], bytes]
     request: SocketType
+
+    def handle(self) -> None:
+        ends = threading.Timer(self.timeout, self._hang_up)  # the timeout of a socket begins anew with every byte
+        ends.daemon = True
+        ends.start()
+        try:
+            super().handle()
+        finally:
+            ends.cancel()
+
+    def _hang_up(self) -> None:
+        with suppress(OSError):
+            self.request.shutdown(SHUT_RDWR)
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != "/metrics":

@@ -2,7 +2,8 @@
 
 One file, replaced as a whole (written beside it, fsync, rename, fsync of the directory), so that a change happens or
 does not, whatever dies meanwhile. A change is made under a lock of the operating system: several sessions, several
-stores on the same directory and several processes take turns. The file is read again at each change.
+stores on the same directory and several processes take turns, and whoever's turn does not come gets a ``StorageError``.
+The file is read again at each change.
 
 How much of a grant is used is remembered under its nonce for ever, also when the grant is gone: a nonce that comes back
 finds its count. An operator who deletes the file makes quotas start anew; only the log of releases shows it.
@@ -10,7 +11,6 @@ finds its count. An operator who deletes the file makes quotas start anew; only 
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ import msgspec
 
 from torchveil.errors import LimitExceeded, StorageError
 from torchveil.network.consent.grants import Grant, Request, SignedGrant
+from torchveil.storage.files import lock
 
 #: Grants that are in force at one party at the same time.
 MAX_GRANTS = 1000
@@ -115,12 +116,13 @@ class Store:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         # a descriptor of its own for each change, so that threads of one process wait for each other as well
-        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self._directory / "lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(descriptor, path)
             yield
         finally:
-            os.close(lock)  # and with it the lock
+            os.close(descriptor)  # and with it the lock
 
     def _read(self) -> State:
         path = self._directory / _FILE
