@@ -356,6 +356,32 @@ def test_an_error_at_a_role_names_role_operation_and_line(cluster: LocalCluster)
         assert another.share(torch.ones(1)).reveal().tolist() == [1.0]
 
 
+def test_what_waits_at_the_provider_is_told_of_all_sessions(cluster: LocalCluster) -> None:
+    metrics = cluster.daemons["james"].metrics
+
+    def waits() -> int:
+        lines = metrics.text().decode().splitlines()
+        (line,) = [line for line in lines if line.startswith('torchveil_queued_bytes{peer="party/bob"')]
+        return int(float(line.split()[-1]))
+
+    with connect(cluster.file) as one:
+        one.share(torch.ones(1)).reveal()
+        with connect(cluster.file) as other:
+            other.share(torch.ones(1)).reveal()
+            links = [link for links in metrics._watched.values() for link in links if str(link.peer) == "party/bob"]
+            for link in links:
+                assert isinstance(link, Link)
+                link.queued += 100  # as if bob took nothing
+            assert len(links) == 2 and waits() == 200
+            for link in links:
+                link.queued -= 100
+        soon = time.monotonic() + 5
+        while len(metrics._watched) > 1 and time.monotonic() < soon:
+            time.sleep(0.01)
+        assert len(metrics._watched) == 1 and waits() == 0
+        assert one.share(torch.ones(1)).reveal().tolist() == [1.0]
+
+
 def test_no_debug_mode_and_no_missing_certificate(cluster: LocalCluster, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="certificate"):
         find_credentials(cluster.config, None, None, "owner")

@@ -13,13 +13,14 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from itertools import accumulate
 from socket import AF_INET, AF_INET6, SHUT_RDWR, SocketType
 from socketserver import TCPServer
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -42,13 +43,22 @@ _REQUEST_TIMEOUT_S = 2.0
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
+class Sending(Protocol):
+    """What is asked of a link: to whom it goes, and how many bytes wait to be sent."""
+
+    @property
+    def peer(self) -> object: ...
+
+    @property
+    def queued(self) -> int: ...
+
+
 @dataclass(slots=True)
 class _Peer:
     """Traffic with one peer. ``latencies``: exchanges by bucket, the last one for what took longer than all."""
 
     sent: int = 0
     received: int = 0
-    queued: int = 0
     seconds: float = 0.0
     latencies: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
 
@@ -84,6 +94,7 @@ class Metrics(Collector):
         self._peers = {peer: _Peer() for peer in peers}
         self._gates: dict[str, int] = {}
         self._ended: dict[str, int] = {}
+        self._watched: dict[int, Sequence[Sending]] = {}
         self._refused: dict[str, int] = {}
         self._rounds = self._dealt = self._opened = self._sessions = self._wires = 0
         self._reveals = self._refusals = 0
@@ -162,10 +173,16 @@ class Metrics(Collector):
         with self._lock:
             self._refusals += 1
 
-    def queued(self, peer: str, n_bytes: int) -> None:
-        """Bytes that wait to be sent to a peer, now."""
+    @contextmanager
+    def watching(self, links: Sequence[Sending]) -> Iterator[None]:
+        """In such a block what waits on these links is counted: a session's, as it is whenever somebody asks."""
         with self._lock:
-            (self._peers.get(peer) or self._other(peer)).queued = n_bytes
+            self._watched[id(links)] = links
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._watched[id(links)]
 
     def wires(self, change: int) -> None:
         """So many wires more (or, negative, fewer) are held; a session that ends takes back what it held."""
@@ -174,8 +191,7 @@ class Metrics(Collector):
 
     def _other(self, peer: str) -> _Peer:
         """The counts of a peer's kind, under the lock."""
-        kind = peer.partition("/")[0]
-        return self._peers.setdefault(kind if kind in KINDS else "other", _Peer())
+        return self._peers.setdefault(_kind(peer), _Peer())
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -204,10 +220,12 @@ class Metrics(Collector):
         """Called by the registry."""
         now = self.totals()
         with self._lock:
-            peers = [
-                (name, _Peer(p.sent, p.received, p.queued, p.seconds, list(p.latencies)))
-                for name, p in self._peers.items()
-            ]
+            peers = [(name, _Peer(p.sent, p.received, p.seconds, list(p.latencies))) for name, p in self._peers.items()]
+            queued: dict[str, float] = dict.fromkeys(self._peers, 0)
+            for link in [link for links in self._watched.values() for link in tuple(links)]:
+                whom = str(link.peer)
+                label = whom if whom in queued else _kind(whom)
+                queued[label] = queued.get(label, 0) + link.queued
             gates, ended, refused = dict(self._gates), dict(self._ended), dict(self._refused)
         yield _counter("rounds", "exchanges with all other parties", {"": now.rounds})
         yield _counter("instructions", "instructions done, by gate", gates, "gate")
@@ -223,9 +241,7 @@ class Metrics(Collector):
         yield _counter("refusals", "reveals refused", {"": now.refusals})
         yield _gauge("sessions", "sessions that are open", {"": now.sessions})
         yield _gauge("wires", "values held", {"": now.wires})
-        yield _gauge(
-            "queued_bytes", "bytes that wait to be sent, by peer", {n: peer.queued for n, peer in peers}, "peer"
-        )
+        yield _gauge("queued_bytes", "bytes that wait to be sent, by peer", queued, "peer")
         yield _gauge("resident_memory_bytes", "memory of the process", {"": resident_bytes()})
         yield _gauge("start_time_seconds", "when the daemon started, seconds since 1970", {"": self.started_at})
         latency = HistogramMetricFamily(
@@ -235,6 +251,12 @@ class Metrics(Collector):
         for name, peer in peers:
             latency.add_metric([name], list(zip(ends, accumulate(peer.latencies), strict=True)), peer.seconds)
         yield latency
+
+
+def _kind(peer: str) -> str:
+    """Under which label traffic with somebody else than the roles of the cluster is counted."""
+    kind = peer.partition("/")[0]
+    return kind if kind in KINDS else "other"
 
 
 def resident_bytes() -> int:

@@ -96,4 +96,3 @@ class ProviderSession(RoleSession):
         n_bytes = sum(len(part) for part in body)
         self.metrics.dealt(n_bytes)
         self.metrics.sent(str(link.peer), n_bytes)
-        self.metrics.queued(str(link.peer), link.queued)

@@ -99,11 +99,10 @@ class RoleSession(ABC):
     def run(self) -> None:
         """Carry out the stream until it ends."""
         try:
-            self._carry_out()
+            with self.metrics.watching(self.hub.links):
+                self._carry_out()
         finally:
             self.metrics.wires(-self._held)
-            for link in self.hub.links:
-                self.metrics.queued(str(link.peer), 0)
             self._end()
 
     def _end(self) -> None:
