@@ -83,6 +83,12 @@ def test_counts_add_up() -> None:
     assert abs(now["start_time_seconds", ()] - time.time()) < 60
 
 
+def test_when_the_certificate_ends() -> None:
+    key = ("certificate_expiry_seconds", ())
+    assert samples(Metrics(expires_at_s=1.5e9).text())[key] == 1.5e9
+    assert key not in samples(Metrics().text())
+
+
 def test_totals_are_those_of_the_metrics() -> None:
     totals = filled().totals()
     assert (totals.sessions, totals.sessions_opened, totals.wires, totals.rounds) == (1, 3, 7, 3)

@@ -18,7 +18,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -46,7 +45,6 @@ from torchveil.network.consent.services import swap_heads
 from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.group import Group, group_key, rank_name
-from torchveil.network.inspection import WARN_DAYS
 from torchveil.network.links import Hub, Link, accept_tls
 from torchveil.network.lobby import Lobby, Visit
 from torchveil.network.logs import failed, log
@@ -107,7 +105,9 @@ class Daemon:
                 remedy="name the certificate of this role in its file",
             )
         ranks = [rank_name(config.role, lane) for lane in range(config.cluster.lanes) if lane != config.cluster.lane]
-        self.metrics = Metrics([*map(str, config.cluster.addresses), *ranks])
+        self.metrics = Metrics(
+            [*map(str, config.cluster.addresses), *ranks], expires_at_s=self.credentials.identity.not_after.timestamp()
+        )
         self.state = Path(config.state)
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._make_role = make_role
@@ -150,10 +150,14 @@ class Daemon:
             torch.set_num_threads(self.config.threads)
         self._lobby.start()
         log("daemon started", role=str(self.config.role), version=VERSION)
-        days_left = (self.credentials.identity.not_after - datetime.now(UTC)).days
-        if days_left < WARN_DAYS:
-            log("the certificate ends soon", level="warning", role=str(self.config.role), days_left=days_left)
+        self._warn()
         return self
+
+    def _warn(self) -> None:
+        """Of a certificate that ends soon, at the start and at every session: a daemon may run for months."""
+        own = self.credentials.identity
+        if own.ends_soon:
+            log("the certificate ends soon", level="warning", role=str(self.config.role), days_left=own.days_left)
 
     def stop(self) -> None:
         """End all sessions, with an error to those who take part, and stop listening."""
@@ -313,6 +317,7 @@ class Daemon:
         run_id = opened.session_id.hex()[:16]
         began = monotonic()
         log("session opened", role=role, session=run_id, controller=session.controller)
+        self._warn()
         running: RoleSession | None = None
         try:
             running = self._session(opened, identity)

@@ -84,10 +84,11 @@ class Metrics(Collector):
     """The counts of one daemon, with a registry of its own. Safe from any thread.
 
     peers: the roles of the cluster, ``kind/name``; traffic with anybody else is counted under its kind (owners and
-    controllers come and go).
+    controllers come and go). expires_at_s: when this role's certificate ends, seconds since 1970.
     """
 
-    def __init__(self, peers: Iterable[str] = ()) -> None:
+    def __init__(self, peers: Iterable[str] = (), *, expires_at_s: float | None = None) -> None:
+        self._expires_at_s = expires_at_s
         self.registry = CollectorRegistry()
         self.started_at = time.time()
         self._lock = threading.Lock()
@@ -244,6 +245,10 @@ class Metrics(Collector):
         yield _gauge("queued_bytes", "bytes that wait to be sent, by peer", queued, "peer")
         yield _gauge("resident_memory_bytes", "memory of the process", {"": resident_bytes()})
         yield _gauge("start_time_seconds", "when the daemon started, seconds since 1970", {"": self.started_at})
+        if self._expires_at_s is not None:
+            yield _gauge(
+                "certificate_expiry_seconds", "when the certificate ends, seconds since 1970", {"": self._expires_at_s}
+            )
         latency = HistogramMetricFamily(
             "torchveil_exchange_seconds", "from sending to having received, by peer", labels=["peer"]
         )
