@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +29,7 @@ from torchveil.errors import (
     ShapeMismatch,
 )
 from torchveil.network import messages as m
-from torchveil.network.config import RoleConfig
+from torchveil.network.config import ClusterConfig, Limits, Member, RoleConfig
 from torchveil.network.connect import NetworkSession, connect, find_credentials
 from torchveil.network.daemon import Daemon
 from torchveil.network.driver import NetworkDriver
@@ -400,6 +401,25 @@ def test_sessions_at_a_time_are_limited(tmp_path: Path) -> None:
             connect(cluster.file)
         with connect(cluster.file) as session:
             assert session.share(torch.ones(1)).reveal().tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "agree"),
+    [
+        ({}, True),
+        ({"limits": replace(Limits(), idle_s=7.0, sessions=3, elements=9, body=9, handshake_s=1.0)}, True),
+        ({"limits": replace(Limits(), deadline_s=7.0)}, False),
+        ({"name": "other"}, False),
+        ({"parties": (Member("bob", "b:1"), Member("alice", "a:1"))}, False),
+        ({"provider": Member("james", "elsewhere:7")}, True),
+        ({"provider": Member("jim", "j:1")}, False),
+    ],
+)
+def test_what_all_roles_have_to_agree_on(tmp_path: Path, change: dict[str, Any], agree: bool) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_bytes(b"a certificate")
+    one = ClusterConfig("study", authority, (Member("alice", "a:1"), Member("bob", "b:1")), Member("james", "j:1"))
+    assert (replace(one, **change).digest() == one.digest()) is agree
 
 
 def test_another_cluster_file_is_refused(cluster: LocalCluster, tmp_path: Path) -> None:
