@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+from msgspec.structs import replace
 
 from torchveil.errors import MalformedMessage
 from torchveil.kernels import Packed
@@ -29,7 +30,7 @@ CORRECTIONS = {
     ("dealt-bits", 1): np.arange(5, dtype=np.uint8),
     ("dealt-bits", 2): np.arange(4, dtype=np.uint16),
 }
-SAID = m.Collected("sum", (2, 3), 0, "", -1, ("owner/a",))
+SAID = m.Collected("sum", (2, 3), 0, "", -1, bytes(32), ("owner/a",))
 
 
 def flat(pieces: Any) -> list[Any]:
@@ -131,7 +132,7 @@ class Messages(RuleBasedStateMachine):
     @rule(data=st.data())
     def collected_of_another_shape(self, data: st.DataObject) -> None:
         shape = data.draw(st.sampled_from(list(shapes_instead(SAID.shape).values())))
-        said = m.Collected(SAID.how, shape, SAID.root, SAID.format, SAID.part, SAID.owners)
+        said = replace(SAID, shape=shape)
         self.refused(SORTS["collected"], SORTS["collected"].frame._replace(meta=m.pack_meta(said)))
 
     @rule(name=names, other=names)

@@ -156,7 +156,7 @@ def test_a_share_of_another_size_is_no_share(cluster: LocalCluster, by: int, mon
 
 SUM = Collective("sum", (3,), 0, "scale 16")
 OWNERS = frozenset(("owner/a",))
-HONEST = ("sum", (3,), 0, "scale 16", -1, ["owner/a"])
+HONEST = ("sum", (3,), 0, "scale 16", -1, bytes(32), ["owner/a"])
 
 WRONG: dict[str, tuple[Any, int, int, type[TorchveilError]]] = {
     "short": (HONEST, 1, 16, MalformedMessage),
@@ -168,12 +168,13 @@ WRONG: dict[str, tuple[Any, int, int, type[TorchveilError]]] = {
     "another shape of one size": (("sum", (3, 1), *HONEST[2:]), 1, 24, Desynchronised),
     "another root": (("sum", (3,), 1, *HONEST[3:]), 1, 24, Desynchronised),
     "another format": ((*HONEST[:3], "scale 20", *HONEST[4:]), 1, 24, Desynchronised),
-    "another part": ((*HONEST[:4], 0, HONEST[5]), 1, 24, Desynchronised),
+    "another part": ((*HONEST[:4], 0, *HONEST[5:]), 1, 24, Desynchronised),
     "65 dimensions": (("sum", (1,) * 65, *HONEST[2:]), 1, 24, MalformedMessage),
     "a huge root": (("sum", (3,), 2**63, *HONEST[3:]), 1, 24, MalformedMessage),
-    "a long name": ((*HONEST[:5], ["owner/" + "a" * 200]), 1, 24, MalformedMessage),
-    "one owner too many": ((*HONEST[:5], [f"owner/{k}" for k in range(m.OWNERS + 1)]), 1, 24, MalformedMessage),
-    "a million owners": ((*HONEST[:5], [f"owner/{k}" for k in range(10**6)]), 1, 24, MalformedMessage),
+    "half a digest": ((*HONEST[:5], bytes(16), HONEST[6]), 1, 24, MalformedMessage),
+    "a long name": ((*HONEST[:6], ["owner/" + "a" * 200]), 1, 24, MalformedMessage),
+    "one owner too many": ((*HONEST[:6], [f"owner/{k}" for k in range(m.OWNERS + 1)]), 1, 24, MalformedMessage),
+    "a million owners": ((*HONEST[:6], [f"owner/{k}" for k in range(10**6)]), 1, 24, MalformedMessage),
 }
 
 
@@ -186,8 +187,8 @@ def groups(ends: Ends) -> tuple[Group, Group]:
 
 def test_ranks_agree(ends: Ends, background: Any) -> None:
     alice, bob = groups(ends)
-    there = background(bob.make, SUM, torch.tensor([1, 2, 3]), frozenset(("owner/b",)))
-    made, owners = alice.make(SUM, torch.tensor([10, 20, 30]), OWNERS)
+    there = background(bob.make, SUM, torch.tensor([1, 2, 3]), frozenset(("owner/b",)), bytes(32))
+    made, owners = alice.make(SUM, torch.tensor([10, 20, 30]), OWNERS, bytes(32))
     assert made.tolist() == there.result(5)[0].tolist() == [11, 22, 33]
     assert owners == there.result(5)[1] == {"owner/a", "owner/b"}
 
@@ -201,7 +202,7 @@ def test_a_rank_that_sends_something_else(ends: Ends, case: str, background: Any
     ends.bob.post(ends.to_alice, frame)
     background(ends.bob.flush, 5.0, "a lie")
     with pytest.raises(error) as caught:
-        alice.make(SUM, torch.ones(3, dtype=torch.int64), OWNERS)
+        alice.make(SUM, torch.ones(3, dtype=torch.int64), OWNERS, bytes(32))
     assert caught.value.at_fault == "bob"
 
 
@@ -220,5 +221,5 @@ def test_a_rank_that_says_nothing(make: Callable[..., Ends]) -> None:
     ends = make()
     alice = Group(ends.alice, 0, {1: ends.to_bob}, 0.3, Metrics())
     with pytest.raises(DeadlineExceeded) as caught:
-        alice.make(SUM, torch.ones(3, dtype=torch.int64), OWNERS)
+        alice.make(SUM, torch.ones(3, dtype=torch.int64), OWNERS, bytes(32))
     assert caught.value.at_fault == "bob"

@@ -220,15 +220,17 @@ class PartySession(RoleSession):
         self.party.begin(number)
         if self.group is None:
             raise MalformedMessage("a collective in a session without other ranks")
-        share = self.party.wires[item.x].value()
-        require_shape(share, item.shape)
         collective = Collective(item.how, item.shape, item.root, item.format)
-        if item.root >= self.group.size:
-            raise MalformedMessage("a collective with a root that is no rank")
         made_of = collective.result(self.group.size)
         if prod(made_of) > self.limits.elements or len(made_of) > MOST_DIMENSIONS:
             raise LimitExceeded("a collective makes a larger value than this role takes", remedy="combine smaller ones")
-        made, owners = self.group.make(collective, share, self.provenance.of(item.x))
+        share, owners = None, frozenset[str]()
+        if item.x is not None:
+            share, owners = self.party.wires[item.x].value(), self.provenance.of(item.x)
+            require_shape(share, item.shape)
+        made, owners = self.group.make(collective, share, owners, self._all.full)
+        for digest in self.group.heard:
+            self._all.update(digest)
         self.party.wires[item.out] = Wire(made)
         self.provenance.restore(item.out, sorted(owners))
 
