@@ -12,16 +12,26 @@ import torch
 
 from tests.network.conftest import Ends
 from torchveil.drivers.ranks import Collective
-from torchveil.errors import DeadlineExceeded, Desynchronised, MalformedMessage, ProtocolError, TorchveilError
+from torchveil.errors import (
+    DeadlineExceeded,
+    Desynchronised,
+    LimitExceeded,
+    MalformedMessage,
+    PeerLost,
+    ProtocolError,
+    SessionAborted,
+    TorchveilError,
+)
 from torchveil.network import messages as m
 from torchveil.network.config import Limits
-from torchveil.network.connect import connect
+from torchveil.network.connect import NetworkSession, connect, find_credentials
 from torchveil.network.framing import Frame, views
 from torchveil.network.group import Group
 from torchveil.network.links import Hub, Link
 from torchveil.network.metrics import Metrics
 from torchveil.network.opening import frame_limits
 from torchveil.network.pieces import dealt, dealt_of
+from torchveil.randomness import os_bytes
 from torchveil.testing.clusters import LocalCluster, local_cluster
 
 Change = Callable[[Frame], Frame]
@@ -223,3 +233,45 @@ def test_a_rank_that_says_nothing(make: Callable[..., Ends]) -> None:
     with pytest.raises(DeadlineExceeded) as caught:
         alice.make(SUM, torch.ones(3, dtype=torch.int64), OWNERS, bytes(32))
     assert caught.value.at_fault == "bob"
+
+
+@pytest.fixture(scope="module")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    limits = {"deadline_s": 5, "handshake_s": 5}
+    small = {"elements": 100, "sessions": 50}
+    with local_cluster(tmp_path_factory.mktemp("lanes"), limits=limits, role_limits=small, ranks=2) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("collective", "own", "error"),
+    [
+        (Collective("stack", (60,), 0, ""), True, LimitExceeded),
+        (Collective("broadcast", (2**40,), 0, ""), False, LimitExceeded),
+        (Collective("sum", (59,), 0, ""), True, ProtocolError),
+        (Collective("sum", (60,), 2, ""), True, MalformedMessage),
+        (Collective("sum", (60,), 0, ""), False, MalformedMessage),
+    ],
+    ids=["too large", "too large to get", "another shape", "no such root", "no value"],
+)
+def test_what_a_controller_may_have_ranks_make(
+    lanes: LocalCluster, collective: Collective, own: bool, error: type[TorchveilError], background: Any
+) -> None:
+    credentials = find_credentials(lanes.config, None, None, "controller")
+    group = os_bytes(16)
+    opening = [background(NetworkSession, lanes.config.at(lane), credentials, group=group) for lane in (0, 1)]
+    sessions = [each.result(20) for each in opening]
+
+    def attempt(session: NetworkSession) -> None:
+        x = session.share(torch.ones(60))
+        driver = session._remote
+        driver._item(
+            m.Collect(collective.how, 10**6, x.handle.id if own else None, collective.shape, collective.root, "")
+        )
+        driver.number += 1
+        x.reveal()
+
+    for attempted in [background(attempt, session) for session in sessions]:
+        with pytest.raises((error, PeerLost, SessionAborted)) as caught:
+            attempted.result(20)
+        assert isinstance(caught.value, error)
