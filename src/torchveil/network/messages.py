@@ -199,7 +199,11 @@ class Collect(Message, tag="g", frozen=True):
     format: Text
 
 
-Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver | Collect
+class Wait(Message, tag="w", frozen=True):
+    """Parties answer when they are here: all before it is done."""
+
+
+Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver | Collect | Wait
 
 
 _UNNAMED = Checkpoint("-", 0, 0, "", 0, {})
