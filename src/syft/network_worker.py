@@ -79,7 +79,7 @@ class NetworkWorker(VirtualWorker):
         super().__init__(hook, id)
         self.cluster = found
         self.cluster_digest = found.digest()
-        self.address = address or members[str(id)].address
+        self.address = address or members[str(id)].lanes[found.lane]
         self.credentials = certificate, key
 
     def _new_store(self) -> ObjectStore:
@@ -157,6 +157,8 @@ def _with_addresses(cluster: ClusterConfig, workers: Sequence[NetworkWorker]) ->
     given = {str(worker.id): worker.address for worker in workers}
 
     def at(member: Member) -> Member:
-        return Member(member.name, given[member.name])
+        lanes = list(member.lanes)
+        lanes[cluster.lane] = given[member.name]
+        return Member(member.name, addresses=tuple(lanes))
 
     return msgspec.structs.replace(cluster, parties=tuple(map(at, cluster.parties)), provider=at(cluster.provider))

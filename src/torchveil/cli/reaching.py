@@ -32,6 +32,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="who asks; else the only controller-*.pem beside ca.pem",
     )
     argument("--key", metavar="FILE", help="its key; else the file beside it that ends in .key")
+    argument(
+        "--rank", type=int, help="which rank of roles that are groups; else the first, or the one of the role's file"
+    )
 
 
 def reach_of(options: argparse.Namespace) -> Reach:
@@ -44,9 +47,9 @@ def asking_as(options: argparse.Namespace) -> tuple[ClusterConfig, Credentials]:
     if (options.cluster is None) == (options.role is None):
         raise UsageError("name the cluster's file, or a role's file with --role")
     if options.role is not None:
-        role = read_role(options.role)
+        role = read_role(options.role, rank=options.rank)
         return role.cluster, Credentials.load(role.certificate, role.key, role.cluster.authority)
-    cluster = read_cluster(options.cluster)
+    cluster = read_cluster(options.cluster).at(options.rank or 0)
     return cluster, find_credentials(cluster, options.certificate, options.key, "controller")
 
 
@@ -54,7 +57,8 @@ def reach_itself(file: str) -> Reach:
     """The one daemon of a role's file, at this machine, asked as itself."""
     role = read_role(file)
     cluster = replace(role.cluster, limits=replace(role.cluster.limits, handshake_s=PROBE_S))
-    members = [replace(member, address=_here(role)) for member in (*cluster.parties, cluster.provider)]
+    here = (_here(role),) * cluster.lanes
+    members = [replace(member, address=None, addresses=here) for member in (*cluster.parties, cluster.provider)]
     cluster = replace(cluster, parties=tuple(members[:-1]), provider=members[-1])
     reach = _reach(cluster, Credentials.load(role.certificate, role.key, cluster.authority))
     return dataclasses.replace(reach, addresses={str(role.role): _here(role)})

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
+from torchveil.drivers.ranks import Collective
 from torchveil.gates.base import Cost
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
@@ -26,6 +27,18 @@ class Driver(Protocol):
 
     def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Run a recorded plan on the wires ``inputs``; its results get the identifiers ``outputs``."""
+        ...
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks run the same program, each in a session of its own; 1 if this is the only one."""
+        ...
+
+    def collect(self, out: int, x: int, collective: Collective) -> None:
+        """Every party makes ``out`` of its ranks' shares of ``x``. 0 rounds. ``x`` is of the collective's shape.
+
+        Raises ``Desynchronised`` when ranks mean different collectives, here or with what is waited for next.
+        """
         ...
 
     def alias(self, new: int, old: int, *, apart: bool = False) -> None:

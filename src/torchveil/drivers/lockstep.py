@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
 from torchveil.drivers.exchange import Flight, combine
+from torchveil.drivers.ranks import Collective, over_processes, require_agreement, world_size
 from torchveil.drivers.replay import replay
 from torchveil.errors import PlainDiverged, ProtocolError
 from torchveil.gates import GATES
@@ -174,6 +175,20 @@ class Lockstep:
         rounds = self._interact(flight)
         self.measured = Cost(rounds, self.tally.sent, dealt_bytes, outside + self.tally.outside)
         return self.tally.revealed
+
+    @property
+    def ranks(self) -> int:
+        """Of torch's process group: every process holds all roles of one rank."""
+        return world_size()
+
+    def collect(self, out: int, x: int, collective: Collective) -> None:
+        require_agreement(collective)
+        for party in self.parties:
+            party.wires[out] = Wire(over_processes(collective, party.wires[x].value()))
+        self.provider.wires[out] = Wire(None)
+        if self.plain is not None:
+            self.plain.set(out, over_processes(collective, self.plain.value(x)))
+        self.measured = FREE
 
     def watch(self, clock: RoleClock | None) -> None:
         """Time every role's work on ``clock`` from here on; None ends it."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
+from torchveil.drivers.ranks import Collective, over_processes, require_agreement, world_size
 from torchveil.errors import StorageError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost
@@ -46,6 +47,16 @@ class PlainDriver:
     def is_open(self, wire: int) -> bool:
         """Nothing is opened here; the stream is that of a driver on which all went well."""
         return True
+
+    @property
+    def ranks(self) -> int:
+        """Of torch's process group."""
+        return world_size()
+
+    def collect(self, out: int, x: int, collective: Collective) -> None:
+        require_agreement(collective)
+        self.plain.set(out, over_processes(collective, self.plain.value(x)))
+        self.measured = FREE
 
     def watch(self, clock: RoleClock | None) -> None:
         """Nothing to time: there are no roles."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
+from torchveil.drivers.ranks import Collective, world_size
 from torchveil.errors import ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import FREE, Cost
@@ -194,6 +195,19 @@ class ShapesDriver:
             self._tables.set_bit(wire, meta)
         else:
             self._tables.set(wire, meta)
+
+    @property
+    def ranks(self) -> int:
+        """Of torch's process group."""
+        return world_size()
+
+    def collect(self, out: int, x: int, collective: Collective) -> None:
+        self.collect_over(self.ranks, out, collective)
+
+    def collect_over(self, ranks: int, out: int, collective: Collective) -> None:
+        """A wire of the shape that so many ranks make."""
+        self._tables.set(out, _empty(collective.result(ranks)))
+        self.measured = FREE
 
     def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Its instructions one after another; the cost is that of its rounds and its gates' formulas.

@@ -6,6 +6,7 @@ from torchveil.lowering import (  # noqa: F401  (each module adds its rows)
     activations,
     attention,
     class_losses,
+    collectives,
     comparisons,
     composed_structure,
     compositions,

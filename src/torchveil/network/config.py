@@ -18,6 +18,12 @@
 
 Paths are relative to the file that names them. The digest of a cluster covers what all have to agree on: name, roles in
 order, the authority's certificate, limits; not addresses, which may differ behind a gateway. Unknown keys are refused.
+
+A role may be a group of machines, its ranks. Then every role has as many ``addresses`` in place of its ``address``, one
+for each rank; the machines of one rank, over all roles, are a *lane* (parties have ranks among themselves too, so the
+code calls it that). A role's file says with ``rank`` which one it is for; ``listen``, ``metrics`` and ``log`` may be
+lists with one for each rank, so that the ranks of one machine share a file; ``group`` is where the ranks of this role
+find each other, if not at the cluster's addresses. Each rank has a state directory of its own below ``state``.
 """
 
 from __future__ import annotations
@@ -36,6 +42,9 @@ from torchveil.network.names import Role
 Positive = Annotated[float, Meta(gt=0)]
 Number = Annotated[int, Meta(gt=0)]
 Port = Annotated[str, Meta(pattern=r"^[^\s]+:[0-9]{1,5}$")]
+
+#: Machines that one role may have.
+MAX_LANES = 64
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,10 +82,16 @@ class DatasetLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A party or the provider: its name and where it listens."""
+    """A party or the provider: its name and where it listens, every rank of it if it is a group."""
 
     name: str
-    address: Port
+    address: Port | None = None
+    addresses: Annotated[tuple[Port, ...], Meta(max_length=MAX_LANES)] = ()
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """The addresses of all ranks."""
+        return self.addresses if self.address is None else (self.address,)
 
 
 class _Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,23 +107,38 @@ class _ClusterFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
-    """What a cluster file says, checked."""
+    """What a cluster file says, checked, seen from one lane: ``at`` gives another one."""
 
     name: str
     authority: Path
     parties: tuple[Member, ...]
     provider: Member
     limits: Limits = Limits()
+    lane: int = 0
 
     def __repr__(self) -> str:
         parties = ", ".join(member.name for member in self.parties)
         return f"<ClusterConfig {self.name}: parties {parties}, provider {self.provider.name}>"
 
     @property
+    def lanes(self) -> int:
+        """How many machines each role has."""
+        return len(self.provider.lanes)
+
+    def at(self, lane: int) -> ClusterConfig:
+        """The same cluster seen from another lane. Raises ``ConfigurationError`` if there is none."""
+        if not 0 <= lane < self.lanes:
+            raise ConfigurationError(
+                f"the roles of {self.name} have {self.lanes} rank(s) each, there is no rank {lane}",
+                remedy=f"use a rank from 0 to {self.lanes - 1}, or name more addresses in the cluster's file",
+            )
+        return msgspec.structs.replace(self, lane=lane)
+
+    @property
     def addresses(self) -> dict[Role, str]:
-        """Parties in order, then the provider, and where they listen."""
-        out = {Role("party", member.name): member.address for member in self.parties}
-        out[Role("provider", self.provider.name)] = self.provider.address
+        """Parties in order, then the provider, and where they listen in this lane."""
+        out = {Role("party", member.name): member.lanes[self.lane] for member in self.parties}
+        out[Role("provider", self.provider.name)] = self.provider.lanes[self.lane]
         return out
 
     def digest(self) -> bytes:
@@ -119,6 +149,7 @@ class ClusterConfig(msgspec.Struct, frozen=True):
             self.provider.name,
             self.authority.read_bytes(),
             self.limits.deadline_s,
+            self.lanes,
         )
         return hashlib.sha256(msgspec.msgpack.encode(agreed)).digest()
 
@@ -128,17 +159,23 @@ class _RoleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: str
     certificate: str
     key: str
-    listen: Port
+    listen: Port | tuple[Port, ...]
     state: str
-    metrics: str = ""
-    log: str = ""
+    metrics: str | tuple[str, ...] = ""
+    log: str | tuple[str, ...] = ""
+    rank: Annotated[int, Meta(ge=0)] | None = None
+    group: tuple[Port, ...] = ()
     threads: Annotated[int, Meta(ge=0)] = 0
     limits: Limits = Limits()
     datasets: DatasetLimits = DatasetLimits()
 
 
 class RoleConfig(msgspec.Struct, frozen=True):
-    """What a role's file says, checked. ``limits`` are the cluster's where the role's file has none."""
+    """What a role's file says, checked, for the rank that ``cluster.lane`` names.
+
+    ``limits`` are the cluster's where the role's file has none. ``group``: where the ranks of this role listen for each
+    other.
+    """
 
     role: Role
     cluster: ClusterConfig
@@ -148,6 +185,7 @@ class RoleConfig(msgspec.Struct, frozen=True):
     state: Path
     metrics: str = ""
     log: str = ""
+    group: tuple[str, ...] = ()
     threads: int = 0
     limits: Limits = Limits()
     datasets: DatasetLimits = DatasetLimits()
@@ -183,6 +221,17 @@ def read_cluster(path: str | Path) -> ClusterConfig:
     config = ClusterConfig(
         file.cluster.name, path.parent / file.cluster.authority, file.party, file.provider, file.limits
     )
+    for member in (*file.party, file.provider):
+        if (member.address is None) == (not member.addresses):
+            raise ConfigurationError(
+                f"{path}: {member.name} has no address, or both address and addresses",
+                remedy="write address = ..., or addresses = [...] with one for each rank",
+            )
+        if len(member.lanes) != config.lanes:
+            raise ConfigurationError(
+                f"{path}: {member.name} has {len(member.lanes)} addresses, {file.provider.name} has {config.lanes}",
+                remedy="give every role as many ranks: rank 0 of one works with rank 0 of the others",
+            )
     if not config.authority.is_file():
         raise ConfigurationError(
             f"{path}: the authority's certificate {config.authority} is missing",
@@ -192,28 +241,64 @@ def read_cluster(path: str | Path) -> ClusterConfig:
     return config
 
 
-def read_role(path: str | Path) -> RoleConfig:
-    """A role's file with the cluster that it names. Raises ``ConfigurationError`` that names the file and the key."""
+def _rank_of(path: Path, file: _RoleFile, lanes: int, rank: int | None) -> int:
+    """Which rank a role's file is read for. What is said twice has to agree."""
+    said = {value for value in (rank, file.rank) if value is not None}
+    if len(said) > 1:
+        raise ConfigurationError(
+            f"{path} is for rank {file.rank}, and rank {rank} was asked for", remedy="leave one of them away"
+        )
+    if not said and lanes > 1:
+        raise ConfigurationError(
+            f"{path} does not say which of the {lanes} ranks of {file.role} it is for",
+            remedy="write rank = N into it, use --rank N, or start all ranks of a machine with torchrun",
+        )
+    return said.pop() if said else 0
+
+
+def _for_rank(path: Path, key: str, value: str | tuple[str, ...], cluster: ClusterConfig) -> str:
+    """The one of this rank, where there is a list."""
+    if isinstance(value, str):
+        return value
+    if len(value) != cluster.lanes:
+        raise ConfigurationError(
+            f"{path}: {key} has {len(value)} entries for {cluster.lanes} ranks", remedy="write one for each rank"
+        )
+    return value[cluster.lane]
+
+
+def read_role(path: str | Path, *, rank: int | None = None) -> RoleConfig:
+    """A role's file with the cluster that it names. Raises ``ConfigurationError`` that names the file and the key.
+
+    rank: of a role that is a group; needed unless the file says it.
+    """
     path = Path(path)
     file, raw = _read(path, _RoleFile)
     here = path.parent
     cluster = read_cluster(here / file.cluster)
+    cluster = cluster.at(_rank_of(path, file, cluster.lanes, rank))
     role = Role.parse(file.role)
     if role not in cluster.addresses:
         raise ConfigurationError(
             f"{path}: {role} is no member of the cluster {cluster.name}", remedy="name a party or the provider of it"
         )
+    if file.group and len(file.group) != cluster.lanes:
+        raise ConfigurationError(
+            f"{path}: group has {len(file.group)} addresses for {cluster.lanes} ranks", remedy="write one for each rank"
+        )
     given = raw.get("limits", {})
     merged = {**msgspec.to_builtins(cluster.limits), **given}
+    state = here / file.state
     return RoleConfig(
         role,
         cluster,
         here / file.certificate,
         here / file.key,
-        file.listen,
-        here / file.state,
-        file.metrics,
-        file.log,
+        _for_rank(path, "listen", file.listen, cluster),
+        state if cluster.lanes == 1 else state / f"rank-{cluster.lane}",
+        _for_rank(path, "metrics", file.metrics, cluster),
+        _for_rank(path, "log", file.log, cluster),
+        file.group or tuple(cluster.at(lane).addresses[role] for lane in range(cluster.lanes)),
         file.threads,
         msgspec.convert(merged, Limits),
         file.datasets,

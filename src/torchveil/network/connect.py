@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from torchveil.drivers.base import Driver
+from torchveil.drivers.ranks import Collective, world_size
 from torchveil.errors import ConfigurationError, InvalidArgument
 from torchveil.fixedpoint import FixedPoint
 from torchveil.handle import Bit, Deferred, Handle, Secret
@@ -22,6 +25,7 @@ from torchveil.network.owner import available, find
 from torchveil.network.results import result_of
 from torchveil.network.services import Caller
 from torchveil.program import instructions as ins
+from torchveil.randomness import os_bytes
 from torchveil.session import Session
 from torchveil.tensor import EncryptedTensor, wrap
 
@@ -29,14 +33,23 @@ from torchveil.tensor import EncryptedTensor, wrap
 class NetworkSession(Session):
     """A session with the roles of a cluster. The program is the controller: it sees shapes, and what is revealed to it.
 
+    group: 16 bytes that all ranks of this program agreed on, if each opens such a session, in the lane of its own that
+    ``cluster`` is seen from.
+
     Raises what a connection raises; see ``connect``.
     """
 
     def __init__(
-        self, cluster: ClusterConfig, credentials: Credentials, *, fixed_point: FixedPoint | None = None
+        self,
+        cluster: ClusterConfig,
+        credentials: Credentials,
+        *,
+        fixed_point: FixedPoint | None = None,
+        group: bytes = b"",
     ) -> None:
         self.cluster = cluster
         self._credentials = credentials
+        self._group = group
         names = [member.name for member in cluster.parties]
         super().__init__(names, cluster.provider.name, fixed_point=fixed_point, backend="network")
         self.home = cluster.name
@@ -46,8 +59,14 @@ class NetworkSession(Session):
             raise ConfigurationError(
                 "debug mode compares with clear values, which no role of a network has", remedy="use a local session"
             )
-        opened = open_as_controller(self.cluster, self._credentials, self.cluster.limits)
-        self._remote = NetworkDriver(opened, self._credentials, self.cluster.limits, operation=lambda: self.operation)
+        opened = open_as_controller(self.cluster, self._credentials, self.cluster.limits, self._group)
+        self._remote = NetworkDriver(
+            opened,
+            self._credentials,
+            self.cluster.limits,
+            operation=lambda: self.operation,
+            ranks=self.cluster.lanes if self._group else 1,
+        )
         return self._remote
 
     def datasets(self, prefix: str = "") -> dict[str, Schema]:
@@ -57,14 +76,20 @@ class NetworkSession(Session):
     def dataset(self, name: str) -> EncryptedTensor:
         """The data that an owner shared under ``name``, as an encrypted tensor of this session.
 
+        On several ranks all of them ask for it: rank 0 of every party holds it, and hands its share to the other ranks.
         This program learns its schema. What is computed from it is data of its owner too, and revealing that needs the
         owner's consent. Raises ``DataNotFound`` for a name that nobody shared, or that parties hold differently.
         """
         entry = find(self._caller, name)
         schema = entry.schema
         identifier = self.new_id()
-        self.outside_of("dataset", lambda: self._remote.take_dataset(name, identifier, schema.shape, entry.id))
         number_format = FixedPoint(schema.base, schema.digits)
+        if self.rank == 0:
+            self.outside_of("dataset", lambda: self._remote.take_dataset(name, identifier, schema.shape, entry.id))
+        if self.ranks > 1:
+            given, identifier = identifier if self.rank == 0 else None, self.new_id()
+            handed = Collective("broadcast", schema.shape, 0, f"dataset {entry.id.hex()} {number_format}")
+            self.outside_of("dataset", lambda: self._remote.collect(identifier, given, handed))
         return wrap(self.wire(identifier, number_format.scale, number_format, shape=schema.shape, is_input=True))
 
     def deliver(self, x: EncryptedTensor, to: str, name: str) -> None:
@@ -76,6 +101,10 @@ class NetworkSession(Session):
         """
         if not isinstance(x, EncryptedTensor):
             raise InvalidArgument("this value is not secret", op="deliver", remedy="send it to the owner as it is")
+        if self.rank:
+            raise InvalidArgument(
+                f"rank {self.rank} of a party keeps no results for owners", op="deliver", remedy="deliver on rank 0"
+            )
         if not to.startswith("owner/"):
             raise InvalidArgument(f"{to!r} is no owner", op="deliver", remedy="write owner/NAME")
         Role.parse(to)
@@ -95,8 +124,13 @@ class NetworkSession(Session):
         return self._closed or self._remote.failed
 
     @property
+    def rank(self) -> int:
+        """Which rank of every role this session is with; data, grants and results of owners are at rank 0."""
+        return self.cluster.lane
+
+    @property
     def _caller(self) -> Caller:
-        return Caller(self.cluster, self._credentials)
+        return Caller(self.cluster.at(0), self._credentials)
 
     def reveal_raw(self, handle: Handle, receiver: str = "controller") -> tuple[Tensor, int, bool]:
         if receiver != "controller":
@@ -131,12 +165,32 @@ def connect(
     certificate, key: who this program is. Without them the only controller's certificate beside the cluster's file
     (``controller-NAME.pem`` with ``controller-NAME.key``).
 
+    Where the roles are groups of machines and this program runs under ``torchrun``, with ``init_process_group`` called
+    before, every rank opens a session with that rank of each role, and ``torch.distributed.all_reduce``, ``broadcast``
+    and ``all_gather`` combine secrets of all ranks. Without a process group the session is with rank 0 of each role.
+
     Raises ``ConfigurationError`` for files, ``CertificateError``, ``PeerLost`` when a role cannot be reached,
     ``PeerRejected`` when somebody else answers or the role does not accept this program, ``DeadlineExceeded``.
     """
     config = cluster if isinstance(cluster, ClusterConfig) else read_cluster(cluster)
     credentials = find_credentials(config, certificate, key, "controller")
-    return NetworkSession(config, credentials, fixed_point=fixed_point)
+    config, group = _lane(config)
+    return NetworkSession(config, credentials, fixed_point=fixed_point, group=group)
+
+
+def _lane(config: ClusterConfig) -> tuple[ClusterConfig, bytes]:
+    """The cluster as this rank of the program has to see it, and what all ranks agreed on; called by all of them."""
+    ranks = world_size()
+    if config.lanes == 1 or ranks == 1:
+        return config, b""
+    if ranks != config.lanes:
+        raise ConfigurationError(
+            f"this program runs on {ranks} ranks, the roles of {config.name} have {config.lanes} each",
+            remedy=f"start it with torchrun --nproc-per-node {config.lanes}, or change the cluster's file",
+        )
+    agreed = torch.frombuffer(bytearray(os_bytes(16)), dtype=torch.uint8)
+    dist.broadcast(agreed, 0)
+    return config.at(dist.get_rank()), bytes(agreed.tolist())
 
 
 def find_credentials(

@@ -7,6 +7,7 @@ well or not, nothing of it stays.
 What a connection may be for (``purpose``) and who may ask for it:
     session     controllers and owners: be the controller of a new session
     link        roles of the cluster: take part in a session that is being opened here
+    group       other ranks of this role, if it is a group: take part in a session that is opened in all lanes
     service     whoever the service is for: one question, one answer
 """
 
@@ -44,13 +45,14 @@ from torchveil.network.consent.policy import Consent
 from torchveil.network.consent.services import swap_heads
 from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
+from torchveil.network.group import Group, group_key, rank_name
 from torchveil.network.inspection import WARN_DAYS
 from torchveil.network.links import Hub, Link, accept_tls
 from torchveil.network.lobby import Lobby, Visit
 from torchveil.network.logs import failed, log
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
-from torchveil.network.opening import STRANGER, Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
+from torchveil.network.opening import GROUP, STRANGER, Opened, Waiting, abort_raises, check_hello, frame_limits, refuse
 from torchveil.network.party import Keeping, PartySession
 from torchveil.network.provider import ProviderSession
 from torchveil.network.results import ResultStore
@@ -86,6 +88,8 @@ class Running:
     controller: str
     waiting: Waiting
     session_id: bytes = b""
+    #: by which other ranks of this role find it, if they take part
+    meeting: bytes = b""
 
 
 class Daemon:
@@ -102,7 +106,8 @@ class Daemon:
                 f"the certificate is that of {self.credentials.role}, not of {config.role}",
                 remedy="name the certificate of this role in its file",
             )
-        self.metrics = Metrics(map(str, config.cluster.addresses))
+        ranks = [rank_name(config.role, lane) for lane in range(config.cluster.lanes) if lane != config.cluster.lane]
+        self.metrics = Metrics([*map(str, config.cluster.addresses), *ranks])
         self.state = Path(config.state)
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._make_role = make_role
@@ -114,6 +119,8 @@ class Daemon:
         self._sessions: dict[bytes, Running] = {}
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._lock = threading.Lock()
+        #: told of every session that begins
+        self._begun = threading.Condition(self._lock)
         self._stopped = threading.Event()
         #: Set it, from a signal handler say, to have whoever waits for it call ``stop``.
         self.stopping = threading.Event()
@@ -229,6 +236,10 @@ class Daemon:
             session = self._sessions.get(hello.ticket)
         if session is None or session.session_id:
             raise PeerRejected("there is no session of this ticket that waits for anybody")
+        self._hand_over(hub, link, identity, hello, session)
+
+    def _hand_over(self, hub: Hub, link: Link, identity: Identity, hello: m.Hello, session: Running) -> None:
+        """A connection goes from the lobby to a session that waits for it."""
         hub.remove(link)
         link.limits = frame_limits(self.config.limits)
         try:
@@ -237,13 +248,35 @@ class Daemon:
             hub.add(link)
             raise
 
+    def _join_rank(self, hub: Hub, link: Link, identity: Identity, hello: m.Hello) -> None:
+        """Another rank of this role joins; the controller's connection may reach this rank a little later."""
+        if identity.role != self.config.role or identity.role.kind != "party":
+            raise PeerRejected(f"{identity.role} is no rank of {self.config.role}")
+
+        def found() -> Running | None:
+            return next((session for session in self._sessions.values() if session.meeting == hello.ticket), None)
+
+        with self._begun:
+            session = self._begun.wait_for(found, self.config.limits.handshake_s)
+        if session is None or len(hello.ticket) != 16:
+            raise PeerRejected(
+                "no session here waits for other ranks", remedy="open the session on every rank at the same time"
+            )
+        self._hand_over(hub, link, identity, hello, session)
+
     def _open(self, hub: Hub, link: Link, identity: Identity, hello: m.Hello) -> None:
         """A controller opens a session."""
         if identity.role.kind not in ("controller", "owner"):
             raise PeerRejected(f"{identity.role} may not open sessions", remedy="use a controller's certificate")
         config = self.config
-        waiting = Waiting(config.role, config.cluster, self.credentials, config.limits)
+        if hello.group and (len(hello.group) != 16 or config.cluster.lanes == 1):
+            raise PeerRejected(
+                "a session of several ranks", remedy="name the addresses of all ranks in the cluster's file"
+            )
+        waiting = Waiting(config.role, config.cluster, self.credentials, config.limits, config.group)
         session = Running(str(identity.role), waiting)
+        if hello.group:
+            session.meeting = group_key(hello.group, str(identity.role))[:16]
         with self._lock:
             if hello.ticket in self._sessions or len(hello.ticket) != 16:
                 raise PeerRejected("a session of this ticket exists")
@@ -252,7 +285,10 @@ class Daemon:
                     f"{config.role} runs {len(self._sessions)} sessions, as many as it may",
                     remedy="close one, or raise limits.sessions",
                 )
+            if session.meeting and any(session.meeting == other.meeting for other in self._sessions.values()):
+                raise PeerRejected("a session of these ranks exists")
             self._sessions[hello.ticket] = session
+            self._begun.notify_all()
         hub.remove(link)
         link.limits = frame_limits(self.config.limits)
         thread = threading.Thread(
@@ -325,7 +361,12 @@ class Daemon:
         holder = Holder(made.name, made.rank, names, self.config.cluster.name, opened.session_id)
         consent = SessionConsent(self.consent, opened.session_id.hex(), str(controller.role))
         provider = opened.need(opened.provider)
-        return PartySession(made, opened.links(), provider, consent, controller, self._kept(), holder, **common)
+        group = None
+        if opened.ranks is not None:
+            group = Group(
+                opened.hub, self.config.cluster.lane, opened.ranks, self.config.limits.deadline_s, self.metrics
+            )
+        return PartySession(made, opened.links(), provider, consent, controller, self._kept(), holder, group, **common)
 
     # --- a party's own -----------------------------------------------------------------------------------------------
 
@@ -374,6 +415,7 @@ class Daemon:
             cluster=cluster,
             recognise=recogniser(Authority.from_pem(authority)),
             log=log,
+            rank=config.cluster.lane,
         )
 
     def _close_stores(self) -> None:
@@ -401,6 +443,7 @@ class Daemon:
 _PURPOSES: dict[str, Callable[[Daemon, Hub, Link, Identity, m.Hello], None]] = {
     "session": Daemon._open,
     "link": Daemon._join,
+    GROUP: Daemon._join_rank,
     "service": Daemon._serve,
 }
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from torchveil.drivers.clock import RoleClock
+from torchveil.drivers.ranks import Collective
 from torchveil.drivers.shapes import ShapesDriver
 from torchveil.errors import (
     ConsentError,
@@ -99,6 +100,7 @@ class NetworkDriver:
         limits: Limits,
         *,
         operation: Callable[[], str],
+        ranks: int = 1,
         inputs: Sequence[RandomSource] | None = None,
     ) -> None:
         self.hub = opened.hub
@@ -112,6 +114,7 @@ class NetworkDriver:
         self.n_parties = len(self._links)
         self._shapes = ShapesDriver(self.n_parties)
         self._operation = operation
+        self._ranks = ranks
         self._batches = [Batch(link) for link in self._links.values()]
         self._dealer = Batch(self._provider)
         self._notes: OrderedDict[int, tuple[str, Any]] = OrderedDict()
@@ -235,6 +238,21 @@ class NetworkDriver:
             self._note(self.number)
             self.number += 1
             raise
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks take part, each with a session like this one."""
+        return self._ranks
+
+    def collect(self, out: int, x: int | None, collective: Collective) -> None:
+        """Every party's ranks make ``out``; sent at once, since the other ranks wait for it."""
+        self._require()
+        self._shapes.collect_over(self._ranks, out, collective)
+        self._note(self.number)
+        self.number += 1
+        how: Any = collective.how
+        self._item(m.Collect(how, out, x, collective.shape, collective.root, collective.format))
+        self.send()
 
     def deliver(self, i: ins.Reveal, result: bytes) -> None:
         """Have the parties keep their shares of a value for an owner."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -28,7 +28,7 @@ from torchveil.network.framing import Frame
 from torchveil.storage import Checkpoint
 
 #: Changes whenever two versions could not understand each other.
-PROTOCOL = 1
+PROTOCOL = 2
 
 Name = Annotated[str, Meta(min_length=1, max_length=160)]
 Text = Annotated[str, Meta(max_length=4000)]
@@ -55,6 +55,7 @@ class Kind(IntEnum):
     DONE = 15
     REFUSED = 16
     WAITING = 17
+    COLLECTED = 18
     ABORT = 20
     CLOSE = 21
     REQUEST = 30
@@ -69,7 +70,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Hello(Message, frozen=True):
-    """The first frame of whoever connects. ``ticket`` names a session that is being opened (empty for services)."""
+    """The first frame of whoever connects. ``ticket`` names a session that is being opened (empty for services).
+
+    ``lane``: the rank of this end within its role, or of a controller's session. ``group``: of a controller whose other
+    ranks open a session in every other lane; the parties' ranks find each other by it.
+    """
 
     protocol: int
     version: Name
@@ -78,6 +83,8 @@ class Hello(Message, frozen=True):
     ticket: Annotated[bytes, Meta(max_length=16)] = b""
     key: Annotated[bytes, Meta(max_length=32)] = b""
     contribution: Annotated[bytes, Meta(max_length=16)] = b""
+    lane: Annotated[int, Meta(ge=0, lt=2**16)] = 0
+    group: Annotated[bytes, Meta(max_length=16)] = b""
 
 
 class Welcome(Message, frozen=True):
@@ -171,7 +178,22 @@ class Deliver(Message, tag="o", frozen=True):
     result: bytes
 
 
-Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver
+class Collect(Message, tag="g", frozen=True):
+    """Each party's ranks make one value of theirs: ``out`` is their sum, that of rank ``root``, or all of them stacked.
+
+    ``x``: this rank's value, None where it only gets one. ``format``: what the controllers of all ranks have to agree
+    on beside the shape (scale and the like).
+    """
+
+    how: Literal["sum", "broadcast", "stack"]
+    out: Identifier
+    x: Identifier | None
+    shape: Shape
+    root: Annotated[int, Meta(ge=0, lt=2**16)]
+    format: Text
+
+
+Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver | Collect
 
 
 _UNNAMED = Checkpoint("-", 0, 0, "", 0, {})
@@ -213,6 +235,19 @@ class Dealt(Message, frozen=True):
     """What the provider deals for the instruction that the frame is numbered with."""
 
     pieces: Annotated[tuple[Piece, ...], Meta(max_length=2**16)]
+
+
+class Collected(Message, frozen=True):
+    """Rank to rank of one party: what it contributes to a collective, whose data is in it, the digest of all that its lane
+    was told; the body is a share, or the ``part`` of one."""
+
+    how: Name
+    shape: Shape
+    root: int
+    format: Text
+    part: Annotated[int, Meta(ge=-1, lt=2**16)]
+    stream: Bytes32
+    owners: Annotated[tuple[Name, ...], Meta(max_length=2**16)]
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------
@@ -264,6 +299,7 @@ _BODIES: dict[Kind, type[Message]] = {
     Kind.DEALT: Dealt,
     Kind.REFUSED: Failure,
     Kind.WAITING: Waits,
+    Kind.COLLECTED: Collected,
     Kind.ABORT: Failure,
     Kind.REQUEST: Request,
     Kind.REPLY: Reply,

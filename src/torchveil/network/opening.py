@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -26,6 +27,7 @@ from torchveil.network.certificates import Credentials, Identity, peer_role
 from torchveil.network.config import ClusterConfig, Limits
 from torchveil.network.framing import Frame
 from torchveil.network.framing import Limits as FrameLimits
+from torchveil.network.group import group_key, rank_name
 from torchveil.network.links import Hub, Link, connect
 from torchveil.network.names import Role
 from torchveil.randomness import os_bytes
@@ -39,6 +41,9 @@ _LOOK_S = 0.02
 #: How long a session that fails tries to tell others why, and then waits for them to have heard.
 LAST_WORDS_S = 0.5
 
+
+#: What a connection between ranks of one role is for.
+GROUP = "group"
 
 #: What a connection takes before it has said what it is for: a hello.
 STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
@@ -89,7 +94,10 @@ def attend(hub: Hub, deadline_s: float) -> None:
 
 @dataclass(slots=True)
 class Opened:
-    """A session's links and keys. ``halves``: parties in order, provider, controller."""
+    """A session's links and keys. ``halves``: parties in order, provider, controller.
+
+    ``ranks``: links to the other ranks of this party, by rank, if the controller opened a session in every lane.
+    """
 
     hub: Hub
     session_id: bytes
@@ -98,6 +106,7 @@ class Opened:
     control: Link | None = None
     parties: dict[int, Link] | None = None
     provider: Link | None = None
+    ranks: dict[int, Link] | None = None
 
     def links(self) -> dict[int, Link]:
         """The links to parties, by rank."""
@@ -148,11 +157,14 @@ def dial(
     return link, identity, welcome
 
 
-def hello_of(cluster: ClusterConfig, purpose: str, ticket: bytes = b"", half: PublicHalf | None = None) -> m.Hello:
+def hello_of(
+    cluster: ClusterConfig, purpose: str, ticket: bytes = b"", half: PublicHalf | None = None, group: bytes = b""
+) -> m.Hello:
     """What this end says first."""
-    if half is None:
-        return m.Hello(m.PROTOCOL, VERSION, cluster.digest(), purpose, ticket)
-    return m.Hello(m.PROTOCOL, VERSION, cluster.digest(), purpose, ticket, half.key, half.contribution)
+    key, contribution = (half.key, half.contribution) if half is not None else (b"", b"")
+    return m.Hello(
+        m.PROTOCOL, VERSION, cluster.digest(), purpose, ticket, key, contribution, lane=cluster.lane, group=group
+    )
 
 
 def check_hello(hello: m.Hello, cluster: ClusterConfig) -> None:
@@ -168,10 +180,18 @@ def check_hello(hello: m.Hello, cluster: ClusterConfig) -> None:
             "the other end has another cluster file: names, their order, authority or deadline differ",
             remedy="give every role the same cluster.toml and ca.pem",
         )
+    if hello.lane != cluster.lane and hello.purpose != GROUP:
+        raise PeerRejected(
+            f"rank {hello.lane} of the other end came to rank {cluster.lane} of this role",
+            remedy="name the addresses of all roles in the order of their ranks, in every file",
+        )
 
 
-def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits: Limits) -> Opened:
-    """Open a session with all roles of the cluster. Raises what a connection raises; nothing stays open then."""
+def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits: Limits, group: bytes = b"") -> Opened:
+    """Open a session with all roles of the cluster. Raises what a connection raises; nothing stays open then.
+
+    group: 16 bytes that the controller's ranks agreed on, if every one of them opens a session, in a lane of its own.
+    """
     keys = KeyPair(str(credentials.role))
     ticket = os_bytes(16)
     hub = Hub(timeout_s=limits.deadline_s)
@@ -180,7 +200,7 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
     halves: list[PublicHalf] = []
     try:
         for role, address in cluster.addresses.items():
-            hello = hello_of(cluster, "session", ticket, keys.half)
+            hello = hello_of(cluster, "session", ticket, keys.half, group)
             link, _, welcome = dial(address, role, credentials, cluster, hello, limits)
             hub.add(link)
             links.append(link)
@@ -210,16 +230,26 @@ Arrival = tuple[Link, Identity, m.Hello]
 class Waiting:
     """A session that is being opened at a role; the daemon brings it the connections of others (``arrive``)."""
 
-    def __init__(self, role: Role, cluster: ClusterConfig, credentials: Credentials, limits: Limits) -> None:
+    def __init__(
+        self,
+        role: Role,
+        cluster: ClusterConfig,
+        credentials: Credentials,
+        limits: Limits,
+        group: Sequence[str] = (),
+    ) -> None:
         self.role = role
         self.cluster = cluster
         self.credentials = credentials
         self.limits = limits
+        #: where the ranks of this role listen for each other
+        self.group = group
         self.keys = KeyPair(str(role))
         self.order = list(cluster.addresses)
         #: the session's links, once it is being opened; other threads may cancel it
         self.hub: Hub | None = None
         self._arrived: queue.Queue[Arrival] = queue.Queue(len(self.order) + 1)
+        self._ranks: queue.Queue[Arrival] = queue.Queue(cluster.lanes)
         self._over = False
         self._lock = threading.Lock()
 
@@ -229,7 +259,7 @@ class Waiting:
             if self._over:
                 raise PeerRejected("the session is open, or could not be opened", remedy="open a new session")
             try:
-                self._arrived.put_nowait(arrival)
+                (self._ranks if arrival[2].purpose == GROUP else self._arrived).put_nowait(arrival)
             except queue.Full:
                 raise PeerRejected("more connections for a session than it has roles") from None
 
@@ -250,8 +280,9 @@ class Waiting:
         """Nobody is waited for any more; who came all the same goes."""
         with self._lock:
             self._over = True
-            while not self._arrived.empty():
-                self._arrived.get_nowait()[0].close()
+            for arrived in (self._arrived, self._ranks):
+                while not arrived.empty():
+                    arrived.get_nowait()[0].close()
 
     def _open(self, hub: Hub, control: Link, controller: PublicHalf, hello: m.Hello) -> Opened:
         mine = self.keys.half
@@ -277,6 +308,9 @@ class Waiting:
             self._accept(link, role, PublicHalf(str(role), welcome.key, welcome.contribution), links, halves, begin)
             link.agree(session_id)
         self._wait(hub, links, halves, begin, session_id)
+        ranks = None
+        if hello.group and self.role.kind == "party":
+            ranks = self._meet(hub, group_key(hello.group, controller.name))
         hub.post(control, m.message_of(m.Kind.READY, m.Ready(session_id)))
         attend(hub, self.limits.deadline_s)
         parties = {
@@ -284,7 +318,14 @@ class Waiting:
         }
         provider = links.get(self.order[-1])
         return Opened(
-            hub, session_id, self.keys, (*(halves[role] for role in self.order), controller), control, parties, provider
+            hub,
+            session_id,
+            self.keys,
+            (*(halves[role] for role in self.order), controller),
+            control,
+            parties,
+            provider,
+            ranks,
         )
 
     def _dials(self, own: int, other: int) -> bool:
@@ -320,21 +361,54 @@ class Waiting:
         ends = monotonic() + 2 * self.limits.handshake_s
         mine = self.keys.half
         while len(links) < len(self.order) - 1:
-            hub.poll("waiting for the other roles")
-            try:
-                link, identity, hello = self._arrived.get(timeout=_LOOK_S)
-            except queue.Empty:
-                if monotonic() > ends:
-                    missing = [str(role) for role in self.order if role not in links and role != self.role]
-                    raise DeadlineExceeded(
-                        f"{', '.join(missing)} did not connect", remedy="see torchveil doctor", at_fault=missing[0]
-                    ) from None
-                continue
+            missing = [str(role) for role in self.order if role not in links and role != self.role]
+            link, identity, hello = self._next(hub, self._arrived, missing, ends)
             hub.add(link)
             half = PublicHalf(str(identity.role), hello.key, hello.contribution)
             self._accept(link, identity.role, half, links, halves, begin)
             hub.post(link, m.message_of(m.Kind.WELCOME, m.Welcome(VERSION, mine.key, mine.contribution)))
             link.agree(session_id)
+
+    def _next(self, hub: Hub, arrived: queue.Queue[Arrival], missing: Sequence[str], ends: float) -> Arrival:
+        """The next connection of those that are missing."""
+        while True:
+            hub.poll("waiting for the other roles")
+            try:
+                return arrived.get(timeout=_LOOK_S)
+            except queue.Empty:
+                if monotonic() > ends:
+                    raise DeadlineExceeded(
+                        f"{', '.join(missing)} did not connect", remedy="see torchveil doctor", at_fault=missing[0]
+                    ) from None
+
+    def _meet(self, hub: Hub, key: bytes) -> dict[int, Link]:
+        """Links to the other ranks of this role: to those before this one, then from those after it."""
+        own, ends = self.cluster.lane, monotonic() + self.limits.handshake_s  # before the controller gives up
+        links: dict[int, Link] = {}
+        said = hello_of(self.cluster, GROUP, key[:16])
+        for lane in range(own):
+            link, _, _ = dial(self.group[lane], self.role, self.credentials, self.cluster, said, self.limits)
+            self._take(hub, link, lane, key, links)
+        while len(links) < self.cluster.lanes - 1:
+            missing = [rank_name(self.role, lane) for lane in range(own + 1, self.cluster.lanes) if lane not in links]
+            link, _, hello = self._next(hub, self._ranks, missing, ends)
+            if not own < hello.lane < self.cluster.lanes or hello.lane in links:
+                link.close()
+                raise PeerRejected(
+                    f"rank {hello.lane} of {self.role} came to rank {own}, which does not wait for it",
+                    remedy="give every rank of a role a number of its own",
+                )
+            self._take(hub, link, hello.lane, key, links)
+            hub.post(link, m.message_of(m.Kind.WELCOME, m.Welcome(VERSION)))
+            link.session = key
+        return links
+
+    def _take(self, hub: Hub, link: Link, lane: int, key: bytes, links: dict[int, Link]) -> None:
+        link.peer = rank_name(self.role, lane)
+        hub.add(link)
+        links[lane] = link
+        if lane < self.cluster.lane:
+            link.session = key
 
 
 def refuse(hub: Hub, error: BaseException, role: str, number: int = 0, operation: str = "") -> m.Failure:

@@ -20,16 +20,18 @@ import msgspec
 import torch
 
 from torchveil.drivers.exchange import Flight, combine
+from torchveil.drivers.ranks import Collective
 from torchveil.drivers.replay import Run, playing
 from torchveil.errors import ConsentError, DataNotFound, Desynchronised, MalformedMessage, ProtocolError
 from torchveil.gates import GATES
-from torchveil.gates.base import Exchange
+from torchveil.gates.base import Exchange, require_shape
 from torchveil.network import messages as m
 from torchveil.network.certificates import Identity
 from torchveil.network.consent.provenance import PlanFlow
 from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.framing import Frame
+from torchveil.network.group import Group
 from torchveil.network.links import Link
 from torchveil.network.pieces import dealt, exchange_of, exchanged
 from torchveil.network.results import Kept, Result, ResultStore
@@ -62,7 +64,8 @@ class Keeping:
 
 
 class PartySession(RoleSession):
-    """One session of a party. ``links``: to the other parties by rank; ``provider``: to the provider.
+    """One session of a party. ``links``: to the other parties by rank; ``provider``: to the provider; ``group``: to the
+    other ranks of this party, if the session is one of several.
 
     ``consent`` follows the stream and is asked before anything is released; ``controller`` is who opened the session.
     """
@@ -76,6 +79,7 @@ class PartySession(RoleSession):
         controller: Identity,
         keeping: Keeping,
         holder: Holder,
+        group: Group | None = None,
         **common: Any,
     ) -> None:
         super().__init__(f"party/{party.name}", party.n_parties, party, **common)
@@ -85,6 +89,7 @@ class PartySession(RoleSession):
         self.controller = controller
         self.keeping = keeping
         self.holder = holder
+        self.group = group
         self._flows: dict[int, tuple[PlanFlow, bytes]] = {}
         self._links = dict(sorted(links.items()))
         self._provider = provider
@@ -207,6 +212,23 @@ class PartySession(RoleSession):
             self.keeping.results.put(kept, owner, self._share_of(i, number), self.role)
 
         self._answer(number, deliver)
+
+    # --- with other ranks --------------------------------------------------------------------------------------------
+
+    def _combine(self, item: m.Collect, number: int) -> None:
+        self.party.begin(number)
+        if self.group is None:
+            raise MalformedMessage("a collective in a session without other ranks")
+        collective = Collective(item.how, item.shape, item.root, item.format)
+        share, owners = None, frozenset[str]()
+        if item.x is not None:
+            share, owners = self.party.wires[item.x].value(), self.provenance.of(item.x)
+            require_shape(share, item.shape)
+        made, owners = self.group.make(collective, share, owners, self._all.full)
+        for digest in self.group.heard:
+            self._all.update(digest)
+        self.party.wires[item.out] = Wire(made)
+        self.provenance.restore(item.out, sorted(owners))
 
     # --- at rest -----------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,10 @@ class ProviderSession(RoleSession):
         for x in item.wires.values():
             self.provider.wires[x] = Wire(None)
 
+    def _combine(self, item: m.Collect, number: int) -> None:
+        self.provider.begin(number)
+        self.provider.wires[item.out] = Wire(None)
+
     def _play(self, plan: Plan, item: m.RunPlan, first: int) -> None:
         provider = self.provider
         provider.tie(self._view.full)

@@ -177,6 +177,7 @@ class RoleSession(ABC):
             m.Load: self._load,
             m.Dataset: self._dataset,
             m.Deliver: self._deliver,
+            m.Collect: self._collect,
         }
 
     @abstractmethod
@@ -220,6 +221,16 @@ class RoleSession(ABC):
 
     @abstractmethod
     def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None: ...
+
+    def _collect(self, item: m.Collect, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+        number = self._number
+        self._number += 1
+        self.place = Place(number, f"{item.how} of all ranks")
+        self._combine(item, number)
+
+    @abstractmethod
+    def _combine(self, item: m.Collect, number: int) -> None: ...
 
     @abstractmethod
     def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None: ...

@@ -6,6 +6,7 @@ as the commands that an operator would. Both listen on 127.0.0.1 only.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -40,13 +41,16 @@ def write_cluster(
     owners: Sequence[str] = (),
     limits: Mapping[str, float] | None = None,
     role_limits: Mapping[str, float] | None = None,
-    addresses: Mapping[str, str] | None = None,
-    listen: Mapping[str, str] | None = None,
+    addresses: Mapping[str, str | Sequence[str]] | None = None,
+    listen: Mapping[str, str | Sequence[str]] | None = None,
+    ranks: int = 1,
+    inside: Mapping[str, Sequence[str]] | None = None,
 ) -> ClusterConfig:
     """Certificates and files of a cluster in ``directory``: ca.pem, cluster.toml, and NAME.toml for each role.
 
     addresses: where others find a role, by its name, if that is not where it listens (a relay between them); listen:
-    where a role listens, by its name, if not at a free port of 127.0.0.1.
+    where a role listens, by its name, if not at a free port of 127.0.0.1. ranks: machines of each role; with more than
+    one, both name an address for each, and the ranks of a role find each other where they listen, or at ``inside``.
     """
     directory.mkdir(parents=True, exist_ok=True)
     create_authority(directory, name)
@@ -54,12 +58,16 @@ def write_cluster(
     people = [*(Role("controller", who) for who in controllers), *(Role("owner", who) for who in owners)]
     for role in (*roles, *people):
         issue(directory, role)
-    free = {role.name: f"127.0.0.1:{port}" for role, port in zip(roles, free_ports(len(roles)), strict=True)}
-    places = {**free, **(listen or {})}
+    ports = iter(free_ports(len(roles) * ranks))
+    free = {role.name: [f"127.0.0.1:{next(ports)}" for _ in range(ranks)] for role in roles}
+    places = {name: _each(at) for name, at in {**free, **(listen or {})}.items()}
+    found = {**places, **{name: _each(at) for name, at in (addresses or {}).items()}}
     lines = ["[cluster]", f'name = "{name}"', 'authority = "ca.pem"']
     for role in roles:
-        at = (addresses or {}).get(role.name, places[role.name])
-        lines += ["[[party]]" if role.kind == "party" else "[provider]", f'name = "{role.name}"', f'address = "{at}"']
+        lines += ["[[party]]" if role.kind == "party" else "[provider]", f'name = "{role.name}"']
+        lines.append(
+            f"addresses = {json.dumps(found[role.name])}" if ranks > 1 else f'address = "{found[role.name][0]}"'
+        )
     lines += ["[limits]", *[f"{key} = {value}" for key, value in (limits or {}).items()]]
     (directory / "cluster.toml").write_text("\n".join(lines) + "\n")
     for role in roles:
@@ -69,7 +77,8 @@ def write_cluster(
             'cluster = "cluster.toml"',
             f'certificate = "{file}.pem"',
             f'key = "{file}.key"',
-            f'listen = "{places[role.name]}"',
+            f"listen = {json.dumps(places[role.name] if ranks > 1 else places[role.name][0])}",
+            *([f"group = {json.dumps(_each((inside or places)[role.name]))}"] if ranks > 1 else []),
             f'state = "{role.name}"',
             "[limits]",
             *[f"{key} = {value}" for key, value in (role_limits or {}).items()],
@@ -78,9 +87,21 @@ def write_cluster(
     return read_cluster(directory / "cluster.toml")
 
 
+def _each(at: str | Sequence[str]) -> list[str]:
+    return [at] if isinstance(at, str) else list(at)
+
+
+def machines(config: ClusterConfig) -> dict[str, tuple[Role, int]]:
+    """What runs, by name: each role under its own or, if it is a group, each rank of it as NAME-RANK."""
+    roles, lanes = config.addresses, range(config.lanes)
+    if config.lanes == 1:
+        return {role.name: (role, 0) for role in roles}
+    return {f"{role.name}-{lane}": (role, lane) for role in roles for lane in lanes}
+
+
 @dataclass(slots=True)
 class LocalCluster:
-    """A running cluster: its directory, what its file says, the daemons by name."""
+    """A running cluster: its directory, what its file says, the daemons by name (``machines``)."""
 
     directory: Path
     config: ClusterConfig
@@ -101,17 +122,17 @@ def local_cluster(directory: Path, *, make: MakeRole = make_role, **options: obj
     config = write_cluster(directory, **options)  # type: ignore[arg-type]
     cluster = LocalCluster(directory, config)
     with ExitStack() as stack:
-        for role in config.addresses:
-            daemon = Daemon(read_role(directory / f"{role.name}.toml"), make_role=make)
-            cluster.daemons[role.name] = stack.enter_context(daemon)
+        for name, (role, rank) in machines(config).items():
+            daemon = Daemon(read_role(directory / f"{role.name}.toml", rank=rank), make_role=make)
+            cluster.daemons[name] = stack.enter_context(daemon)
         yield cluster
 
 
 class Processes:
     """The roles of a cluster as processes of this machine, started as an operator would; used as a context manager.
 
-    ``start(name)``, ``kill(name, signal)`` and ``pid(name)`` are for tests of faults. What a process writes goes to
-    NAME.log in the cluster's directory.
+    ``start(name)``, ``kill(name, signal)`` and ``pid(name)`` are for tests of faults, by the names of ``machines``.
+    What a process writes goes to NAME.log in the cluster's directory.
     """
 
     def __init__(self, directory: Path, *, environment: Mapping[str, str] | None = None) -> None:
@@ -131,16 +152,26 @@ class Processes:
         self._await(name, timeout_s)
 
     def _spawn(self, name: str) -> None:
-        command = "provider" if name == self.config.provider.name else "worker"
+        role, rank = machines(self.config)[name]
+        command = "provider" if role.kind == "provider" else "worker"
         with open(self.directory / f"{name}.log", "ab") as log:
-            arguments = [sys.executable, "-m", "torchveil.cli", command, "--config", f"{self.directory / name}.toml"]
+            arguments = [
+                sys.executable,
+                "-m",
+                "torchveil.cli",
+                command,
+                "--config",
+                f"{self.directory / role.name}.toml",
+            ]
+            arguments += ["--rank", str(rank)]
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and files
                 arguments, stderr=log, stdout=log, env=self._environment, start_new_session=True
             )
         self._running[name] = process
 
     def _await(self, name: str, timeout_s: float) -> None:
-        listen, process = read_role(self.directory / f"{name}.toml").listen, self._running[name]
+        role, rank = machines(self.config)[name]
+        listen, process = read_role(self.directory / f"{role.name}.toml", rank=rank).listen, self._running[name]
         ends = monotonic() + timeout_s
         while not _listens(listen):
             if process.poll() is not None:
@@ -165,10 +196,10 @@ class Processes:
 
     def __enter__(self) -> Processes:
         try:
-            for role in self.config.addresses:
-                self._spawn(role.name)
-            for role in self.config.addresses:
-                self._await(role.name, 60.0)
+            for name in machines(self.config):
+                self._spawn(name)
+            for name in machines(self.config):
+                self._await(name, 60.0)
         except BaseException:
             self.stop()
             raise
@@ -200,4 +231,4 @@ def _listens(address: str) -> bool:
     return True
 
 
-__all__ = ["Limits", "LocalCluster", "Processes", "free_ports", "local_cluster", "write_cluster"]
+__all__ = ["Limits", "LocalCluster", "Processes", "free_ports", "local_cluster", "machines", "write_cluster"]

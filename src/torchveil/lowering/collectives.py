@@ -1,0 +1,176 @@
+"""``torch.distributed`` on secrets: collectives between the ranks of a program, as a training on several machines uses.
+
+    for p in model.parameters():
+        dist.all_reduce(p.grad)
+        p.grad /= dist.get_world_size()
+
+Each party combines the shares of its own ranks (``drivers.ranks``): nothing crosses between parties, nothing is opened.
+Extremes and products of all ranks are gates on the stacked values, of every rank. A collective is finished, as far as
+this program can tell, when the call returns; the ``Work`` of ``async_op=True`` is done.
+
+Only the default process group is known to the roles, so a collective of a part of the ranks is refused, as is what is
+not here: messages between two ranks, and collectives whose results differ between ranks. ``DistributedDataParallel``
+copies gradients into plain buffers and is refused there; average gradients as above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from torchveil.errors import InvalidArgument, ShapeMismatch, UnsupportedOperation, WouldBePublished
+from torchveil.functions.arithmetic import as_number, secret
+from torchveil.handle import Bit
+from torchveil.lowering.table import composes
+
+_REMEDY = "call init_process_group before the session is opened, and use the default group"
+
+
+def _made(x: Any, how: str, operation: str, root: int = 0) -> Tensor:
+    """What all ranks make of x, as a tensor of its own."""
+    if not hasattr(x, "handle"):
+        raise WouldBePublished(
+            f"a plain tensor of shape {tuple(x.shape)} would be combined with secrets of other ranks",
+            op=operation,
+            remedy="share it first",
+        )
+    if isinstance(x.handle, Bit):
+        raise UnsupportedOperation("bits of several ranks", op=operation, remedy="make numbers of them: x.float()")
+    if _ranks(x) == 1:
+        return x.unsqueeze(0).clone() if how == "stack" else x.clone()  # type: ignore[no-any-return]
+    number = secret(as_number(x.handle) if how == "mean" else x.handle)
+    handle = x.session.collect(number, how, root, operation)
+    out: Any = x.new_zeros(handle.shape)
+    out.assign(handle)
+    return out  # type: ignore[no-any-return]
+
+
+def _write(target: Any, value: Tensor, operation: str) -> None:
+    """What torch does with an output, which has to be secret and of the right size."""
+    if not hasattr(target, "handle"):
+        raise WouldBePublished(
+            "secrets of all ranks would be written into a plain tensor",
+            op=operation,
+            remedy="make the outputs of secrets: [torch.zeros_like(x) for _ in range(world_size)]",
+        )
+    if target.numel() != value.numel():
+        raise ShapeMismatch(
+            f"an output of shape {tuple(target.shape)} for a result of {tuple(value.shape)}",
+            op=operation,
+            remedy="give outputs of the shape of the input",
+        )
+    target.copy_(value.reshape(target.shape))
+
+
+def _ranks(x: Any) -> int:
+    return int(x.session.ranks)
+
+
+def _mean(x: Tensor, operation: str) -> Tensor:
+    if not x.is_floating_point():
+        raise UnsupportedOperation(
+            "a mean of whole numbers of several ranks", op=operation, remedy="make fractions of them: x.float()"
+        )
+    return _made(x, "mean", operation)
+
+
+#: How to reduce, by the name of torch's ReduceOp.
+_REDUCERS: dict[str, Callable[[Tensor, str], Tensor]] = {
+    "SUM": lambda x, op: _made(x, "sum", op),
+    "AVG": _mean,
+    "MAX": lambda x, op: _made(x, "stack", op).amax(0),
+    "MIN": lambda x, op: _made(x, "stack", op).amin(0),
+    "PRODUCT": lambda x, op: _made(x, "stack", op).prod(0),
+}
+
+
+def _reduced(x: Tensor, name: str, operation: str) -> Tensor:
+    reduce = _REDUCERS.get(name.upper())
+    if reduce is None:
+        raise UnsupportedOperation(
+            f"no reduction {name.lower()} of secrets", op=operation, remedy=f"use one of {', '.join(_REDUCERS)}"
+        )
+    return reduce(x, operation)
+
+
+def _require_group(x: Any, group: Any, operation: str) -> None:
+    """Raise unless the process group is that of the session: all ranks."""
+    size, ranks = group.size(), getattr(getattr(x, "session", None), "ranks", 1)
+    if size != ranks or size != dist.get_world_size():
+        raise InvalidArgument(
+            f"a group of {size} of {dist.get_world_size()} rank(s), where the session has {ranks}",
+            op=operation,
+            remedy=_REMEDY,
+        )
+
+
+def _group(boxed: Any) -> Any:
+    return dist.ProcessGroup.unbox(boxed)
+
+
+def _done() -> Any:
+    """A ``Work`` that is finished, as the ops of c10d give it back."""
+    from torch._C._distributed_c10d import PythonCallbackWork, Work
+
+    return Work.boxed(PythonCallbackWork(lambda _timeout: True))
+
+
+def _name(boxed: Any) -> str:
+    """SUM, AVG, ... of a ReduceOp in its box."""
+    return str(dist.ReduceOp.RedOpType(boxed.op()).name)
+
+
+if dist.is_available():
+    c10d = torch.ops.c10d
+
+    @composes(c10d.allreduce_.default)
+    def _all_reduce(
+        tensors: Sequence[Tensor], group: Any, op: Any, sparse: Any = None, _async: bool = True, _timeout: int = -1
+    ) -> Any:
+        for x in tensors:
+            _require_group(x, _group(group), "all_reduce")
+            _write(x, _reduced(x, _name(op), "all_reduce"), "all_reduce")
+        return list(tensors), _done()
+
+    @composes(c10d.reduce_.default)
+    def _reduce(tensors: Sequence[Tensor], group: Any, op: Any, root: int, _tensor: int = 0, *_how: Any) -> Any:
+        """Parties cannot combine shares for one rank alone without the others' help; the others drop the result."""
+        for x in tensors:
+            _require_group(x, _group(group), "reduce")
+            made = _reduced(x, _name(op), "reduce")
+            if dist.get_rank() == root:
+                _write(x, made, "reduce")
+        return _done()
+
+    @composes(c10d.broadcast_.default)
+    def _broadcast(
+        tensors: Sequence[Tensor], group: Any, root: int, _tensor: int = 0, _async: bool = True, _timeout: int = -1
+    ) -> Any:
+        for x in tensors:
+            _require_group(x, _group(group), "broadcast")
+            _write(x, _made(x, "broadcast", "broadcast", root), "broadcast")
+        return list(tensors), _done()
+
+    @composes(c10d.allgather_.default)
+    def _all_gather(
+        outputs: Sequence[Sequence[Tensor]],
+        inputs: Sequence[Tensor],
+        group: Any,
+        _async: bool = True,
+        _timeout: int = -1,
+    ) -> Any:
+        for row, x in zip(outputs, inputs, strict=True):
+            _require_group(x, _group(group), "all_gather")
+            for out, value in zip(row, _made(x, "stack", "all_gather").unbind(), strict=True):
+                _write(out, value, "all_gather")
+        return [list(row) for row in outputs], _done()
+
+    @composes(c10d._allgather_base_.default)
+    def _all_gather_into(output: Tensor, x: Tensor, group: Any, _async: bool = True, _timeout: int = -1) -> Any:
+        _require_group(x, _group(group), "all_gather_into_tensor")
+        _write(output, _made(x, "stack", "all_gather_into_tensor"), "all_gather_into_tensor")
+        return output, _done()
