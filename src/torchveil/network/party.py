@@ -220,6 +220,7 @@ class PartySession(RoleSession):
         if self.group is None:
             raise MalformedMessage("a collective in a session without other ranks")
         collective = Collective(item.how, item.shape, item.root, item.format)
+        self.holdings.take(8 * prod(item.shape) * self.group.size)
         share, owners = None, frozenset[str]()
         if item.x is not None:
             share, owners = self.party.wires[item.x].value(), self.provenance.of(item.x)
