@@ -26,6 +26,7 @@ from torchveil.program import instructions as ins
 from torchveil.roles.tables import Tables
 from torchveil.roles.wires import BitWire, Wire
 from torchveil.testing.clusters import LocalCluster, local_cluster
+from torchveil.testing.training import step_of
 
 MIB = 1 << 20
 LIMIT = 2 * MIB
@@ -200,13 +201,7 @@ def several(session: Session) -> list[Tensor]:
     x = session.share(torch.randn(5, 1, 6, 6))
     y = session.share(F.one_hot(torch.arange(5) % 4, 4).float())
 
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = step_of(model, optimizer)
     run = torchveil.compile(step)
     kept = [step(x, y), *[run(x, y) for _ in range(3)]]
     flat: Any = model(x)
