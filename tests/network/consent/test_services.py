@@ -223,8 +223,15 @@ def test_deny(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert command(cluster, monkeypatch, "deny", name) == 0
     with pytest.raises(ConsentRequired, match="denied"):
         reveal(cluster, cluster.alice)
+    capsys.readouterr()
+    assert command(cluster, monkeypatch, "requests") == 0
+    assert name not in capsys.readouterr().out
+    assert command(cluster, monkeypatch, "requests", "--denied") == 0
+    assert name in capsys.readouterr().out
     assert command(cluster, monkeypatch, "deny", name) == 2
     assert command(cluster, monkeypatch, "deny", "nonsense") == 2
+    assert command(cluster, monkeypatch, "approve", name, "--yes") == 0
+    reveal(cluster, cluster.alice)
 
 
 def test_a_budget_says_what_it_is(
