@@ -19,8 +19,9 @@ from torchveil.cli.usage import UsageError
 from torchveil.errors import AuditBroken
 from torchveil.network.certificates import Authority
 from torchveil.network.config import read_cluster
-from torchveil.network.consent.audit import SignedHead, compare, heads_in, records, verify_all
+from torchveil.network.consent.audit import SignedHead, compare, heads_in, records
 from torchveil.network.consent.identities import recogniser
+from torchveil.network.consent.releases import verify_all
 
 
 def add(parser: argparse.ArgumentParser) -> None:

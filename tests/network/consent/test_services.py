@@ -81,7 +81,7 @@ def test_a_session_asks_with_the_plan_that_made_the_value(cluster: ClusterHere) 
 
 def test_a_session_is_in_the_log(cluster: ClusterHere) -> None:
     made = session(cluster, cluster.alice)
-    made.end()
+    made.end(7)
     assert len(made.provenance) == 0
     assert [record.kind for record in records(cluster.alice.path)] == ["session start", "session end"]
 

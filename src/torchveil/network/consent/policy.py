@@ -177,17 +177,19 @@ class Consent:
                 raise GrantInvalid("a grant under a nonce that was used or withdrawn", remedy="sign a new grant")
             state.add_grant(signed)
             state.answer(grant)
-        self._log.append(
-            "grant",
-            receiver=grant.receiver,
-            owners=(grant.owner,),
-            shape=grant.shape,
-            digits=grant.digits,
-            bits=grant.quota if grant.budget else None,
-            plan=grant.plan,
-            slot=grant.slot,
-            grants=(grant.nonce,),
-        )
+            # before it is in force: no release is under a grant that the log does not have
+            self._log.append(
+                "grant",
+                receiver=grant.receiver,
+                owners=(grant.owner,),
+                shape=grant.shape,
+                digits=grant.digits,
+                bits=grant.quota if grant.budget else None,
+                plan=grant.plan,
+                slot=grant.slot,
+                grants=(grant.nonce,),
+                request=grant.request or "",
+            )
 
     def requests(self, owner: str) -> list[Asked]:
         """What waits for an answer of ``owner``, the oldest first."""
