@@ -181,12 +181,13 @@ class Deliver(Message, tag="o", frozen=True):
 class Collect(Message, tag="g", frozen=True):
     """Each party's ranks make one value of theirs: ``out`` is their sum, that of rank ``root``, or all of them stacked.
 
-    ``format``: what the controllers of all ranks have to agree on beside the shape (scale and the like).
+    ``x``: this rank's value, None where it only gets one. ``format``: what the controllers of all ranks have to agree
+    on beside the shape (scale and the like).
     """
 
     how: Literal["sum", "broadcast", "stack"]
     out: Identifier
-    x: Identifier
+    x: Identifier | None
     shape: Shape
     root: Annotated[int, Meta(ge=0, lt=2**16)]
     format: Text
@@ -237,15 +238,16 @@ class Dealt(Message, frozen=True):
 
 
 class Collected(Message, frozen=True):
-    """Rank to rank of one party: what it contributes to a collective, whose data is in it; the body is a share, or the
-    ``part`` of one."""
+    """Rank to rank of one party: what it contributes to a collective, whose data is in it, the digest of all that its lane
+    was told; the body is a share, or the ``part`` of one."""
 
     how: Name
     shape: Shape
     root: int
     format: Text
     part: Annotated[int, Meta(ge=-1, lt=2**16)]
-    owners: tuple[Name, ...]
+    stream: Bytes32
+    owners: Annotated[tuple[Name, ...], Meta(max_length=2**16)]
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------
