@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 
 from tests.network.consent.cluster import ClusterHere, PartyHere
-from torchveil.cli import main, owners
+from torchveil.cli import main
 from torchveil.errors import AuditBroken, ConsentError, ConsentRequired, GrantInvalid
 from torchveil.network.consent.audit import AuditLog, records
 from torchveil.network.consent.grants import encode, new_grant, sign_grant
@@ -57,7 +57,6 @@ def command(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, *arguments: s
     def parties(options: argparse.Namespace) -> Any:
         return cluster.parties(cluster.owner)
 
-    monkeypatch.setattr(owners, "parties", parties)
     for name in ("grant", "requests", "approve", "deny", "audit"):
         monkeypatch.setattr(f"torchveil.cli.{name}.parties", parties)
     monkeypatch.setattr("sys.stdin", io.StringIO(says))
@@ -269,7 +268,8 @@ def test_audit(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: py
     refused(cluster, alice)
     swap_heads(alice.log, alice.consent.recognise, bob.asked_by(alice.credentials))
     assert command(cluster, monkeypatch, "audit", "show", str(alice.path)) == 0
-    assert "refusal" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "refusal" in said and "of=party/bob lines=1" in said
     logs, kept = (f"alice={alice.path}", f"bob={bob.path}"), str(cluster.directory / "heads.json")
     assert command(cluster, monkeypatch, "audit", "verify", *logs, "--ask", "--save", kept) == 0
     for path in (alice.path, bob.path):
@@ -293,3 +293,36 @@ def test_audit_verify_sees_a_cut_tail_by_the_other_log_alone(
     alice.path.write_bytes(alice.path.read_bytes().splitlines(keepends=True)[0])
     assert command(cluster, monkeypatch, "audit", "verify", *logs) == 1
     assert "party/alice" in capsys.readouterr().out
+
+
+def test_audit_verify_does_not_praise_what_it_did_not_check(
+    cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alice, bob = cluster.alice, cluster.bob
+    both = (f"alice={alice.path}", f"bob={bob.path}")
+
+    def verified(*words: str) -> tuple[int, str]:
+        status = command(cluster, monkeypatch, "audit", "verify", *words)
+        said = capsys.readouterr().out
+        assert (status == 0) == ("nothing is wrong\n" in said), said
+        return status, said
+
+    refused(cluster, alice)
+    status, said = verified(both[0])
+    assert status == 2 and "party/alice: not checked: its end" in said and "nothing was compared" in said
+    status, said = verified()  # the parties are asked, and none has heard of the other
+    assert status == 2 and "party/alice: not checked: its end" in said and "party/bob: not checked" in said
+    assert verified(*both)[0] == 1
+    kept = cluster.directory / "heads.json"
+    assert verified(*both, "--ask", "--save", str(kept))[0] == 1, "what a party says of itself is no check"
+    assert verified(*both, "--heads", str(kept))[0] == 0
+    swap_heads(alice.log, alice.consent.recognise, bob.asked_by(alice.credentials))
+    assert verified()[0] == 0
+    assert verified(*both)[0] == 0
+    assert verified(both[0])[0] == 2, "alice's log holds a head of bob's, which is not here"
+    assert verified(both[0], "--ask")[0] == 0
+    mute = bob.path.read_bytes().splitlines(keepends=True)
+    bob.path.write_bytes(b"")
+    assert verified(*both)[0] == 1
+    bob.path.write_bytes(b"".join(mute))
+    assert verified(*both)[0] == 0
