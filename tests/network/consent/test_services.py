@@ -238,8 +238,10 @@ def test_a_budget_says_what_it_is(
 ) -> None:
     to = str(cluster.directory / "controller-scientist.pem")
     assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "640", says="") == 1
-    assert "may disclose any function of your data, up to 640 bits" in capsys.readouterr().out
+    assert "a bit budget: may disclose any function of your data, up to 640 bits" in capsys.readouterr().out
     refused(cluster, cluster.alice, wire=4)
+    assert command(cluster, monkeypatch, "requests") == 0
+    assert "a bit budget: may disclose any function of your data, up to 320 bits" in capsys.readouterr().out
     assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "640", "--yes") == 0
     reveal(cluster, cluster.alice, wire=4)
     reveal(cluster, cluster.alice)
@@ -261,6 +263,35 @@ def test_grant_for_a_plan(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch)
     refused(cluster, cluster.alice)
     assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "64", "--slot", "0", "--yes") == 2
     assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "64", "--days", "nan", "--yes") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--bits", "0"), "'0' is no whole number from 1 on"),
+        (("--bits", "-64"), "'-64' is no whole number from 1 on"),
+        (("--bits", "many"), "is no whole number from 1 on"),
+        (("--plan", PLAN.hex(), "--releases", "0"), "is no whole number from 1 on"),
+        (("--plan", PLAN.hex(), "--slot", "-1"), "is no whole number from 0 on"),
+        (("--bits", "64", "--shape", "3x"), "write 3x2 for a matrix"),
+        (("--bits", "64", "--shape", "big"), "write 3x2 for a matrix"),
+        (("--bits", "64", "--shape", "-3"), "write 3x2 for a matrix"),
+        (("--bits", "64", "--shape", "9" * 19), "write 3x2 for a matrix"),
+    ],
+)
+def test_a_grant_of_nothing(
+    cluster: ClusterHere,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    says: str,
+) -> None:
+    to = str(cluster.directory / "controller-scientist.pem")
+    words = tuple(f"{name}={value}" for name, value in zip(words[::2], words[1::2], strict=True))
+    with pytest.raises(SystemExit) as caught:
+        command(cluster, monkeypatch, "grant", "--to", to, *words, "--yes")
+    assert caught.value.code == 2 and says in capsys.readouterr().err
+    assert all(not listing.grants for listing in cluster.parties(cluster.owner).listings().values())
 
 
 def test_audit(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,7 +261,7 @@ def describe_grant(grant: Grant) -> str:
     """What signing it means, in words, for the owner who is asked."""
     about = _value(grant.shape, grant.digits)
     if grant.plan is None:
-        what = f"may disclose any function of your data, up to {grant.quota} bits ({about})"
+        what = f"a bit budget: may disclose any function of your data, up to {grant.quota} bits ({about})"
     else:
         what = (
             f"may disclose output {grant.slot} of the plan {grant.plan.hex()}, {_times(grant.quota)} ({about}), "
@@ -279,7 +279,7 @@ def describe_request(request: Request) -> str:
     """What is asked for, in words."""
     about = _value(request.shape, request.digits)
     if request.plan is None:
-        what = f"may disclose any function of your data, up to {request.bits} bits ({about})"
+        what = f"a bit budget: may disclose any function of your data, up to {request.bits} bits ({about}), once"
     else:
         what = f"output {request.slot} of the plan {request.plan.hex()}, once ({about}), whatever the plan was given"
     return (
