@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import time
 from pathlib import Path
 
-from torchveil.cli.owners import add_cluster, add_days, agreed, identity_in, parties, seconds_of
+from torchveil.cli.owners import add_cluster, add_days, agreed, begun, identity_in, parties, seconds_of, signing_time
 from torchveil.cli.usage import UsageError
 from torchveil.network.consent.grants import describe_grant, new_grant
 
@@ -45,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         str(receiver.role),
         receiver.fingerprint,
         quota=options.bits if options.plan is None else _or(options.releases, 1),
-        now=time.time(),
+        now=signing_time(),
         seconds=seconds_of(options),
         plan=options.plan,
         slot=None if options.plan is None else _or(options.slot, 0),
@@ -54,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if not agreed(options, describe_grant(grant)):
         return 1
     at.grant(grant)
+    begun(grant)
     print(f"granted: {grant.nonce.hex()} (take it back: torchveil deny {grant.nonce.hex()})")
     return 0
 

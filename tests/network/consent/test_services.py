@@ -53,12 +53,15 @@ def refused(cluster: ClusterHere, party: PartyHere, wire: int = 3) -> None:
         reveal(cluster, party, wire)
 
 
-def command(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, *arguments: str, says: str = "") -> int:
+def command(
+    cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, *arguments: str, says: str = "", lead_s: float = 0.0
+) -> int:
     def parties(options: argparse.Namespace) -> Any:
         return cluster.parties(cluster.owner)
 
     for name in ("grant", "requests", "approve", "deny", "audit"):
         monkeypatch.setattr(f"torchveil.cli.{name}.parties", parties)
+    monkeypatch.setattr("torchveil.cli.owners.LEAD_S", lead_s)
     monkeypatch.setattr("sys.stdin", io.StringIO(says))
     return main([*arguments, *([] if arguments[:2] == ("audit", "show") else ["--cluster", str(cluster.file)])])
 
@@ -214,6 +217,31 @@ def test_approve(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert PLAN.hex() in said and "controller/scientist" in said and cluster.scientist.fingerprint.hex() in said
     reveal(cluster, cluster.alice)
     assert command(cluster, monkeypatch, "approve", name, "--yes") == 2
+
+
+@pytest.mark.parametrize("kind", ["approve", "grant"])
+def test_a_grant_begins_when_it_lies_at_all_parties(
+    cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Else somebody who asks again and again has it paid at one party and refused at the next."""
+    refused(cluster, cluster.alice)
+    (name,) = cluster.parties(cluster.owner).requests()
+    to = str(cluster.directory / "controller-scientist.pem")
+    words = [name] if kind == "approve" else ["--to", to, "--plan", PLAN.hex()]
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        for party in (cluster.alice, cluster.bob):
+            assert party.consent.grants("owner/hospital-a")
+            refused(cluster, party)
+        waited.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr("torchveil.cli.owners.sleep", sleep)
+    assert command(cluster, monkeypatch, kind, *words, "--yes", lead_s=2.0) == 0
+    assert 0.5 < waited[0] <= 2
+    reveal(cluster, cluster.alice)
+    reveal(cluster, cluster.bob)
 
 
 def test_deny(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
