@@ -151,15 +151,16 @@ class Daemon:
         """Begin to accept; returns at once."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        self._lobby.start()
         if self._consent is not None:
             self._consent.log.append("start")
-            self._threads.add(self._swapping.thread)
-            self._swapping.thread.start()
         log("daemon started", role=str(self.config.role), version=VERSION)
+        self._lobby.start()
         days_left = (self.credentials.identity.not_after - datetime.now(UTC)).days
         if days_left < WARN_DAYS:
             log("the certificate ends soon", level="warning", role=str(self.config.role), days_left=days_left)
+        if self._consent is not None:
+            self._threads.add(self._swapping.thread)
+            self._swapping.thread.start()
         return self
 
     def stop(self) -> None:
