@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,6 +25,7 @@ from torchveil.errors import (
     DeadlineExceeded,
     Desynchronised,
     InvalidArgument,
+    LimitExceeded,
     PeerRejected,
     SessionStateError,
     TorchveilError,
@@ -268,6 +272,51 @@ def test_a_rank_that_ends_ends_the_others(two: LocalCluster) -> None:
         ] * 2
 
 
+def test_a_rank_that_is_done_leaves_the_others_at_work(two: LocalCluster) -> None:
+    gone = threading.Event()
+
+    def work(session: NetworkSession, lane: int) -> Any:
+        x = session.share(torch.rand(30_000))
+        for _ in range(10):  # takes the parties longer than the provider
+            x = torch.relu(x)
+        total = made(session.share(torch.ones(2)), "sum")
+        if lane:
+            session.close()
+            gone.set()
+            return None
+        assert gone.wait(20)
+        time.sleep(0.2)
+        for _ in range(5):
+            total = total * total / 2
+        return total.reveal().tolist()
+
+    with lanes(two) as everywhere:
+        assert everywhere(work)[0] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["alice-1", "bob-1", "james-1"])
+def test_a_machine_that_dies_ends_all_lanes(tmp_path: Path, name: str) -> None:
+    """Also lane 0, which does not wait for it: rank 1's sessions say so to rank 0's."""
+    with local_cluster(tmp_path, ranks=2, limits=LIMITS) as cluster, lanes(cluster) as everywhere:
+        ready = threading.Barrier(2)
+
+        def work(session: NetworkSession, lane: int) -> Any:
+            x = made(session.share(torch.ones(2)), "sum")
+            x.reveal()
+            ready.wait(20)
+            if lane:
+                cluster.daemons[name].stop()
+            ends = time.monotonic() + LIMITS["deadline_s"]
+            while time.monotonic() < ends:
+                x = x * x / 2
+                x.reveal()
+            return None
+
+        for error in everywhere(work):
+            assert isinstance(error, TorchveilError)
+            assert "rank 1" in str(error) or name.partition("-")[0] in str(error)
+
+
 def test_a_rank_that_never_comes(two: LocalCluster) -> None:
     credentials = find_credentials(two.config, None, None, "controller")
     with pytest.raises(DeadlineExceeded, match=r"party/\w+ rank 1 did not connect") as caught:
@@ -375,6 +424,36 @@ def torchrun(*arguments: object, timeout_s: float = 120) -> list[str]:
     return sorted(line for line in done.stdout.splitlines() if line.startswith("rank "))
 
 
+def test_a_machine_that_hangs_is_named(tmp_path: Path) -> None:
+    """Bob's rank 1 is stopped: both programs end within the deadline and 2 s, the daemons that run serve again."""
+    deadline_s = 3.0
+    config = write_cluster(tmp_path, ranks=2, limits={"deadline_s": deadline_s, "handshake_s": 10})
+    with Processes(tmp_path, environment={"OMP_NUM_THREADS": "1"}) as roles:
+        cluster = LocalCluster(tmp_path, config)
+        stopped = threading.Barrier(2, lambda: roles.kill("bob-1", signal.SIGSTOP))
+
+        def work(session: NetworkSession, _lane: int) -> Any:
+            x = made(session.share(torch.ones(2)), "sum")
+            x.reveal()
+            stopped.wait(30)
+            start = time.monotonic()
+            try:
+                made(x * x, "sum").reveal()
+            except TorchveilError as error:
+                return error, time.monotonic() - start
+            return None
+
+        with lanes(cluster) as everywhere:
+            for error, seconds in everywhere(work):
+                assert isinstance(error, TorchveilError)
+                assert "bob" in error.at_fault
+                assert seconds < deadline_s + 2
+        roles.kill("bob-1", signal.SIGCONT)
+        with lanes(cluster) as everywhere:
+            found = everywhere(lambda session, _: made(session.share(torch.ones(2)), "sum").reveal().tolist())
+        assert found == [[2.0, 2.0]] * 2
+
+
 def test_torch_distributed_in_one_process_each() -> None:
     assert torchrun(PROGRAM) == ["rank 0: as it should be", "rank 1: as it should be"]
 
@@ -383,3 +462,18 @@ def test_torch_distributed_over_the_network(tmp_path: Path) -> None:
     write_cluster(tmp_path, ranks=2, limits={"deadline_s": 60, "handshake_s": 30})
     with Processes(tmp_path, environment={"OMP_NUM_THREADS": "1"}) as roles:
         assert torchrun(PROGRAM, roles.file) == ["rank 0: as it should be", "rank 1: as it should be"]
+
+
+def test_what_ranks_make_counts_among_the_bytes_of_a_session(tmp_path: Path) -> None:
+    def work(session: NetworkSession, _lane: int) -> float:
+        x = session.share(torch.ones(40_000))
+        kept = [made(x, "sum") for _ in range(8)]
+        return float(kept[-1].sum().reveal())  # type: ignore[attr-defined]
+
+    role_limits = {"session_bytes": 1 << 20}
+    with (
+        local_cluster(tmp_path, ranks=2, limits=LIMITS, role_limits=role_limits) as cluster,
+        lanes(cluster) as everywhere,
+    ):
+        ended = everywhere(work)
+    assert any(isinstance(error, LimitExceeded) and "session_bytes" in error.remedy for error in ended), ended

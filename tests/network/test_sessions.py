@@ -40,6 +40,7 @@ from torchveil.network.role_session import RoleSession
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
 from torchveil.testing.clusters import LocalCluster, local_cluster
+from torchveil.testing.training import step_of
 
 LIMITS = {"deadline_s": 20, "handshake_s": 5}
 
@@ -64,13 +65,7 @@ def train(session: Session, *, compiled: bool = False, steps: int = 3) -> list[T
     x = session.share(torch.linspace(-1, 1, 5 * 6).view(5, 6))
     y = session.share(F.one_hot(torch.arange(5) % 4, 4).float())
 
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = step_of(model, optimizer)
     run = torchveil.compile(step) if compiled else step
     losses = [run(x, y).reveal() for _ in range(steps)]
     return [*losses, model(x).argmax(1).reveal(), model(x).reveal()]

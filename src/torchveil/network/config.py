@@ -53,7 +53,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline_s: for another role's next message while one is due; longer than the longest single operation.
     handshake_s: for a connection to say who it is. idle_s: for the controller's next instruction. session_s: for a
     whole session. sessions: at a time. connections: that are being accepted at a time. wires: values that a session may
-    hold. elements: of one value. body: bytes of one message.
+    hold. session_bytes: that these and the public tensors of its plans may take. elements: of one value. body: bytes of
+    one message.
     """
 
     deadline_s: Positive = 60.0
@@ -63,6 +64,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sessions: Number = 8
     connections: Number = 64
     wires: Number = 1_000_000
+    session_bytes: Number = 16 << 30
     elements: Number = 2**31
     body: Number = 2**34
 

@@ -111,6 +111,14 @@ class Link:
     def session(self, session: bytes) -> None:
         self.decoder.session = session
 
+    def agree(self, session: bytes) -> None:
+        """From here on this end's frames are of the session, and so have to be the other end's once one of them is.
+
+        Until then it may fail without having agreed: ``Hub.urgent`` sees what it says outside of any session.
+        """
+        self.session = session
+        self.decoder.opening = True
+
     @property
     def limits(self) -> Limits:
         """What this link may take; those of a stranger may be smaller than those of a role in a session."""

@@ -9,7 +9,7 @@
     4. READY with the session id, from every role to the controller.
 
 Every public half comes over the connection of the two roles that will share keys. From here on every frame carries the
-session's id.
+session's id. Whoever fails before it has agreed on one says so without (``Link.agree``).
 """
 
 from __future__ import annotations
@@ -195,6 +195,7 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
     keys = KeyPair(str(credentials.role))
     ticket = os_bytes(16)
     hub = Hub(timeout_s=limits.deadline_s)
+    hub.urgent = heed
     links: list[Link] = []
     halves: list[PublicHalf] = []
     try:
@@ -204,14 +205,13 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
             hub.add(link)
             links.append(link)
             halves.append(PublicHalf(str(role), welcome.key, welcome.contribution))
-        hub.urgent = heed
         halves.append(keys.half)
         session_id = agree_session_id(halves)
         begin = m.Begin(tuple(half.contribution for half in halves))
         for link in links:
             hub.post(link, m.message_of(m.Kind.BEGIN, begin))
         for link in links:
-            link.session = session_id
+            link.agree(session_id)
         for link in links:
             ready = m.parse(hub.receive(link, 2 * limits.handshake_s, f"{link.peer} to be ready"), m.Ready)
             if ready.session != session_id:
@@ -295,7 +295,7 @@ class Waiting:
         if contributions[-1] != controller.contribution or len(set(contributions)) != len(contributions):
             raise PeerRejected("a session id with somebody else's contribution")
         session_id = agree_session_id([PublicHalf("", b"", part) for part in contributions])
-        control.session = session_id
+        control.agree(session_id)
         links: dict[Role, Link] = {}
         halves: dict[Role, PublicHalf] = {self.role: mine}
         for rank, role in enumerate(self.order):
@@ -306,7 +306,7 @@ class Waiting:
             link, _, welcome = dial(address, role, self.credentials, self.cluster, said, self.limits)
             hub.add(link)
             self._accept(link, role, PublicHalf(str(role), welcome.key, welcome.contribution), links, halves, begin)
-            link.session = session_id
+            link.agree(session_id)
         self._wait(hub, links, halves, begin, session_id)
         ranks = None
         if hello.group and self.role.kind == "party":
@@ -367,7 +367,7 @@ class Waiting:
             half = PublicHalf(str(identity.role), hello.key, hello.contribution)
             self._accept(link, identity.role, half, links, halves, begin)
             hub.post(link, m.message_of(m.Kind.WELCOME, m.Welcome(VERSION, mine.key, mine.contribution)))
-            link.session = session_id
+            link.agree(session_id)
 
     def _next(self, hub: Hub, arrived: queue.Queue[Arrival], missing: Sequence[str], ends: float) -> Arrival:
         """The next connection of those that are missing."""
@@ -405,6 +405,7 @@ class Waiting:
 
     def _take(self, hub: Hub, link: Link, lane: int, key: bytes, links: dict[int, Link]) -> None:
         link.peer = rank_name(self.role, lane)
+        link.may_close = True  # a rank of the program that is done closes its session; who dies is told of in its lane
         hub.add(link)
         links[lane] = link
         if lane < self.cluster.lane:

@@ -38,7 +38,7 @@ from torchveil.network.results import Kept, Result, ResultStore
 from torchveil.network.role_session import RoleSession
 from torchveil.program import instructions as ins
 from torchveil.program.digest import StreamDigest
-from torchveil.program.encoding import decode, encode, plan_digest, without_public
+from torchveil.program.encoding import encode, plan_digest, without_public
 from torchveil.program.plan import Plan
 from torchveil.roles.party import Party
 from torchveil.roles.wires import Wire
@@ -138,9 +138,9 @@ class PartySession(RoleSession):
         return number
 
     def _do(self, item: m.Do, buffers: Sequence[memoryview]) -> None:
-        i = decode(item.structure, buffers, self._decoding)
+        i = self._decoded(item.structure, buffers)
         number = self._start(i, item.structure, buffers)
-        party, gate = self.party, GATES[type(i)]
+        party, gate = self.party, self._gates[type(i)]
         if isinstance(i, ins.Input):
             raise MalformedMessage("an input without a share")
         if isinstance(i, ins.Free):
@@ -168,7 +168,7 @@ class PartySession(RoleSession):
                 raise ProtocolError("an input is not of the shape that its instruction says")
             piece = torch.frombuffer(raw, dtype=torch.int64) if len(raw) else torch.empty(0, dtype=torch.int64)
             party.deliver({("input", 0): piece.view(i.shape)})
-        GATES[ins.Input].evaluate(party, i)
+        self._gates[ins.Input].evaluate(party, i)
         self.provenance.input(i.out, str(self.controller.role))
         self.metrics.instruction("input")
 
@@ -199,7 +199,7 @@ class PartySession(RoleSession):
         self.hub.post(self.control, Frame(int(m.Kind.REVEALED), number, body=[box]))
 
     def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None:
-        i = decode(item.structure, (), self._decoding)
+        i = self._decoded(item.structure)
         result = m.parse_struct(item.result, Result)
         if not isinstance(i, ins.Reveal) or i.shape != result.shape:
             raise MalformedMessage("a result that is no reveal of its shape")
@@ -224,6 +224,7 @@ class PartySession(RoleSession):
         if self.group is None:
             raise MalformedMessage("a collective in a session without other ranks")
         collective = Collective(item.how, item.shape, item.root, item.format)
+        self.holdings.take(8 * prod(item.shape) * self.group.size)
         share, owners = None, frozenset[str]()
         if item.x is not None:
             share, owners = self.party.wires[item.x].value(), self.provenance.of(item.x)
@@ -234,12 +235,17 @@ class PartySession(RoleSession):
         self.party.wires[item.out] = Wire(made)
         self.provenance.restore(item.out, sorted(owners))
 
+    def _wait(self, item: m.Wait, buffers: Sequence[memoryview]) -> None:
+        super()._wait(item, buffers)
+        self._answer(self._number, lambda: None)
+
     # --- at rest -----------------------------------------------------------------------------------------------------
 
     def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None:
         self._note(item)
 
         def take() -> None:
+            self.holdings.take(8 * prod(item.shape))
             share, schema, owner = self.keeping.datasets.open(item.name, item.identifier)
             if schema.shape != item.shape:
                 raise DataNotFound(f"{item.name!r} has another shape than the controller says", op="dataset")
@@ -267,6 +273,7 @@ class PartySession(RoleSession):
             raise MalformedMessage("a load does not name the values of its checkpoint")
 
         def load() -> None:
+            self.holdings.take(8 * sum(prod(entry.shape) for entry in item.checkpoint.entries.values()))
             shares, manifest = read_shares(self.keeping.checkpoints, self.holder, self._own(item.checkpoint))
             for key, x in item.wires.items():
                 self.party.wires[x] = Wire(shares[key])
@@ -280,8 +287,11 @@ class PartySession(RoleSession):
         party = self.party
         self._due = range(first, first + plan.n_labels)
         party.tie(self._view.full, self._all.full)
-        with playing([party], [party], plan, first, item.inputs, item.outputs):
-            Run([party], plan, first, self._swap, GATES).stages(iter([{}] * len(plan.instructions)))
+        with (
+            self.holdings.run_of(item.key, item.inputs, self._gates) as gates,
+            playing([party], [party], plan, first, item.inputs, item.outputs),
+        ):
+            Run([party], plan, first, self._swap, gates).stages(iter([{}] * len(plan.instructions)))
         flow, digest = self._flows[item.key]
         self.provenance.follow_plan(flow, item.inputs, item.outputs)
         for slot, wire in enumerate(item.outputs):

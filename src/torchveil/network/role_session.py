@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -29,6 +29,7 @@ from torchveil.kernels.threads import Kernels
 from torchveil.network import messages as m
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
+from torchveil.network.holdings import Holdings
 from torchveil.network.links import Hub, Link
 from torchveil.network.metrics import Metrics
 from torchveil.network.pieces import cut
@@ -94,6 +95,8 @@ class RoleSession(ABC):
         self._view = StreamDigest()
         self._view.update(session_id)
         self._decoding = DecodeLimits(elements=limits.elements)
+        self.holdings = Holdings(tables, limits.session_bytes)
+        self._gates = self.holdings.asking()
         self._handlers = self._table()
 
     def run(self) -> None:
@@ -180,6 +183,7 @@ class RoleSession(ABC):
             m.Dataset: self._dataset,
             m.Deliver: self._deliver,
             m.Collect: self._collect,
+            m.Wait: self._wait,
         }
 
     @abstractmethod
@@ -198,8 +202,11 @@ class RoleSession(ABC):
         self.place = Place(number, GATES[type(i)].name)
         return number
 
+    def _decoded(self, structure: bytes, buffers: Sequence[memoryview] = ()) -> ins.Instruction:
+        return self.holdings.watched(decode(structure, buffers, self._decoding))
+
     def _input_of(self, item: m.Share) -> ins.Input:
-        i = decode(item.structure, (), self._decoding)
+        i = self._decoded(item.structure)
         if not isinstance(i, ins.Input):
             raise MalformedMessage("a share that belongs to no input")
         return i
@@ -228,6 +235,9 @@ class RoleSession(ABC):
         self.place = Place(number, f"{item.how} of all ranks")
         self._combine(item, number)
 
+    def _wait(self, item: m.Wait, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
+
     @abstractmethod
     def _combine(self, item: m.Collect, number: int) -> None: ...
 
@@ -253,6 +263,8 @@ class RoleSession(ABC):
         plan = decode_plan(item.structure, buffers, self._nature, self._decoding)
         if max(len(plan.inputs), len(plan.outputs)) > PLAN_WIRES:
             raise LimitExceeded(f"a plan of more than {PLAN_WIRES} inputs or outputs", remedy="compile smaller parts")
+        self.holdings.keep(sum(map(len, buffers)))
+        plan = replace(plan, instructions=tuple(map(self.holdings.watched, plan.instructions)))
         gates = Counter(GATES[type(i)].name for i in plan.instructions)
         self._plans[item.key] = plan, plan_digest(plan), dict(gates)
 
