@@ -207,7 +207,11 @@ class PartySession(RoleSession):
         number = self._start(i, item.structure, ())
 
         def deliver() -> None:
-            owner = self.keeping.results.known(i.receiver)
+            try:
+                owner = self.keeping.results.known(i.receiver)
+            except DataNotFound:
+                self.consent.decline(i, number)
+                raise
             self._allow(i, number, owner)
             kept = Kept(result, i.receiver, str(self.controller.role), self.session_id, number)
             self.keeping.results.put(kept, owner, self._share_of(i, number), self.role)

@@ -145,6 +145,11 @@ class RoleSession(ABC):
                     f"more than {self.limits.wires} values at a time", remedy="let go of tensors, or raise limits.wires"
                 )
 
+    @property
+    def number(self) -> int:
+        """Of the first instruction that was not begun."""
+        return self._number
+
     def _position(self) -> int:
         return self._number if self._resting else self.place.number
 
