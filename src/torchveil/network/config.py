@@ -17,7 +17,8 @@
     deadline_s = 60
 
 Paths are relative to the file that names them. The digest of a cluster covers what all have to agree on: name, roles in
-order, the authority's certificate, limits; not addresses, which may differ behind a gateway. Unknown keys are refused.
+order, how many ranks they have, the authority's certificate, ``deadline_s``; not the other limits, nor addresses, which
+may differ behind a gateway. Unknown keys are refused.
 
 A role may be a group of machines, its ranks. Then every role has as many ``addresses`` in place of its ``address``, one
 for each rank; the machines of one rank, over all roles, are a *lane* (parties have ranks among themselves too, so the
