@@ -180,7 +180,9 @@ def _agreement(reach: Reach, role: str, reply: Status) -> Iterator[Check]:
         yield Check("configuration", role, OK, reply.config_digest[:16])
     else:
         seen = f"{role} has the digest {reply.config_digest[:16]}, this machine {reach.config_digest[:16]}"
-        remedy = "give all roles the same cluster file (name, roles in order, deadline_s) and authority, and restart them"
+        remedy = (
+            "give all roles the same cluster file (name, order of roles, deadline_s) and authority, then restart them"
+        )
         yield Check("configuration", role, FAILED, seen, remedy)
 
 
