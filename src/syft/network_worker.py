@@ -79,7 +79,7 @@ class NetworkWorker(VirtualWorker):
         super().__init__(hook, id)
         self.cluster = found
         self.cluster_digest = found.digest()
-        self.address = address or members[str(id)].address
+        self.address = address or members[str(id)].lanes[found.lane]
         self.credentials = certificate, key
 
     def _new_store(self) -> ObjectStore:

@@ -1,8 +1,9 @@
 """Run a role: ``torchveil worker --config alice.toml``, ``torchveil provider --config james.toml``.
 
-One rank of a role that is a group: ``--rank N``, or all ranks of a machine by ``torchrun --nproc-per-node 2 --no-python
-torchveil worker --config alice.toml``, which tells each its ``RANK``. Runs until it gets SIGTERM or SIGINT; then it ends its sessions, whose other roles are told, and stops. Logs are JSON
-lines on stderr, or in the file that the configuration names; metrics are served where it says, if it does.
+One rank of a role that is a group: ``--rank N``. All ranks of a machine with one command, since torchrun tells each its
+rank: ``torchrun --nproc-per-node 2 --no-python torchveil worker --config alice.toml``. Runs until it gets SIGTERM or
+SIGINT; then it ends its sessions, whose other roles are told, and stops. Logs are JSON lines on stderr, or in the file
+that the configuration names; metrics are served where it says, if it does.
 """
 
 from __future__ import annotations

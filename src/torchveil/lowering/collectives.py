@@ -40,6 +40,8 @@ def _made(x: Any, how: str, operation: str, root: int = 0) -> Tensor:
         )
     if isinstance(x.handle, Bit):
         raise UnsupportedOperation("bits of several ranks", op=operation, remedy="make numbers of them: x.float()")
+    if _ranks(x) == 1:
+        return x.unsqueeze(0).clone() if how == "stack" else x.clone()  # type: ignore[no-any-return]
     handle = x.session.collect(secret(x.handle), how, root, operation)
     out: Any = x.new_zeros(handle.shape)
     out.assign(handle)
@@ -107,9 +109,9 @@ def _group(boxed: Any) -> Any:
 
 def _done() -> Any:
     """A ``Work`` that is finished, as the ops of c10d give it back."""
-    from torch._C._distributed_c10d import FakeWork, Work
+    from torch._C._distributed_c10d import PythonCallbackWork, Work
 
-    return Work.boxed(FakeWork())
+    return Work.boxed(PythonCallbackWork(lambda _timeout: True))
 
 
 def _name(boxed: Any) -> str:

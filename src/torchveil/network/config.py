@@ -22,9 +22,9 @@ may differ behind a gateway. Unknown keys are refused.
 
 A role may be a group of machines, its ranks. Then every role has as many ``addresses`` in place of its ``address``, one
 for each rank; the machines of one rank, over all roles, are a *lane* (parties have ranks among themselves too, so the
-code calls it that). A role's file says with ``rank`` which one it is for; ``listen``, ``metrics`` and ``log`` may be lists with
-one for each rank, so that the ranks of one machine share a file; ``group`` is where the ranks of this role find each
-other, if not at the cluster's addresses. Each rank has a state directory of its own below ``state``.
+code calls it that). A role's file says with ``rank`` which one it is for; ``listen``, ``metrics`` and ``log`` may be
+lists with one for each rank, so that the ranks of one machine share a file; ``group`` is where the ranks of this role
+find each other, if not at the cluster's addresses. Each rank has a state directory of its own below ``state``.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchveil.drivers.base import Driver
-from torchveil.drivers.ranks import world_size
+from torchveil.drivers.ranks import Collective, world_size
 from torchveil.errors import ConfigurationError, InvalidArgument
 from torchveil.fixedpoint import FixedPoint
 from torchveil.handle import Bit, Deferred, Handle, Secret
@@ -76,14 +76,20 @@ class NetworkSession(Session):
     def dataset(self, name: str) -> EncryptedTensor:
         """The data that an owner shared under ``name``, as an encrypted tensor of this session.
 
+        On several ranks all of them ask for it: rank 0 of every party holds it, and hands its share to the other ranks.
         This program learns its schema. What is computed from it is data of its owner too, and revealing that needs the
         owner's consent. Raises ``DataNotFound`` for a name that nobody shared, or that parties hold differently.
         """
         entry = find(self._caller, name)
         schema = entry.schema
         identifier = self.new_id()
-        self.outside_of("dataset", lambda: self._remote.take_dataset(name, identifier, schema.shape, entry.id))
         number_format = FixedPoint(schema.base, schema.digits)
+        if self.rank == 0:
+            self.outside_of("dataset", lambda: self._remote.take_dataset(name, identifier, schema.shape, entry.id))
+        if self.ranks > 1:
+            given, identifier = identifier if self.rank == 0 else None, self.new_id()
+            handed = Collective("broadcast", schema.shape, 0, f"dataset {entry.id.hex()} {number_format}")
+            self.outside_of("dataset", lambda: self._remote.collect(identifier, given, handed))
         return wrap(self.wire(identifier, number_format.scale, number_format, shape=schema.shape, is_input=True))
 
     def deliver(self, x: EncryptedTensor, to: str, name: str) -> None:
@@ -95,6 +101,10 @@ class NetworkSession(Session):
         """
         if not isinstance(x, EncryptedTensor):
             raise InvalidArgument("this value is not secret", op="deliver", remedy="send it to the owner as it is")
+        if self.rank:
+            raise InvalidArgument(
+                f"rank {self.rank} of a party keeps no results for owners", op="deliver", remedy="deliver on rank 0"
+            )
         if not to.startswith("owner/"):
             raise InvalidArgument(f"{to!r} is no owner", op="deliver", remedy="write owner/NAME")
         Role.parse(to)
@@ -114,8 +124,13 @@ class NetworkSession(Session):
         return self._closed or self._remote.failed
 
     @property
+    def rank(self) -> int:
+        """Which rank of every role this session is with; data, grants and results of owners are at rank 0."""
+        return self.cluster.lane
+
+    @property
     def _caller(self) -> Caller:
-        return Caller(self.cluster, self._credentials)
+        return Caller(self.cluster.at(0), self._credentials)
 
     def reveal_raw(self, handle: Handle, receiver: str = "controller") -> tuple[Tensor, int, bool]:
         if receiver != "controller":
@@ -151,8 +166,8 @@ def connect(
     (``controller-NAME.pem`` with ``controller-NAME.key``).
 
     Where the roles are groups of machines and this program runs under ``torchrun``, with ``init_process_group`` called
-    before, every rank opens a session with that rank of each role, and ``torch.distributed.all_reduce``, ``broadcast`` and
-    ``all_gather`` combine secrets of all ranks. Without a process group the session is with rank 0 of each role.
+    before, every rank opens a session with that rank of each role, and ``torch.distributed.all_reduce``, ``broadcast``
+    and ``all_gather`` combine secrets of all ranks. Without a process group the session is with rank 0 of each role.
 
     Raises ``ConfigurationError`` for files, ``CertificateError``, ``PeerLost`` when a role cannot be reached,
     ``PeerRejected`` when somebody else answers or the role does not accept this program, ``DeadlineExceeded``.

@@ -276,7 +276,7 @@ class Daemon:
         waiting = Waiting(config.role, config.cluster, self.credentials, config.limits, config.group)
         session = Running(str(identity.role), waiting)
         if hello.group:
-            session.meeting = group_key(hello.group, identity.role)[:16]
+            session.meeting = group_key(hello.group, str(identity.role))[:16]
         with self._lock:
             if hello.ticket in self._sessions or len(hello.ticket) != 16:
                 raise PeerRejected("a session of this ticket exists")
@@ -415,6 +415,7 @@ class Daemon:
             cluster=cluster,
             recognise=recogniser(Authority.from_pem(authority)),
             log=log,
+            rank=config.cluster.lane,
         )
 
     def _close_stores(self) -> None:

@@ -244,7 +244,7 @@ class NetworkDriver:
         """How many ranks take part, each with a session like this one."""
         return self._ranks
 
-    def collect(self, out: int, x: int, collective: Collective) -> None:
+    def collect(self, out: int, x: int | None, collective: Collective) -> None:
         """Every party's ranks make ``out``; sent at once, since the other ranks wait for it."""
         self._require()
         self._shapes.collect_over(self._ranks, out, collective)

@@ -3,8 +3,8 @@
 Theory of operation. The machines of one rank, over all roles, are a lane: a session of its own, with its own session
 id, links and keys, so that no mask of one rank is that of another. Only a collective joins lanes, and only inside each
 party: its ranks add up, hand on or collect their shares of one value each (``drivers.ranks``). What another party, the
-provider or the controller sees of it is that it happens. With the shares go the names of those whose data is in them, so
-that every rank knows whose data is in what was made; ranks of one party trust each other, as they are one party.
+provider or the controller sees of it is that it happens. With the shares go the names of those whose data is in them,
+so that every rank knows whose data is in what was made; ranks of one party trust each other, as they are one party.
 
 The ranks of a party find each other by a key that follows from what the controller's ranks agreed on and who the
 controller is. They show each other the party's certificate; every rank links to those before it.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,9 +42,9 @@ _SMALL = 1 << 16
 _WHOLE = -1
 
 
-def group_key(group: bytes, controller: Role) -> bytes:
+def group_key(group: bytes, controller: str) -> bytes:
     """The id (32 bytes) of frames between the ranks of a party; its first half is the ticket by which they meet."""
-    return hashlib.sha256(b"torchveil ranks" + group + str(controller).encode()).digest()
+    return hashlib.sha256(b"torchveil ranks" + group + controller.encode()).digest()
 
 
 def rank_name(role: Role, lane: int) -> str:
@@ -64,14 +65,20 @@ class Group:
         #: collectives so far, which all ranks count
         self._count = 0
 
-    def make(self, collective: Collective, share: Tensor, owners: Owners) -> tuple[Tensor, Owners]:
+    def make(self, collective: Collective, share: Tensor | None, owners: Owners) -> tuple[Tensor, Owners]:
         """(this rank's share of what all ranks make, whose data is in it).
 
-        share: this rank's share of its own value, int64; owners: whose data is in that. Raises ``Desynchronised`` when
-        another rank is at another collective, and what a link raises.
+        share: this rank's share of its own value, int64, None where it only gets one; owners: whose data is in that.
+        Raises ``Desynchronised`` when another rank is at another collective, ``MalformedMessage`` for one that makes no
+        sense, and what a link raises.
         """
+        if not 0 <= collective.root < self.size:
+            raise MalformedMessage("a collective with a root that is no rank")
+        if share is None and (collective.how != "broadcast" or collective.root == self.lane):
+            raise MalformedMessage("a collective without the value of a rank that has to give one")
         self._count += 1
-        return _MAKERS[collective.how](self, collective, share.contiguous(), owners)
+        mine = torch.empty(collective.shape, dtype=torch.int64) if share is None else share.contiguous()
+        return _MAKERS[collective.how](self, collective, mine, owners)
 
     # --- what is made ------------------------------------------------------------------------------------------------
 
@@ -83,14 +90,11 @@ class Group:
         flat = share.view(-1)
         parts = list(flat.tensor_split(self.size))
         mine = parts[self.lane]
-        found = self._exchange(
-            c, owners, {lane: parts[lane] for lane in self._links}, dict.fromkeys(self._links, mine), 0
-        )
+        others = {lane: parts[lane] for lane in self._links}
+        found = self._exchange(c, owners, others, dict.fromkeys(self._links, mine), 0)
         mine = sum_pieces([mine, *(part for part, _ in found.values())], 64)
         united = owners.union(*(theirs for _, theirs in found.values()))
-        rest = self._exchange(
-            c, united, dict.fromkeys(self._links, mine), {lane: parts[lane] for lane in self._links}, 1
-        )
+        rest = self._exchange(c, united, dict.fromkeys(self._links, mine), others, 1)
         done = [mine if lane == self.lane else rest[lane][0] for lane in range(self.size)]
         return torch.cat(done).view(share.shape), united
 
@@ -112,10 +116,10 @@ class Group:
         c: Collective,
         owners: Owners,
         to: Mapping[int, Tensor],
-        like: Mapping[int, Tensor],
+        forms: Mapping[int, Tensor],
         part: int = _WHOLE,
     ) -> dict[int, tuple[Tensor, Owners]]:
-        """Send every rank of ``to`` its tensor, get from every rank of ``like`` one of that shape, with its owners."""
+        """Send every rank of ``to`` its tensor, get from every rank of ``forms`` one of that shape, with its owners."""
         what = f"{c.how} of all ranks"
         said = m.Collected(c.how, c.shape, c.root, c.format, part, tuple(sorted(owners)))
         for lane, tensor in to.items():
@@ -123,7 +127,7 @@ class Group:
             self._hub.post(link, m.message_of(m.Kind.COLLECTED, said, number=self._count, body=body), what)
             self._metrics.sent(str(link.peer), 8 * tensor.numel())
         found: dict[int, tuple[Tensor, Owners]] = {}
-        for lane, tensor in like.items():
+        for lane, tensor in forms.items():
             link = self._links[lane]
             frame = self._hub.receive(link, self._deadline_s, what)
             theirs = m.parse(frame, m.Collected)
@@ -137,12 +141,8 @@ class Group:
             if len(frame.received) != 8 * tensor.numel():
                 raise MalformedMessage(f"{link.peer} sent a share of another size", at_fault=str(link.peer))
             self._metrics.received(str(link.peer), len(frame.received))
-            piece = (
-                torch.frombuffer(frame.received, dtype=torch.int64)
-                if tensor.numel()
-                else torch.empty(0, dtype=torch.int64)
-            )
-            found[lane] = piece.view(tensor.shape), frozenset(theirs.owners)
+            piece = torch.from_numpy(np.frombuffer(frame.received, dtype=np.int64)).view(tensor.shape)
+            found[lane] = piece, frozenset(theirs.owners)
         if to:
             self._hub.flush(self._deadline_s, what)
         return found

@@ -181,12 +181,13 @@ class Deliver(Message, tag="o", frozen=True):
 class Collect(Message, tag="g", frozen=True):
     """Each party's ranks make one value of theirs: ``out`` is their sum, that of rank ``root``, or all of them stacked.
 
-    ``format``: what the controllers of all ranks have to agree on beside the shape (scale and the like).
+    ``x``: this rank's value, None where it only gets one. ``format``: what the controllers of all ranks have to agree
+    on beside the shape (scale and the like).
     """
 
     how: Literal["sum", "broadcast", "stack"]
     out: Identifier
-    x: Identifier
+    x: Identifier | None
     shape: Shape
     root: Annotated[int, Meta(ge=0, lt=2**16)]
     format: Text

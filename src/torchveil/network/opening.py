@@ -310,7 +310,7 @@ class Waiting:
         self._wait(hub, links, halves, begin, session_id)
         ranks = None
         if hello.group and self.role.kind == "party":
-            ranks = self._meet(hub, group_key(hello.group, control.peer))
+            ranks = self._meet(hub, group_key(hello.group, controller.name))
         hub.post(control, m.message_of(m.Kind.READY, m.Ready(session_id)))
         attend(hub, self.limits.deadline_s)
         parties = {
@@ -383,7 +383,7 @@ class Waiting:
 
     def _meet(self, hub: Hub, key: bytes) -> dict[int, Link]:
         """Links to the other ranks of this role: to those before this one, then from those after it."""
-        own, ends = self.cluster.lane, monotonic() + 2 * self.limits.handshake_s
+        own, ends = self.cluster.lane, monotonic() + self.limits.handshake_s  # before the controller gives up
         links: dict[int, Link] = {}
         said = hello_of(self.cluster, GROUP, key[:16])
         for lane in range(own):

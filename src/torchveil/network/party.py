@@ -219,12 +219,12 @@ class PartySession(RoleSession):
         self.party.begin(number)
         if self.group is None:
             raise MalformedMessage("a collective in a session without other ranks")
-        share = self.party.wires[item.x].value()
-        require_shape(share, item.shape)
         collective = Collective(item.how, item.shape, item.root, item.format)
-        if not 0 <= item.root < self.group.size:
-            raise MalformedMessage("a collective with a root that is no rank")
-        made, owners = self.group.make(collective, share, self.provenance.of(item.x))
+        share, owners = None, frozenset[str]()
+        if item.x is not None:
+            share, owners = self.party.wires[item.x].value(), self.provenance.of(item.x)
+            require_shape(share, item.shape)
+        made, owners = self.group.make(collective, share, owners)
         self.party.wires[item.out] = Wire(made)
         self.provenance.restore(item.out, sorted(owners))
 

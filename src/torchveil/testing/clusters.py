@@ -130,8 +130,8 @@ def local_cluster(directory: Path, *, make: MakeRole = make_role, **options: obj
 class Processes:
     """The roles of a cluster as processes of this machine, started as an operator would; used as a context manager.
 
-    ``start(name)``, ``kill(name, signal)`` and ``pid(name)`` are for tests of faults, by the names of ``machines``. What a process writes goes to
-    NAME.log in the cluster's directory.
+    ``start(name)``, ``kill(name, signal)`` and ``pid(name)`` are for tests of faults, by the names of ``machines``.
+    What a process writes goes to NAME.log in the cluster's directory.
     """
 
     def __init__(self, directory: Path, *, environment: Mapping[str, str] | None = None) -> None:

@@ -54,7 +54,8 @@ class Consent:
     """Grants, requests and decisions of one party, shared by all of its sessions.
 
     directory: where the party remembers them (0700); recognise: certificates of the cluster's owners; log: where every
-    decision is written.
+    decision is written; rank: of this machine, if the party is a group. Owners deal with rank 0, and only that one
+    releases what needs a grant.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class Consent:
         recognise: Recognise,
         log: AuditLog,
         clock: Callable[[], float] = time.time,
+        rank: int = 0,
     ) -> None:
         self.party = party
         self.cluster = cluster
+        self._rank = rank
         self._recognise = recognise
         self._log = log
         self._clock = clock
@@ -85,6 +88,14 @@ class Consent:
         if not others:
             self._write("reveal", release)
             return Decision(())
+        if self._rank:
+            # quotas are counted in one place
+            self._write("refusal", release, request=request.id)
+            raise ConsentRequired(
+                f"rank {self._rank} of {self.party} holds no grants of {', '.join(sorted(others))}",
+                op="reveal",
+                remedy="reveal it on rank 0: combine the ranks' values first (all_reduce, broadcast)",
+            )
         now = self._clock()
         with self._store.change() as state:
             state.forget_expired(now)
