@@ -440,26 +440,29 @@ class Engine:
         return self._driver.ranks
 
     def collect(self, x: Secret, how: str, root: int = 0, operation: str = "collective") -> Secret:
-        """The "sum" of the values of all ranks, that of rank ``root`` ("broadcast"), or all of them stacked ("stack").
+        """The "sum" or "mean" of all ranks' values, that of rank ``root`` ("broadcast"), or all of them ("stack").
 
         Every rank calls it, with a value of the same shape and format. Each party combines its own shares: 0 rounds
         and 0 bytes between parties, nobody learns anything. The result has no opening. A sum of R values needs a range
-        R times as large. Raises ``Desynchronised`` when ranks disagree, ``PlanError`` in a compiled function.
+        R times as large; a mean is a sum whose scale takes the R in, to be truncated with whatever follows. Raises
+        ``Desynchronised`` when ranks disagree, ``PlanError`` in a compiled function.
         """
         self.own(x)
-        said = f"{x.scale} {x.format.base} {x.format.digits} {x.wide} {x.stretched}"
+        said = f"{how} {x.scale} {x.format.base} {x.format.digits} {x.wide} {x.stretched} {x.zeros}"
+        mean, how = how == "mean", "sum" if how == "mean" else how
         collective = Collective(how, x.shape, root, said)
         identifier = self.new_id()
         self.outside_of(operation, lambda: self._driver.collect(identifier, x.id, collective))
         shape = collective.result(self.ranks)
         return self.wire(
             identifier,
-            x.scale,
+            x.scale * self.ranks if mean else x.scale,
             x.format,
             shape=shape,
             wide=x.wide,
             nonnegative=x.nonnegative,
-            stretched=x.stretched,
+            stretched=x.stretched and not mean,
+            zeros=x.zeros,
             is_input=how == "broadcast" and x.is_input,
         )
 

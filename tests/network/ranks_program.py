@@ -76,6 +76,11 @@ def values(session: Session, rank: int, ranks: int) -> None:
         x = mine()
         assert dist.all_reduce(x, op=getattr(dist.ReduceOp, op)) is None
         assert torch.allclose(x.reveal(), wanted, atol=1e-4), op  # type: ignore[attr-defined]
+    # what is still to be truncated: the number of ranks goes into its scale
+    x = mine() * mine(0.5)
+    dist.all_reduce(x, op=dist.ReduceOp.AVG)
+    products = [torch.tensor([(1.0 + k) * (0.5 + k), 2.0, 0.5 * k * k]) for k in range(ranks)]
+    assert torch.allclose((x * 3).reveal(), 3 * torch.stack(products).mean(0), atol=2e-4)  # type: ignore[attr-defined]
     x = mine()
     work = dist.all_reduce(x, async_op=True)
     assert work.wait()
@@ -86,6 +91,9 @@ def values(session: Session, rank: int, ranks: int) -> None:
     whole = session.share(torch.zeros(ranks * 3))
     dist.all_gather_into_tensor(whole, mine())
     assert torch.allclose(whole.reveal(), stacked.view(-1), atol=1e-4)
+    x = mine()
+    x.data += 1.0  # the same storage
+    assert torch.allclose(x.reveal(), clear[rank] + 1, atol=1e-4)  # type: ignore[attr-defined]
     # written into a view, as torch does
     table = session.share(torch.zeros(2, 3))
     dist.broadcast(table[1], 1)
@@ -106,6 +114,7 @@ def refusals(session: Session, rank: int, ranks: int) -> None:
         (ShapeMismatch, lambda: dist.all_gather([session.share(torch.zeros(3)) for _ in range(ranks)], x)),
         (UnsupportedOperation, lambda: dist.all_reduce(x, op=dist.ReduceOp.BXOR)),
         (UnsupportedOperation, lambda: dist.all_reduce(x > 1)),
+        (UnsupportedOperation, lambda: dist.all_reduce(session.share(torch.tensor([1])), op=dist.ReduceOp.AVG)),
         (UnsupportedOperation, lambda: dist.send(x, 1 - rank)),
         (InvalidArgument, lambda: dist.all_reduce(x, group=alone[rank])),
         (TorchveilError, lambda: compiled(x)),

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -25,9 +26,13 @@ from torchveil.errors import (
     SessionStateError,
     TorchveilError,
 )
+from torchveil.network import connect as connecting
+from torchveil.network import messages as m
+from torchveil.network.certificates import Credentials
 from torchveil.network.config import read_cluster, read_role
 from torchveil.network.connect import NetworkSession, find_credentials
 from torchveil.network.daemon import Daemon
+from torchveil.network.opening import GROUP, dial, hello_of
 from torchveil.network.owner_calls import share_data
 from torchveil.network.party import PartySession
 from torchveil.tensor import EncryptedTensor, wrap
@@ -199,6 +204,40 @@ def test_results_for_owners_are_kept_by_rank_0(two: LocalCluster) -> None:
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
+def test_a_controller_that_tells_parties_of_another_lane_different_things(two: LocalCluster) -> None:
+    """Bob's rank 1 is made to give another value than alice's: rank 0 finds out before what was made is opened."""
+
+    def work(session: NetworkSession, lane: int) -> Any:
+        x, y = session.share(torch.ones(2)), session.share(torch.full((2,), 5.0))
+        if lane:
+            driver = session._remote
+            send, bob = driver._item, driver._batches[1]
+
+            def item(message: Any) -> None:
+                send(message)
+                if isinstance(message, m.Collect):
+                    bob.items[-1] = msgspec.structs.replace(message, x=y.handle.id)  # type: ignore[union-attr]
+
+            driver._item = item  # type: ignore[method-assign]
+            made(x, "sum")
+            return None
+        total = made(x, "sum")
+        return (total * total).reveal()
+
+    with lanes(two) as everywhere:
+        error, _ = everywhere(work)
+    assert isinstance(error, Desynchronised)
+    assert "another stream" in error.message
+
+
+def test_another_role_is_no_rank(two: LocalCluster) -> None:
+    bob = Credentials.load(two.directory / "party-bob.pem", two.directory / "party-bob.key", two.config.authority)
+    (alice,) = [role for role in two.config.addresses if role.name == "alice"]
+    said = hello_of(two.config.at(1), GROUP, bytes(16))
+    with pytest.raises(PeerRejected, match="party/bob is no rank of party/alice"):
+        dial(two.config.addresses[alice], alice, bob, two.config, said, two.config.limits)
+
+
 def test_ranks_that_mean_different_things(two: LocalCluster) -> None:
     def work(session: NetworkSession, lane: int) -> Tensor:
         return made(session.share(torch.ones(2 + lane)), "sum").reveal()
@@ -302,6 +341,12 @@ def test_a_closed_session_makes_nothing(two: LocalCluster) -> None:
 
     with lanes(two) as everywhere:
         assert all(isinstance(error, SessionStateError) for error in everywhere(work))
+
+
+def test_as_many_ranks_as_the_roles_have(two: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "world_size", lambda: 3)
+    with pytest.raises(ConfigurationError, match="runs on 3 ranks, the roles of study have 2 each"):
+        connecting.connect(two.file)
 
 
 # --- programs under torchrun -----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchveil.errors import InvalidArgument, ShapeMismatch, UnsupportedOperation, WouldBePublished
-from torchveil.functions.arithmetic import secret
+from torchveil.functions.arithmetic import as_number, secret
 from torchveil.handle import Bit
 from torchveil.lowering.table import composes
 
@@ -42,7 +42,8 @@ def _made(x: Any, how: str, operation: str, root: int = 0) -> Tensor:
         raise UnsupportedOperation("bits of several ranks", op=operation, remedy="make numbers of them: x.float()")
     if _ranks(x) == 1:
         return x.unsqueeze(0).clone() if how == "stack" else x.clone()  # type: ignore[no-any-return]
-    handle = x.session.collect(secret(x.handle), how, root, operation)
+    number = secret(as_number(x.handle) if how == "mean" else x.handle)
+    handle = x.session.collect(number, how, root, operation)
     out: Any = x.new_zeros(handle.shape)
     out.assign(handle)
     return out  # type: ignore[no-any-return]
@@ -65,12 +66,16 @@ def _write(target: Any, value: Tensor, operation: str) -> None:
     target.copy_(value.reshape(target.shape))
 
 
-def _mean(x: Tensor, operation: str) -> Tensor:
-    return _made(x, "sum", operation) / _ranks(x)
-
-
 def _ranks(x: Any) -> int:
     return int(x.session.ranks)
+
+
+def _mean(x: Tensor, operation: str) -> Tensor:
+    if not x.is_floating_point():
+        raise UnsupportedOperation(
+            "a mean of whole numbers of several ranks", op=operation, remedy="make fractions of them: x.float()"
+        )
+    return _made(x, "mean", operation)
 
 
 #: How to reduce, by the name of torch's ReduceOp.

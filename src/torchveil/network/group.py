@@ -5,6 +5,9 @@ id, links and keys, so that no mask of one rank is that of another. Only a colle
 party: its ranks add up, hand on or collect their shares of one value each (``drivers.ranks``). What another party, the
 provider or the controller sees of it is that it happens. With the shares go the names of those whose data is in them,
 so that every rank knows whose data is in what was made; ranks of one party trust each other, as they are one party.
+And the digest of everything that the sender's lane was told so far goes along, and from there into the receiver's own:
+if a controller told the parties of one lane different things, the parties of the other lanes find out at their next
+exchange, before anything that was made of it is opened.
 
 The ranks of a party find each other by a key that follows from what the controller's ranks agreed on and who the
 controller is. They show each other the party's certificate; every rank links to those before it.
@@ -55,6 +58,8 @@ def rank_name(role: Role, lane: int) -> str:
 class Group:
     """This rank's end of its party's group in one session. ``links``: to the other ranks."""
 
+    __slots__ = ("_count", "_deadline_s", "_digest", "_hub", "_links", "_metrics", "heard", "lane", "size")
+
     def __init__(self, hub: Hub, lane: int, links: Mapping[int, Link], deadline_s: float, metrics: Metrics) -> None:
         self.lane = lane
         self.size = len(links) + 1
@@ -64,19 +69,25 @@ class Group:
         self._metrics = metrics
         #: collectives so far, which all ranks count
         self._count = 0
+        self._digest = b""
+        #: the digests of the lanes that gave something to the last collective, in their order
+        self.heard: list[bytes] = []
 
-    def make(self, collective: Collective, share: Tensor | None, owners: Owners) -> tuple[Tensor, Owners]:
-        """(this rank's share of what all ranks make, whose data is in it).
+    def make(
+        self, collective: Collective, share: Tensor | None, owners: Owners, digest: bytes
+    ) -> tuple[Tensor, Owners]:
+        """(this rank's share of what all ranks make, whose data is in it); ``heard`` is to go into this lane's digest.
 
-        share: this rank's share of its own value, int64, None where it only gets one; owners: whose data is in that.
-        Raises ``Desynchronised`` when another rank is at another collective, ``MalformedMessage`` for one that makes no
-        sense, and what a link raises.
+        share: this rank's share of its own value, int64, None where it only gets one; owners: whose data is in that;
+        digest: of all that this rank was told, 32 bytes. Raises ``Desynchronised`` when another rank is at another
+        collective, ``MalformedMessage`` for one that makes no sense, and what a link raises.
         """
         if not 0 <= collective.root < self.size:
             raise MalformedMessage("a collective with a root that is no rank")
         if share is None and (collective.how != "broadcast" or collective.root == self.lane):
             raise MalformedMessage("a collective without the value of a rank that has to give one")
         self._count += 1
+        self._digest, self.heard = digest, []
         mine = torch.empty(collective.shape, dtype=torch.int64) if share is None else share.contiguous()
         return _MAKERS[collective.how](self, collective, mine, owners)
 
@@ -121,10 +132,11 @@ class Group:
     ) -> dict[int, tuple[Tensor, Owners]]:
         """Send every rank of ``to`` its tensor, get from every rank of ``forms`` one of that shape, with its owners."""
         what = f"{c.how} of all ranks"
-        said = m.Collected(c.how, c.shape, c.root, c.format, part, tuple(sorted(owners)))
+        said = m.Collected(c.how, c.shape, c.root, c.format, part, self._digest, tuple(sorted(owners)))
         for lane, tensor in to.items():
             link, body = self._links[lane], buffers_of(tensor)
-            self._hub.post(link, m.message_of(m.Kind.COLLECTED, said, number=self._count, body=body), what)
+            frame = m.message_of(m.Kind.COLLECTED, said, number=self._count, body=body)
+            self._hub.post(link, frame, what)
             self._metrics.sent(str(link.peer), 8 * tensor.numel())
         found: dict[int, tuple[Tensor, Owners]] = {}
         for lane, tensor in forms.items():
@@ -141,6 +153,7 @@ class Group:
             if len(frame.received) != 8 * tensor.numel():
                 raise MalformedMessage(f"{link.peer} sent a share of another size", at_fault=str(link.peer))
             self._metrics.received(str(link.peer), len(frame.received))
+            self.heard.append(theirs.stream)
             piece = torch.from_numpy(np.frombuffer(frame.received, dtype=np.int64)).view(tensor.shape)
             found[lane] = piece, frozenset(theirs.owners)
         if to:

@@ -238,15 +238,16 @@ class Dealt(Message, frozen=True):
 
 
 class Collected(Message, frozen=True):
-    """Rank to rank of one party: what it contributes to a collective, whose data is in it; the body is a share, or the
-    ``part`` of one."""
+    """Rank to rank of one party: what it contributes to a collective, whose data is in it, the digest of all that its lane
+    was told; the body is a share, or the ``part`` of one."""
 
     how: Name
     shape: Shape
     root: int
     format: Text
     part: Annotated[int, Meta(ge=-1, lt=2**16)]
-    owners: tuple[Name, ...]
+    stream: Bytes32
+    owners: Annotated[tuple[Name, ...], Meta(max_length=2**16)]
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------

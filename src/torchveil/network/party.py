@@ -224,7 +224,9 @@ class PartySession(RoleSession):
         if item.x is not None:
             share, owners = self.party.wires[item.x].value(), self.provenance.of(item.x)
             require_shape(share, item.shape)
-        made, owners = self.group.make(collective, share, owners)
+        made, owners = self.group.make(collective, share, owners, self._all.full)
+        for digest in self.group.heard:
+            self._all.update(digest)
         self.party.wires[item.out] = Wire(made)
         self.provenance.restore(item.out, sorted(owners))
 

@@ -44,12 +44,13 @@ def write_cluster(
     addresses: Mapping[str, str | Sequence[str]] | None = None,
     listen: Mapping[str, str | Sequence[str]] | None = None,
     ranks: int = 1,
+    inside: Mapping[str, Sequence[str]] | None = None,
 ) -> ClusterConfig:
     """Certificates and files of a cluster in ``directory``: ca.pem, cluster.toml, and NAME.toml for each role.
 
     addresses: where others find a role, by its name, if that is not where it listens (a relay between them); listen:
     where a role listens, by its name, if not at a free port of 127.0.0.1. ranks: machines of each role; with more than
-    one, both name an address for each, and the ranks of a role find each other where they listen.
+    one, both name an address for each, and the ranks of a role find each other where they listen, or at ``inside``.
     """
     directory.mkdir(parents=True, exist_ok=True)
     create_authority(directory, name)
@@ -77,7 +78,7 @@ def write_cluster(
             f'certificate = "{file}.pem"',
             f'key = "{file}.key"',
             f"listen = {json.dumps(places[role.name] if ranks > 1 else places[role.name][0])}",
-            *([f"group = {json.dumps(places[role.name])}"] if ranks > 1 else []),
+            *([f"group = {json.dumps(_each((inside or places)[role.name]))}"] if ranks > 1 else []),
             f'state = "{role.name}"',
             "[limits]",
             *[f"{key} = {value}" for key, value in (role_limits or {}).items()],
