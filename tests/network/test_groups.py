@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -266,6 +268,51 @@ def test_a_rank_that_ends_ends_the_others(two: LocalCluster) -> None:
         assert [x.tolist() for x in everywhere(lambda s, _: made(s.share(torch.ones(2)), "sum").reveal())] == [
             [2, 2]
         ] * 2
+
+
+def test_a_rank_that_is_done_leaves_the_others_at_work(two: LocalCluster) -> None:
+    gone = threading.Event()
+
+    def work(session: NetworkSession, lane: int) -> Any:
+        x = session.share(torch.rand(30_000))
+        for _ in range(10):  # takes the parties longer than the provider
+            x = torch.relu(x)
+        total = made(session.share(torch.ones(2)), "sum")
+        if lane:
+            session.close()
+            gone.set()
+            return None
+        assert gone.wait(20)
+        time.sleep(0.2)
+        for _ in range(5):
+            total = total * total / 2
+        return total.reveal().tolist()
+
+    with lanes(two) as everywhere:
+        assert everywhere(work)[0] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["alice-1", "bob-1", "james-1"])
+def test_a_machine_that_dies_ends_all_lanes(tmp_path: Path, name: str) -> None:
+    """Also lane 0, which does not wait for it: rank 1's sessions say so to rank 0's."""
+    with local_cluster(tmp_path, ranks=2, limits=LIMITS) as cluster, lanes(cluster) as everywhere:
+        ready = threading.Barrier(2)
+
+        def work(session: NetworkSession, lane: int) -> Any:
+            x = made(session.share(torch.ones(2)), "sum")
+            x.reveal()
+            ready.wait(20)
+            if lane:
+                cluster.daemons[name].stop()
+            ends = time.monotonic() + LIMITS["deadline_s"]
+            while time.monotonic() < ends:
+                x = x * x / 2
+                x.reveal()
+            return None
+
+        for error in everywhere(work):
+            assert isinstance(error, TorchveilError)
+            assert "rank 1" in str(error) or name.partition("-")[0] in str(error)
 
 
 def test_a_rank_that_never_comes(two: LocalCluster) -> None:

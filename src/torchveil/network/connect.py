@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from torchveil.drivers.base import Driver
 from torchveil.drivers.ranks import Collective, world_size
-from torchveil.errors import ConfigurationError, InvalidArgument
+from torchveil.errors import ConfigurationError, InvalidArgument, TorchveilError
 from torchveil.fixedpoint import FixedPoint
 from torchveil.handle import Bit, Deferred, Handle, Secret
 from torchveil.network.certificates import Credentials
@@ -60,6 +63,8 @@ class NetworkSession(Session):
                 "debug mode compares with clear values, which no role of a network has", remedy="use a local session"
             )
         opened = open_as_controller(self.cluster, self._credentials, self.cluster.limits, self._group)
+        if self._group:
+            atexit.register(_close_at_exit, weakref.ref(self))
         self._remote = NetworkDriver(
             opened,
             self._credentials,
@@ -68,6 +73,17 @@ class NetworkSession(Session):
             ranks=self.cluster.lanes if self._group else 1,
         )
         return self._remote
+
+    def close(self) -> None:
+        """Forget all shares and masks; using the session afterwards raises.
+
+        On several ranks the other ones may still wait for what this one began: that is done first, within the
+        cluster's deadline. Elsewhere what nobody waits for is dropped.
+        """
+        if self.ranks > 1 and not self.ended:
+            with suppress(TorchveilError):  # it ends either way; who waits for it hears why
+                self._remote.finish()
+        super().close()
 
     def datasets(self, prefix: str = "") -> dict[str, Schema]:
         """What owners shared, by name: shape, number format, names of columns where they are told. Never data."""
@@ -151,6 +167,13 @@ class NetworkSession(Session):
 
     def _protection(self) -> str:
         return f"roles of the cluster {self.cluster.name}, mutual TLS 1.3; this program is {self._credentials.role}"
+
+
+def _close_at_exit(session: weakref.ref[NetworkSession]) -> None:
+    """A program that ends on one rank is no failure of the others'."""
+    found = session()
+    if found is not None and not found.ended:
+        found.close()
 
 
 def connect(

@@ -254,6 +254,10 @@ class NetworkDriver:
         self._item(m.Collect(how, out, x, collective.shape, collective.root, collective.format))
         self.send()
 
+    def finish(self) -> None:
+        """Wait until the parties have done all that they were told."""
+        self._ask(m.Wait(), "what is under way")
+
     def deliver(self, i: ins.Reveal, result: bytes) -> None:
         """Have the parties keep their shares of a value for an owner."""
         self._require()

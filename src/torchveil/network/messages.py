@@ -193,7 +193,11 @@ class Collect(Message, tag="g", frozen=True):
     format: Text
 
 
-Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver | Collect
+class Wait(Message, tag="w", frozen=True):
+    """Parties answer when they are here: all before it is done."""
+
+
+Item = Do | Share | Alias | Define | RunPlan | Save | Load | Dataset | Deliver | Collect | Wait
 
 
 _UNNAMED = Checkpoint("-", 0, 0, "", 0, {})
@@ -238,8 +242,8 @@ class Dealt(Message, frozen=True):
 
 
 class Collected(Message, frozen=True):
-    """Rank to rank of one party: what it contributes to a collective, whose data is in it, the digest of all that its lane
-    was told; the body is a share, or the ``part`` of one."""
+    """Rank to rank of one party: what it contributes to a collective, whose data is in it, the digest of all that its
+    lane was told; the body is a share, or the ``part`` of one."""
 
     how: Name
     shape: Shape

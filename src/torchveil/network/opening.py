@@ -405,6 +405,7 @@ class Waiting:
 
     def _take(self, hub: Hub, link: Link, lane: int, key: bytes, links: dict[int, Link]) -> None:
         link.peer = rank_name(self.role, lane)
+        link.may_close = True  # a rank of the program that is done closes its session; who dies is told of in its lane
         hub.add(link)
         links[lane] = link
         if lane < self.cluster.lane:

@@ -230,6 +230,10 @@ class PartySession(RoleSession):
         self.party.wires[item.out] = Wire(made)
         self.provenance.restore(item.out, sorted(owners))
 
+    def _wait(self, item: m.Wait, buffers: Sequence[memoryview]) -> None:
+        super()._wait(item, buffers)
+        self._answer(self._number, lambda: None)
+
     # --- at rest -----------------------------------------------------------------------------------------------------
 
     def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None:

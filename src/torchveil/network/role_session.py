@@ -175,6 +175,7 @@ class RoleSession(ABC):
             m.Dataset: self._dataset,
             m.Deliver: self._deliver,
             m.Collect: self._collect,
+            m.Wait: self._wait,
         }
 
     @abstractmethod
@@ -222,6 +223,9 @@ class RoleSession(ABC):
         self._number += 1
         self.place = Place(number, f"{item.how} of all ranks")
         self._combine(item, number)
+
+    def _wait(self, item: m.Wait, _buffers: Sequence[memoryview]) -> None:
+        self._note(item)
 
     @abstractmethod
     def _combine(self, item: m.Collect, number: int) -> None: ...
