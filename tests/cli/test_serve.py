@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from torchveil.cli import main
+from torchveil.cli import main, serve
 from torchveil.network import logs
 from torchveil.network.config import read_role
 from torchveil.testing.clusters import free_ports, write_cluster
@@ -92,3 +92,29 @@ def wait_for(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not holds():
         assert time.monotonic() < ends
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "rank"),
+    [
+        (None, {}, None),
+        (1, {}, 1),
+        (None, {"RANK": "1"}, None),  # somebody's variable, not torchrun's
+        (None, {"RANK": "1", "TORCHELASTIC_RUN_ID": "none"}, 1),
+        (0, {"RANK": "1", "TORCHELASTIC_RUN_ID": "none"}, 0),
+    ],
+)
+def test_the_rank_is_given_or_torchruns(
+    monkeypatch: pytest.MonkeyPatch, given: int | None, environment: dict[str, str], rank: int | None
+) -> None:
+    for name in ("RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert serve._rank(given) == rank
+
+
+def test_a_rank_that_there_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cluster(tmp_path)
+    assert main(["worker", "--config", str(tmp_path / "alice.toml"), "--rank", "1"]) == 2
+    assert "there is no rank 1" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_somebody_who_follows_the_page_gets_there(
                 assert done.returncode == 0, done.stdout + done.stderr
                 printed = done.stdout
     (accuracy,) = re.findall(r"^accuracy (\d\.\d\d)$", printed, re.MULTILINE)
-    assert float(accuracy) > 0.88
+    assert float(accuracy) > 0.85
     for daemon in daemons:
         daemon.send_signal(signal.SIGTERM)
     for daemon in daemons:

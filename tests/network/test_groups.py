@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -420,6 +421,36 @@ def torchrun(*arguments: object, timeout_s: float = 120) -> list[str]:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return sorted(line for line in done.stdout.splitlines() if line.startswith("rank "))
+
+
+def test_a_machine_that_hangs_is_named(tmp_path: Path) -> None:
+    """Bob's rank 1 is stopped: both programs end within the deadline and 2 s, the daemons that run serve again."""
+    deadline_s = 3.0
+    config = write_cluster(tmp_path, ranks=2, limits={"deadline_s": deadline_s, "handshake_s": 10})
+    with Processes(tmp_path, environment={"OMP_NUM_THREADS": "1"}) as roles:
+        cluster = LocalCluster(tmp_path, config)
+        stopped = threading.Barrier(2, lambda: roles.kill("bob-1", signal.SIGSTOP))
+
+        def work(session: NetworkSession, _lane: int) -> Any:
+            x = made(session.share(torch.ones(2)), "sum")
+            x.reveal()
+            stopped.wait(30)
+            start = time.monotonic()
+            try:
+                made(x * x, "sum").reveal()
+            except TorchveilError as error:
+                return error, time.monotonic() - start
+            return None
+
+        with lanes(cluster) as everywhere:
+            for error, seconds in everywhere(work):
+                assert isinstance(error, TorchveilError)
+                assert "bob" in error.at_fault
+                assert seconds < deadline_s + 2
+        roles.kill("bob-1", signal.SIGCONT)
+        with lanes(cluster) as everywhere:
+            found = everywhere(lambda session, _: made(session.share(torch.ones(2)), "sum").reveal().tolist())
+        assert found == [[2.0, 2.0]] * 2
 
 
 def test_torch_distributed_in_one_process_each() -> None:
