@@ -58,7 +58,7 @@ def _rows(action: argparse.Action) -> Iterator[str]:
         notes.append(f"one of {', '.join(map(str, action.choices))}")
     if action.required and action.option_strings:
         notes.append("has to be given")
-    if action.default not in (None, False, "", []) and "default" not in notes[0]:
+    if action.default not in (None, False, "", [], argparse.SUPPRESS) and "default" not in notes[0]:
         notes.append(f"default: {action.default}")
     yield f"| {', '.join(flags)} | {_plain('; '.join(filter(None, notes))).replace('|', chr(92) + '|')} |\n"
 

@@ -35,6 +35,7 @@ from torchveil.gates import GATES, Nature
 from torchveil.gates.base import FREE, Cost
 from torchveil.guards import Witness
 from torchveil.handle import NO_WIRE, Bit, Deferred, Handle, Public, Secret
+from torchveil.program.encoding import plan_digest
 from torchveil.program.plan import Plan, make_plan
 from torchveil.public import PublicTensor
 from torchveil.recording import ACTIVE, Recorder, kind_of, recording
@@ -459,6 +460,18 @@ class CompiledFunction(Generic[P, R]):
     def cost(self) -> Cost:
         """Rounds and bytes of one run of the plan used last."""
         return self._plans[0].costs.total if self._plans else FREE
+
+    def digests(self) -> tuple[str, ...]:
+        """What an owner's grant names a plan by (``torchveil grant --plan``), of the plan used last first; 64
+        hexadecimal digits each.
+
+        Parties work out the same from what they run, so nobody has to believe it. It covers every operation and every
+        public number and tensor in it, and not what the plan is given. The same function gives the same on any session
+        of as many parties, if its arguments have the same shapes and number formats: a local one with made-up data
+        will do. Outputs are numbered from 0 as the function returns them, in the order of ``torch.utils._pytree``;
+        what it writes, and gradients that it leaves, follow.
+        """
+        return tuple(plan_digest(made.plan, public=True).hex() for made in self._plans)
 
     def __repr__(self) -> str:
         return f"<compiled {getattr(self._function, '__name__', 'function')}, {len(self._plans)} plans>"

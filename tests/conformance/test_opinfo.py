@@ -117,6 +117,22 @@ def test_what_is_skipped_is_known_from_the_clear_run(function: object, x: torch.
     assert skipped == Verdict(Outcome.SKIPPED, reason)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["nn_functional_pad_circular", "nn_functional_ctc_loss", "nn_functional_linear_cross_entropy_chunked_none"],
+)
+def test_what_memory_held_before_skips_no_sample(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These allocate a tensor, write it piece by piece, and show or leave what they have not written."""
+    monkeypatch.setattr("conformance.judge.secret_run", None)  # so that what is not skipped ends as BROKE
+    session, seen = Session(), []
+    for call in operators()[name].samples()[:20]:
+        blocks = [torch.full((n,), 1e300, dtype=torch.float64) for n in range(1, 300) for _ in range(2)]
+        del blocks
+        seen.append(judge(operators()[name], call, session).what)
+    assert "numbers beyond 2^15" not in seen and any("not callable" in what for what in seen)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_ill_conditioned_numbers_get_the_error_that_float64_would_make_of_units() -> None:
     """1000 (x^2 - x^2 + x): off by some units times 1000, and not by more."""
 

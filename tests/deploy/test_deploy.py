@@ -115,9 +115,10 @@ COMPOSE = documents("compose.yaml")[0]
 
 
 def test_compose_has_the_three_roles_hardened() -> None:
-    assert set(COMPOSE["services"]) == set(ROLES)
-    for name, service in COMPOSE["services"].items():
-        _, command = ROLES[name]
+    assert set(COMPOSE["services"]) == {*ROLES, "controller"}
+    for name, (_, command) in ROLES.items():
+        service = COMPOSE["services"][name]
+        assert "profiles" not in service
         assert service["command"] == [command, "--config", f"/etc/torchveil/{name}.toml"] and command in COMMANDS
         assert service["image"] == IMAGE and service["user"] == f"{USER}:{USER}"
         assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
@@ -134,12 +135,25 @@ def test_compose_has_the_three_roles_hardened() -> None:
         assert [entry["source"] for entry in service["secrets"]] == [f"{name}-key"], "a role gets its own key only"
 
 
+def test_a_controller_is_in_the_network_of_the_roles() -> None:
+    """Nothing is published, so this is the way in; the files lie as ``connect`` and the commands look for them."""
+    role, service = COMPOSE["services"]["alice"], COMPOSE["services"]["controller"]
+    alike = ("image", "user", "read_only", "cap_drop", "security_opt", "ulimits", "mem_limit", "networks")
+    assert {key: service[key] for key in alike} == {key: role[key] for key in alike}
+    assert service["profiles"] == ["controller"], "up does not start it"
+    assert service["command"][0] in COMMANDS and "ports" not in service and "volumes" not in service
+    files = [entry["target"] for entry in [*service["configs"], *service["secrets"]]]
+    names = ("cluster.toml", "ca.pem", "controller-carol.pem", "controller-carol.key")
+    assert sorted(files) == sorted(f"{service['working_dir']}/{name}" for name in names)
+    assert [entry["source"] for entry in service["secrets"]] == ["controller-key"], "its own key only"
+
+
 def test_compose_refers_to_what_it_defines() -> None:
     used: dict[str, set[str]] = {"configs": set(), "secrets": set(), "volumes": set(), "networks": set()}
     for service in COMPOSE["services"].values():
         used["configs"] |= {entry["source"] for entry in service["configs"]}
         used["secrets"] |= {entry["source"] for entry in service["secrets"]}
-        used["volumes"] |= {entry.split(":")[0] for entry in service["volumes"]}
+        used["volumes"] |= {entry.split(":")[0] for entry in service.get("volumes", ())}
         used["networks"] |= set(service["networks"])
     for kind, names in used.items():
         assert names == set(COMPOSE[kind]), kind

@@ -1,6 +1,6 @@
 """Fuzz of frames led by coverage: atheris (libFuzzer) looks for bytes that reach new lines of the parser.
 
-    pip install atheris
+    pip install -c constraints.txt '.[fuzz]'
     python -m tests.network.fuzz_coverage -runs=1000000
 
 The first three bytes of a case cut it in pieces, the rest is the stream. A few valid streams are the corpus it starts

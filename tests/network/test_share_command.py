@@ -53,7 +53,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     return status, printed.out + printed.err
 
 
-def test_share_list_unshare(cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_share_list_unshare(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = cluster.file
     (tmp_path / "x.csv").write_text(TABLE)
     options = [
@@ -91,6 +93,11 @@ def test_share_list_unshare(cluster: LocalCluster, tmp_path: Path, capsys: pytes
         "columns": None,
         "problem": "",
     }
+    monkeypatch.chdir(cluster.directory)
+    monkeypatch.setenv("COLUMNS", "80")
+    status, printed = run(capsys, "datasets")
+    assert status == 0 and "16 of base 2" in printed
+    assert "\u2026" not in printed and printed.count("hospital-b/x.mask") == printed.count("hospital-b") // 2 == 1
     status, printed = run(capsys, "datasets", file, "--certificate", file.parent / "owner-hospital-a.pem")
     assert status == 0 and "hospital-a/x.target" in printed and "hospital-b" not in printed
     status, printed = run(capsys, "datasets", file, "--certificate", file.parent / "provider-james.pem")

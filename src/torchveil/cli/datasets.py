@@ -1,8 +1,9 @@
-"""List what owners shared: names, owners, shapes, number formats, names of columns. Never data.
+"""List what owners shared: names, shapes, number formats, names of columns. Never data.
 
-    torchveil datasets cluster.toml [--certificate owner-hospital-a.pem] [--prefix hospital-a/] [--json]
+    torchveil datasets [cluster.toml] [--certificate owner-hospital-a.pem] [--prefix hospital-a/] [--json]
 
-An owner sees its own data; controllers and parties see all. Exit status: 0, or 1 if the parties do not hold the same.
+The first part of a name is its owner. An owner sees its own data; controllers and parties see all. Exit status: 0, or 1
+if the parties do not hold the same.
 """
 
 from __future__ import annotations
@@ -66,12 +67,12 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(Column("name", no_wrap=True), "owner", "shape", "digits", "columns", "problem")
+    table = Table(Column("name", no_wrap=True), "shape", "digits", "columns", "problem")
     for row in rows:
         digits = "whole" if row["digits"] == 0 else f"{row['digits']} of base {row['base']}"
         shape = " x ".join(map(str, row["shape"]))
         columns = row["columns"] or []
         more = ", ..." if len(columns) > _SHOWN else ""
-        cells = row["name"], row["owner"], shape, digits, ", ".join(columns[:_SHOWN]) + more, row["problem"]
+        cells = row["name"], shape, digits, ", ".join(columns[:_SHOWN]) + more, row["problem"]
         table.add_row(*map(Text, cells))  # as Text: an owner's words are no markup
     Console().print(table)

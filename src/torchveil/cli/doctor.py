@@ -1,7 +1,7 @@
 """What is wrong with a cluster and what to do about it, how fast its links are, and how long a program will take.
 
-    torchveil doctor cluster.toml
-    torchveil doctor cluster.toml --program model.py:Net --input 128x784 --target 128:int64 --loss cross_entropy \\
+    torchveil doctor [cluster.toml]
+    torchveil doctor --program model.py:Net --input 128x784 --target 128:int64 --loss cross_entropy \\
         --optimizer SGD [--compute-ms 40]
 
 The program's arguments are those of ``torchveil check``. Exit status: 0, 1 if a check failed or the program does not

@@ -9,7 +9,7 @@ from time import sleep, time
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from torchveil.cli.usage import UsageError
+from torchveil.cli.usage import CLUSTER_FILE, UsageError
 from torchveil.network import profile
 from torchveil.network.authority import Paths
 from torchveil.network.certificates import Authority, Identity
@@ -35,9 +35,9 @@ def add_file(parser: argparse.ArgumentParser, *flags: str) -> None:
     parser.add_argument(
         *flags,
         dest="cluster",
-        default="cluster.toml",
+        default=CLUSTER_FILE,
         metavar="FILE",
-        help="the cluster's file (default: cluster.toml)",
+        help=f"the cluster's file (default: {CLUSTER_FILE})",
     )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 
 from msgspec.structs import replace
 
-from torchveil.cli.usage import UsageError
+from torchveil.cli.usage import CLUSTER_FILE, UsageError
 from torchveil.network.certificates import Credentials
 from torchveil.network.commands.reach import Reach
 from torchveil.network.config import ClusterConfig, RoleConfig, read_cluster, read_role
@@ -24,7 +24,9 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1", "[::]": "[:
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     argument = parser.add_argument
-    argument("cluster", nargs="?", help="the cluster's file, cluster.toml")
+    argument("--cluster", metavar="FILE", help=f"the cluster's file (default: {CLUSTER_FILE})")
+    # without a default of its own: if it is left out, --cluster stays as it was given
+    argument("cluster", nargs="?", default=argparse.SUPPRESS, help="the same without --cluster")
     argument("--role", metavar="FILE", help="a role's file such as alice.toml: ask as this role, of its cluster")
     argument(
         "--certificate",
@@ -44,12 +46,12 @@ def reach_of(options: argparse.Namespace) -> Reach:
 
 def asking_as(options: argparse.Namespace) -> tuple[ClusterConfig, Credentials]:
     """The cluster that the arguments name, and who asks. Raises ``UsageError``, or our errors about the files."""
-    if (options.cluster is None) == (options.role is None):
-        raise UsageError("name the cluster's file, or a role's file with --role")
     if options.role is not None:
+        if options.cluster is not None:
+            raise UsageError("a role's file names its cluster: give --role or the cluster's file, not both")
         role = read_role(options.role, rank=options.rank)
         return role.cluster, Credentials.load(role.certificate, role.key, role.cluster.authority)
-    cluster = read_cluster(options.cluster).at(options.rank or 0)
+    cluster = read_cluster(options.cluster or CLUSTER_FILE).at(options.rank or 0)
     return cluster, find_credentials(cluster, options.certificate, options.key, "controller")
 
 

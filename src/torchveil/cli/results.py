@@ -1,7 +1,7 @@
 """Fetch results that a controller had made for an owner.
 
-    torchveil results --to cluster.toml                            list their names
-    torchveil results NAME --to cluster.toml --out model.npy       add up the parties' sealed shares
+    torchveil results [--to cluster.toml]                list their names
+    torchveil results NAME --out model.npy               add up the parties' sealed shares
 
 Exit status: 0, or 2 if a result was not fetched.
 """

@@ -1,7 +1,7 @@
 """Split a file between the parties of a cluster: each gets a share that tells nothing by itself.
 
-    torchveil share data.csv --as hospital-a/x --to cluster.toml [--columns age,dose --target ill --whole target]
-    torchveil share x.npy --as hospital-a/x --to cluster.toml [--digits 20] [--pad-rows 1000]
+    torchveil share data.csv --as hospital-a/x [--to cluster.toml] [--columns age,dose --target ill --whole target]
+    torchveil share x.npy --as hospital-a/x [--to cluster.toml] [--digits 20] [--pad-rows 1000]
 
 Exit status: 0, or 2 if nothing was shared.
 """

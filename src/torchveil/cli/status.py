@@ -1,6 +1,6 @@
 """How the roles of a cluster are: a live table, one look, or the health of one daemon.
 
-    torchveil status cluster.toml [--once | --json] [--interval 2]
+    torchveil status [cluster.toml] [--once | --json] [--interval 2]
     torchveil status --role alice.toml --probe
 
 Exit status: 0; with ``--once``, ``--json`` and ``--probe`` 1 if a role does not answer. ``--probe`` asks the daemon of

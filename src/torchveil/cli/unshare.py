@@ -1,6 +1,6 @@
 """Delete what was shared, at every party: the array, its target and its mask.
 
-    torchveil unshare hospital-a/x --from cluster.toml
+    torchveil unshare hospital-a/x [--from cluster.toml]
 
 Exit status: 0, or 2 if something could not be deleted. Sessions that opened the data before keep their copy.
 """

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.network.clusters import DAY_S, FakeCluster
 from torchveil.cli import main, reaching
@@ -24,6 +26,8 @@ from torchveil.gates.base import Cost
 from torchveil.network.commands import doctor
 from torchveil.network.commands.doctor import FAILED, OK, WARNING, Check, Diagnosis, examine, predict, speed
 from torchveil.network.commands.reach import Reach
+from torchveil.network.config import Limits
+from torchveil.testing.clusters import write_cluster
 
 
 def diagnose(cluster: FakeCluster, **changes: Any) -> Diagnosis:
@@ -101,6 +105,14 @@ def test_another_configuration() -> None:
     check = only(diagnose(FakeCluster(changes={"party/bob": {"config_digest": "bb" * 32}})))
     assert (check.name, check.state) == ("configuration", FAILED)
     assert "bbbbbbbbbbbbbbbb" in check.seen and "same cluster file" in check.remedy
+
+
+def test_the_remedy_names_the_limits_that_have_to_agree(tmp_path: Path) -> None:
+    config = write_cluster(tmp_path)
+    remedy = only(diagnose(FakeCluster(changes={"party/bob": {"config_digest": "bb" * 32}}))).remedy
+    for field in msgspec.structs.fields(Limits):
+        other = replace(config.limits, **{field.name: getattr(config.limits, field.name) + 1})
+        assert (replace(config, limits=other).digest() != config.digest()) == (field.name in remedy), field.name
 
 
 @pytest.mark.parametrize(("days", "state"), [(-1.0, FAILED), (3.0, WARNING), (29.0, WARNING)])
