@@ -460,7 +460,8 @@ class Engine:
             x.format,
             shape=shape,
             wide=x.wide,
-            nonnegative=x.nonnegative,
+            # another rank's value may be negative
+            nonnegative=False,
             stretched=x.stretched and not mean,
             zeros=x.zeros,
             is_input=how == "broadcast" and x.is_input,

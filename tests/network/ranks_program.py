@@ -81,6 +81,20 @@ def values(session: Session, rank: int, ranks: int) -> None:
     dist.all_reduce(x, op=dist.ReduceOp.AVG)
     products = [torch.tensor([(1.0 + k) * (0.5 + k), 2.0, 0.5 * k * k]) for k in range(ranks)]
     assert torch.allclose((x * 3).reveal(), 3 * torch.stack(products).mean(0), atol=2e-4)  # type: ignore[attr-defined]
+    # a value of this rank's is never negative, those of others may be
+    x = torch.relu(mine()) if rank == 0 else mine(-2.0)
+    dist.broadcast(x, 1)
+    assert (x < 0).reveal().tolist() == [True, True, False]  # type: ignore[attr-defined]
+    # means of means, as of weights that are averaged after every step: the scale stays
+    x = mine(100.0)
+    for _ in range(60):
+        dist.all_reduce(x, op=dist.ReduceOp.AVG)
+    wanted = torch.stack([torch.tensor([100.0 + k, 200.0, -100.0 * k]) for k in range(ranks)]).mean(0)
+    assert torch.allclose(x.reveal(), wanted, atol=1e-2)  # type: ignore[attr-defined]
+    # what is still to be truncated, into what is not
+    x = mine() * mine() if rank == 0 else mine()
+    dist.broadcast(x, 0)
+    assert torch.allclose(x.reveal(), clear[0] ** 2, atol=1e-4)  # type: ignore[attr-defined]
     x = mine()
     work = dist.all_reduce(x, async_op=True)
     assert work.wait()
@@ -112,6 +126,7 @@ def refusals(session: Session, rank: int, ranks: int) -> None:
     cases: list[tuple[type[Exception], Callable[[], object]]] = [
         (WouldBePublished, lambda: dist.all_gather(plain, x)),
         (ShapeMismatch, lambda: dist.all_gather([session.share(torch.zeros(3)) for _ in range(ranks)], x)),
+        (InvalidArgument, lambda: dist.all_gather([torch.zeros_like(x)], x)),
         (UnsupportedOperation, lambda: dist.all_reduce(x, op=dist.ReduceOp.BXOR)),
         (UnsupportedOperation, lambda: dist.all_reduce(x > 1)),
         (UnsupportedOperation, lambda: dist.all_reduce(session.share(torch.tensor([1])), op=dist.ReduceOp.AVG)),

@@ -39,6 +39,7 @@ from torchveil.network.daemon import Daemon
 from torchveil.network.opening import GROUP, dial, hello_of
 from torchveil.network.owner_calls import share_data
 from torchveil.network.party import PartySession
+from torchveil.network.provider import ProviderSession
 from torchveil.tensor import EncryptedTensor, wrap
 from torchveil.testing.clusters import LocalCluster, Processes, local_cluster, write_cluster
 
@@ -192,6 +193,46 @@ def test_data_of_an_owner_reaches_all_ranks_and_stays_its_own(two: LocalCluster)
         assert isinstance(outcomes[2], ConsentRequired)
     assert "torchveil approve" in first[0].remedy
     assert "on rank 0" in second[0].remedy
+
+
+def test_a_data_set_that_was_let_go_of_is_gone(two: LocalCluster) -> None:
+    share_data(two.config, "hospital-a/y", torch.zeros(3))
+
+    def work(session: NetworkSession, _lane: int) -> int:
+        for _ in range(5):
+            session.dataset("hospital-a/y")
+        return session.n_wires
+
+    with lanes(two) as everywhere:
+        assert everywhere(work) == [0, 0]
+
+
+def test_a_session_alone_with_another_rank_finds_no_data(two: LocalCluster) -> None:
+    credentials = find_credentials(two.config, None, None, "controller")
+    with NetworkSession(two.config.at(1), credentials) as session:
+        with pytest.raises(InvalidArgument, match="data of owners is at rank 0"):
+            session.dataset("hospital-a/x")
+        assert session.share(torch.ones(1)).reveal().tolist() == [1.0]
+
+
+def test_the_provider_is_not_told_which_data_set_is_handed_on(
+    two: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[m.Collect] = []
+    combine = ProviderSession._combine
+    monkeypatch.setattr(
+        ProviderSession, "_combine", lambda self, item, number: (told.append(item), combine(self, item, number))[1]
+    )
+    share_data(two.config, "hospital-a/z", torch.zeros(3))
+
+    def work(session: NetworkSession, _lane: int) -> None:
+        session.dataset("hospital-a/z")
+        session._remote.finish()
+        session.share(torch.ones(1)).reveal()
+
+    with lanes(two) as everywhere:
+        assert everywhere(work) == [None, None]
+        assert [item.format for item in told] == ["", ""]
 
 
 def test_results_for_owners_are_kept_by_rank_0(two: LocalCluster) -> None:
@@ -398,6 +439,19 @@ def test_as_many_ranks_as_the_roles_have(two: LocalCluster, monkeypatch: pytest.
         connecting.connect(two.file)
 
 
+def test_a_daemon_stops_while_a_rank_waits_for_its_session(tmp_path: Path) -> None:
+    limits = {"deadline_s": 20, "handshake_s": 20}
+    with local_cluster(tmp_path, ranks=2, limits=limits) as cluster, ThreadPoolExecutor(1) as pool:
+        credentials = find_credentials(cluster.config, None, None, "controller")
+        opening = pool.submit(NetworkSession, cluster.config.at(1), credentials, group=bytes(16))
+        time.sleep(0.5)  # alice's rank 1 is at the door of rank 0, which has no such session
+        start = time.monotonic()
+        cluster.daemons["alice-0"].stop()
+        assert time.monotonic() - start < 8
+        with pytest.raises(TorchveilError):
+            opening.result(30)
+
+
 # --- programs under torchrun -----------------------------------------------------------------------------------------
 
 
@@ -444,9 +498,9 @@ def test_a_machine_that_hangs_is_named(tmp_path: Path) -> None:
             return None
 
         with lanes(cluster) as everywhere:
-            for error, seconds in everywhere(work):
+            for lane, (error, seconds) in enumerate(everywhere(work)):
                 assert isinstance(error, TorchveilError)
-                assert "bob" in error.at_fault
+                assert error.at_fault in ("party/bob rank 1", "party/bob" if lane else "party/bob rank 1")
                 assert seconds < deadline_s + 2
         roles.kill("bob-1", signal.SIGCONT)
         with lanes(cluster) as everywhere:

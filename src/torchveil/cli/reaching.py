@@ -8,6 +8,7 @@ import dataclasses
 from msgspec.structs import replace
 
 from torchveil.cli.usage import CLUSTER_FILE, UsageError
+from torchveil.errors import ConfigurationError
 from torchveil.network.certificates import Credentials
 from torchveil.network.commands.reach import Reach
 from torchveil.network.config import ClusterConfig, RoleConfig, read_cluster, read_role
@@ -49,15 +50,25 @@ def asking_as(options: argparse.Namespace) -> tuple[ClusterConfig, Credentials]:
     if options.role is not None:
         if options.cluster is not None:
             raise UsageError("a role's file names its cluster: give --role or the cluster's file, not both")
-        role = read_role(options.role, rank=options.rank)
+        role = _role(options.role, options.rank)
         return role.cluster, Credentials.load(role.certificate, role.key, role.cluster.authority)
     cluster = read_cluster(options.cluster or CLUSTER_FILE).at(options.rank or 0)
     return cluster, find_credentials(cluster, options.certificate, options.key, "controller")
 
 
-def reach_itself(file: str) -> Reach:
+def _role(file: str, rank: int | None) -> RoleConfig:
+    """A role's file; of a group that shares one the rank that was asked for, else the first."""
+    try:
+        return read_role(file, rank=rank)
+    except ConfigurationError:
+        if rank is not None:
+            raise
+        return read_role(file, rank=0)
+
+
+def reach_itself(file: str, rank: int | None = None) -> Reach:
     """The one daemon of a role's file, at this machine, asked as itself."""
-    role = read_role(file)
+    role = _role(file, rank)
     cluster = replace(role.cluster, limits=replace(role.cluster.limits, handshake_s=PROBE_S))
     here = (_here(role),) * cluster.lanes
     members = [replace(member, address=None, addresses=here) for member in (*cluster.parties, cluster.provider)]

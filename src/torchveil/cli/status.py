@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 def _probe(options: argparse.Namespace) -> int:
     if options.role is None:
         raise UsageError("--probe needs the daemon's own file: --role alice.toml")
-    reach = reaching.reach_itself(options.role)
+    reach = reaching.reach_itself(options.role, options.rank)
     row = ask(reach, *reach.roles)
     print(f"{row.role} is up" if row.ok else f"{row.role} at {row.address}: {row.code} {row.message}")
     return 0 if row.ok else 1

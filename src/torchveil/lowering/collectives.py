@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchveil.errors import InvalidArgument, ShapeMismatch, UnsupportedOperation, WouldBePublished
-from torchveil.functions.arithmetic import as_number, secret
+from torchveil.functions.arithmetic import as_number, narrow, secret
 from torchveil.handle import Bit
 from torchveil.lowering.table import composes
 
@@ -42,27 +42,36 @@ def _made(x: Any, how: str, operation: str, root: int = 0) -> Tensor:
         raise UnsupportedOperation("bits of several ranks", op=operation, remedy="make numbers of them: x.float()")
     if _ranks(x) == 1:
         return x.unsqueeze(0).clone() if how == "stack" else x.clone()  # type: ignore[no-any-return]
-    number = secret(as_number(x.handle) if how == "mean" else x.handle)
+    number = secret(x.handle)
+    if how == "mean":
+        number = secret(as_number(number))
+        if number.scale not in (number.format.scale, number.format.scale**2):
+            number = narrow(number)  # else the scale would grow with every mean of a mean
+    if how == "broadcast" and number.pending and not (number.wide or number.stretched):
+        number = narrow(number)  # the others' values need not have come about as this one did
     handle = x.session.collect(number, how, root, operation)
     out: Any = x.new_zeros(handle.shape)
     out.assign(handle)
     return out  # type: ignore[no-any-return]
 
 
-def _write(target: Any, value: Tensor, operation: str) -> None:
-    """What torch does with an output, which has to be secret and of the right size."""
+def _require_output(target: Any, numel: int, shape: tuple[int, ...], operation: str) -> None:
+    """Raise unless an output is secret and has room; before anything is sent, on every rank alike."""
     if not hasattr(target, "handle"):
         raise WouldBePublished(
             "secrets of all ranks would be written into a plain tensor",
             op=operation,
             remedy="make the outputs of secrets: [torch.zeros_like(x) for _ in range(world_size)]",
         )
-    if target.numel() != value.numel():
+    if target.numel() != numel:
         raise ShapeMismatch(
-            f"an output of shape {tuple(target.shape)} for a result of {tuple(value.shape)}",
+            f"an output of shape {tuple(target.shape)} for {numel} elements of values of shape {shape}",
             op=operation,
             remedy="give outputs of the shape of the input",
         )
+
+
+def _write(target: Tensor, value: Tensor) -> None:
     target.copy_(value.reshape(target.shape))
 
 
@@ -70,11 +79,15 @@ def _ranks(x: Any) -> int:
     return int(x.session.ranks)
 
 
-def _mean(x: Tensor, operation: str) -> Tensor:
+def _mean(x: Any, operation: str) -> Tensor:
     if not x.is_floating_point():
         raise UnsupportedOperation(
             "a mean of whole numbers of several ranks", op=operation, remedy="make fractions of them: x.float()"
         )
+    handle = secret(as_number(x.handle))
+    if handle.wide:  # it has no room for the number of ranks
+        total = _made(x, "sum", operation)
+        return total / _ranks(x)
     return _made(x, "mean", operation)
 
 
@@ -133,7 +146,7 @@ if dist.is_available():
     ) -> Any:
         for x in tensors:
             _require_group(x, _group(group), "all_reduce")
-            _write(x, _reduced(x, _name(op), "all_reduce"), "all_reduce")
+            _write(x, _reduced(x, _name(op), "all_reduce"))
         return list(tensors), _done()
 
     @composes(c10d.reduce_.default)
@@ -143,7 +156,7 @@ if dist.is_available():
             _require_group(x, _group(group), "reduce")
             made = _reduced(x, _name(op), "reduce")
             if dist.get_rank() == root:
-                _write(x, made, "reduce")
+                _write(x, made)
         return _done()
 
     @composes(c10d.broadcast_.default)
@@ -152,7 +165,7 @@ if dist.is_available():
     ) -> Any:
         for x in tensors:
             _require_group(x, _group(group), "broadcast")
-            _write(x, _made(x, "broadcast", "broadcast", root), "broadcast")
+            _write(x, _made(x, "broadcast", "broadcast", root))
         return list(tensors), _done()
 
     @composes(c10d.allgather_.default)
@@ -165,12 +178,21 @@ if dist.is_available():
     ) -> Any:
         for row, x in zip(outputs, inputs, strict=True):
             _require_group(x, _group(group), "all_gather")
+            if len(row) != dist.get_world_size():
+                raise InvalidArgument(
+                    f"{len(row)} outputs for the values of {dist.get_world_size()} ranks",
+                    op="all_gather",
+                    remedy="make one for each: [torch.zeros_like(x) for _ in range(world_size)]",
+                )
+            for out in row:
+                _require_output(out, x.numel(), tuple(x.shape), "all_gather")
             for out, value in zip(row, _made(x, "stack", "all_gather").unbind(), strict=True):
-                _write(out, value, "all_gather")
+                _write(out, value)
         return [list(row) for row in outputs], _done()
 
     @composes(c10d._allgather_base_.default)
     def _all_gather_into(output: Tensor, x: Tensor, group: Any, _async: bool = True, _timeout: int = -1) -> Any:
         _require_group(x, _group(group), "all_gather_into_tensor")
-        _write(output, _made(x, "stack", "all_gather_into_tensor"), "all_gather_into_tensor")
+        _require_output(output, dist.get_world_size() * x.numel(), tuple(x.shape), "all_gather_into_tensor")
+        _write(output, _made(x, "stack", "all_gather_into_tensor"))
         return output, _done()

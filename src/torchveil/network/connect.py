@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import warnings
 import weakref
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from torchveil.drivers.base import Driver
 from torchveil.drivers.ranks import Collective, world_size
-from torchveil.errors import ConfigurationError, InvalidArgument, TorchveilError
+from torchveil.errors import ConfigurationError, InvalidArgument, SessionStateError, TorchveilError
 from torchveil.fixedpoint import FixedPoint
 from torchveil.handle import Bit, Deferred, Handle, Secret
 from torchveil.network.certificates import Credentials
@@ -54,6 +56,7 @@ class NetworkSession(Session):
         self.cluster = cluster
         self._credentials = credentials
         self._group = group
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
         names = [member.name for member in cluster.parties]
         super().__init__(names, cluster.provider.name, fixed_point=fixed_point, backend="network")
         self.home = cluster.name
@@ -65,7 +68,7 @@ class NetworkSession(Session):
             )
         opened = open_as_controller(self.cluster, self._credentials, self.cluster.limits, self._group)
         if self._group:
-            atexit.register(_close_at_exit, weakref.ref(self))
+            atexit.register(self._at_exit)
         self._remote = NetworkDriver(
             opened,
             self._credentials,
@@ -81,10 +84,13 @@ class NetworkSession(Session):
         On several ranks the other ones may still wait for what this one began: that is done first, within the
         cluster's deadline. Elsewhere what nobody waits for is dropped.
         """
-        if self.ranks > 1 and not self.ended:
-            with suppress(TorchveilError):  # it ends either way; who waits for it hears why
-                self._remote.finish()
-        super().close()
+        try:
+            if self.ranks > 1 and not self.ended and sys.exc_info()[0] is None:
+                with suppress(TorchveilError):  # it ends either way; who waits for it hears why
+                    self._remote.finish()
+        finally:
+            atexit.unregister(self._at_exit)
+            super().close()
 
     def datasets(self, prefix: str = "") -> dict[str, Schema]:
         """What owners shared, by name: shape, number format, names of columns where they are told. Never data."""
@@ -97,17 +103,32 @@ class NetworkSession(Session):
         This program learns its schema. What is computed from it is data of its owner too, and revealing that needs the
         owner's consent. Raises ``DataNotFound`` for a name that nobody shared, or that parties hold differently.
         """
+        if self.rank and self.ranks == 1:
+            raise InvalidArgument(
+                f"data of owners is at rank 0 of the parties, this session is with rank {self.rank} alone",
+                op="dataset",
+                remedy="open the session on all ranks, or with rank 0",
+            )
         entry = find(self._caller, name)
         schema = entry.schema
-        identifier = self.new_id()
         number_format = FixedPoint(schema.base, schema.digits)
+
+        def found(identifier: int) -> Secret:
+            return self.wire(identifier, number_format.scale, number_format, shape=schema.shape, is_input=True)
+
+        held: Secret | None = None
         if self.rank == 0:
-            self.outside_of("dataset", lambda: self._remote.take_dataset(name, identifier, schema.shape, entry.id))
+            taken = self.new_id()
+            self.outside_of("dataset", lambda: self._remote.take_dataset(name, taken, schema.shape, entry.id))
+            held = found(taken)
         if self.ranks > 1:
-            given, identifier = identifier if self.rank == 0 else None, self.new_id()
+            given, handed_on = None if held is None else held.id, self.new_id()
             handed = Collective("broadcast", schema.shape, 0, f"dataset {entry.id.hex()} {number_format}")
-            self.outside_of("dataset", lambda: self._remote.collect(identifier, given, handed))
-        return wrap(self.wire(identifier, number_format.scale, number_format, shape=schema.shape, is_input=True))
+            self.outside_of("dataset", lambda: self._remote.collect(handed_on, given, handed))
+            held = found(handed_on)
+        if held is None:
+            raise SessionStateError("no rank holds data of owners", op="dataset", remedy="open a new session")
+        return wrap(held)
 
     def deliver(self, x: EncryptedTensor, to: str, name: str) -> None:
         """Give a value to an owner, who fetches it: ``torchveil results``. This program does not see it.

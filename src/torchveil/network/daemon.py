@@ -174,6 +174,8 @@ class Daemon:
         self._stopped.set()
         self.stopping.set()
         self._swapping.stop()
+        with self._begun:
+            self._begun.notify_all()
         self._lobby.close()
         with self._lock:
             running = list(self._sessions.values())
@@ -270,7 +272,8 @@ class Daemon:
             return next((session for session in self._sessions.values() if session.meeting == hello.ticket), None)
 
         with self._begun:
-            session = self._begun.wait_for(found, self.config.limits.handshake_s)
+            self._begun.wait_for(lambda: found() or self._stopped.is_set(), self.config.limits.handshake_s)
+            session = found()
         if session is None or len(hello.ticket) != 16:
             raise PeerRejected(
                 "no session here waits for other ranks", remedy="open the session on every rank at the same time"

@@ -375,7 +375,7 @@ class NetworkDriver:
 
     def _located(self, failure: m.Failure) -> TorchveilError:
         """What a role tells of an instruction, with the torch operation and the line that asked for it."""
-        operation, found = self._notes.get(failure.number, ("", None))
+        operation, found = self._notes.get(failure.number or -1, ("", None))  # 0: of another lane, or of none
         told = msgspec.structs.replace(failure, operation=operation or failure.operation)
         return m.told(told, "" if found is None else shown(*found))
 

@@ -42,6 +42,7 @@ Owners = frozenset[str]
 #: Sums of more than so many bytes travel in parts, if there are more than two ranks.
 _SMALL = 1 << 16
 _WHOLE = -1
+_RANK = " rank "
 
 
 def group_key(group: bytes, controller: str) -> bytes:
@@ -51,7 +52,18 @@ def group_key(group: bytes, controller: str) -> bytes:
 
 def rank_name(role: Role, lane: int) -> str:
     """As errors, logs and metrics call one rank of a party."""
-    return f"{role} rank {lane}"
+    return f"{role}{_RANK}{lane}"
+
+
+def lane_of(link: Link) -> int | None:
+    """The lane that the other end of a link between ranks is in; None for all other links."""
+    _, between, lane = str(link.peer).partition(_RANK)
+    return int(lane) if between else None
+
+
+def in_lane(role: str, lane: int) -> str:
+    """How a role that a machine of another lane names is called here."""
+    return role if _RANK in role else f"{role}{_RANK}{lane}"
 
 
 class Group:
@@ -150,7 +162,8 @@ class Group:
             if frame.number != self._count or _meaning(theirs) != _meaning(said):
                 raise Desynchronised(
                     f"{link.peer} is at {theirs.how} of shape {theirs.shape} (collective {frame.number}), this rank at "
-                    f"{c.how} of shape {c.shape} (collective {self._count})",
+                    f"{c.how} of shape {c.shape} (collective {self._count}); the scales of their values: "
+                    f"{theirs.format!r}, {c.format!r}",
                     remedy="run the same program on every rank",
                     at_fault=str(link.peer),
                 )

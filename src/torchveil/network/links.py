@@ -400,6 +400,8 @@ class Hub:
         at, seen, position = link, {link}, self.position()
         while at.waits_for and at.waits_at <= position:
             following = peers.get(at.waits_for)
+            if following is None and at.waits_for.partition(" ")[0] != str(at.peer).partition(" ")[0]:
+                return at.waits_for  # a machine that this end has no link to
             if following is None or following in seen:
                 return str(link.peer)  # it waits for this end, or they wait for each other: something is between them
             position = at.waits_at

@@ -214,6 +214,7 @@ _BLANKED: dict[type[Message], Callable[[Any], Message]] = {
     Load: lambda item: Load(_UNNAMED, {str(k): x for k, x in enumerate(item.wires.values())}),
     Dataset: lambda item: Dataset("-", item.out, item.shape, bytes(16)),
     Deliver: lambda item: Deliver(item.structure, b""),
+    Collect: lambda item: msgspec.structs.replace(item, format=""),
 }
 
 

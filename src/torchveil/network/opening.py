@@ -21,13 +21,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
+import msgspec
+
 from torchveil.errors import DeadlineExceeded, Desynchronised, NetworkError, PeerRejected, TorchveilError
 from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials, Identity, peer_role
 from torchveil.network.config import ClusterConfig, Limits
 from torchveil.network.framing import Frame
 from torchveil.network.framing import Limits as FrameLimits
-from torchveil.network.group import group_key, rank_name
+from torchveil.network.group import group_key, in_lane, lane_of, rank_name
 from torchveil.network.links import Hub, Link, connect
 from torchveil.network.names import Role
 from torchveil.randomness import os_bytes
@@ -65,7 +67,12 @@ def frame_limits(limits: Limits, *, question: int = 0) -> FrameLimits:
 def abort_raises(link: Link, frame: Frame) -> bool:
     """For ``Hub.urgent``: the end of a session is heard at once, whoever is awaited."""
     if frame.kind == m.Kind.ABORT:
-        raise m.told(m.parse(frame, m.Failure))
+        failure = m.parse(frame, m.Failure)
+        lane = lane_of(link)
+        if lane is not None:  # what it names are machines of its lane, and instructions of another program
+            role, at_fault = in_lane(failure.role, lane), in_lane(failure.at_fault or failure.role, lane)
+            failure = msgspec.structs.replace(failure, role=role, at_fault=at_fault, number=0)
+        raise m.told(failure)
     return False
 
 
@@ -73,6 +80,9 @@ def heed(link: Link, frame: Frame) -> bool:
     """For ``Hub.urgent`` in a session: as ``abort_raises``, and notes whom the other end waits for."""
     if frame.kind == m.Kind.WAITING:
         link.waits_for, link.waits_at = m.parse(frame, m.Waits).peer, frame.number
+        lane = lane_of(link)
+        if lane is not None and link.waits_for:
+            link.waits_for, link.waits_at = in_lane(link.waits_for, lane), 0
         return True
     return abort_raises(link, frame)
 

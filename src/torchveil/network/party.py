@@ -231,7 +231,11 @@ class PartySession(RoleSession):
         self.holdings.take(8 * prod(item.shape) * self.group.size)
         share, owners = None, frozenset[str]()
         if item.x is not None:
-            share, owners = self.party.wires[item.x].value(), self.provenance.of(item.x)
+            owners = self.provenance.of(item.x)
+            wire = self.party.wires.get(item.x)
+            if wire is None:
+                raise MalformedMessage("a collective of bits")
+            share = wire.value()
             require_shape(share, item.shape)
         made, owners = self.group.make(collective, share, owners, self._all.full)
         for digest in self.group.heard:
