@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 import torchveil
@@ -40,6 +40,7 @@ from torchveil.network.config import ClusterConfig
 from torchveil.testing.clusters import Processes, write_cluster
 from torchveil.testing.delays import Relay
 from torchveil.testing.faults import CONTROLLER, Ends, connections, endings, relayed, use_of
+from torchveil.testing.training import step_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "reliability.md"
 DEADLINE_S, HANDSHAKE_S, GRACE_S = 3.0, 3.0, 2.0
@@ -59,13 +60,7 @@ def train(session: NetworkSession, *, plan: bool, idle: bool = False) -> Iterato
     x = session.share(torch.randn(32, 16))
     y = session.share(F.one_hot(torch.arange(32) % 4, 4).float())
 
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = step_of(model, optimizer)
     run = torchveil.compile(step) if plan else step
     for k in itertools.count():
         loss = run(x, y)

@@ -53,7 +53,7 @@ def test_a_role_serves_until_a_signal(tmp_path: Path, number: signal.Signals) ->
 
     def operate() -> None:
         try:
-            wait_for(lambda: listens(address))
+            wait_for(lambda: listens(address) and listens(f"127.0.0.1:{port}"))
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
                 seen.append(reply.read().decode())
         finally:

@@ -66,7 +66,10 @@ class Reader:
             status = main(words)
         assert status == 0, f"{line}\n{out.getvalue()}"
         if words[0] == "requests":
-            self.request = REQUEST.findall(out.getvalue())[0]
+            found = REQUEST.findall(out.getvalue())
+            logs = "\n".join(log.read_text()[-4000:] for log in sorted(self.directory.glob("*.log")))
+            assert found, f"{line} printed {out.getvalue()!r}; the daemons:\n{logs}"
+            self.request = found[0]
 
     def daemon(self, words: list[str]) -> None:
         log = (self.directory / f"{words[-1]}.log").open("wb")

@@ -88,6 +88,12 @@ def test_results_for_an_owner(cluster: LocalCluster, session: NetworkSession) ->
         torchveil.fetch_result(cluster.file, "positive")
 
 
+def test_a_data_set_that_is_a_single_number(cluster: LocalCluster, session: NetworkSession) -> None:
+    torchveil.share_data(cluster.file, "h/one", torch.tensor(2.5))
+    session.deliver(session.dataset("h/one") * 2, to="owner/h", name="five")
+    assert torchveil.fetch_result(cluster.file, "five").tolist() == 5.0
+
+
 @pytest.mark.parametrize(
     ("x", "to", "name", "said"),
     [

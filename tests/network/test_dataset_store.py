@@ -63,6 +63,15 @@ def test_a_restart_keeps_what_was_committed_and_what_waits(tmp_path: Path) -> No
     assert opened(disk).open("hospital-a/y")[0].equal(share(2))
 
 
+def test_a_single_number(tmp_path: Path) -> None:
+    store = opened(Disk(tmp_path))
+    meta = Entry(FIRST, OWNER, Schema("hospital-a/x", (), 2, 16, PARTIES))
+    store.stage(meta, 0, share(5, 1))
+    store.commit(FIRST, OWNER, ["hospital-a/x"])
+    found, schema, _ = store.open("hospital-a/x")
+    assert found.equal(torch.tensor(5)) and schema.shape == ()
+
+
 class Crash(BaseException):
     """The process ends here."""
 

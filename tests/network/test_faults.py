@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 import socket
 import threading
@@ -29,6 +31,7 @@ from torchveil.errors import (
     TorchveilError,
 )
 from torchveil.gates import GATES
+from torchveil.network import daemon as daemon_of_a_role
 from torchveil.network import messages as m
 from torchveil.network import opening
 from torchveil.network.config import read_role
@@ -39,11 +42,12 @@ from torchveil.network.framing import Limits as FrameLimits
 from torchveil.network.links import Link
 from torchveil.network.opening import Waiting
 from torchveil.program import instructions as ins
+from torchveil.randomness import os_bytes
 from torchveil.testing.clusters import LocalCluster, Processes, write_cluster
 from torchveil.testing.delays import Relay
-from torchveil.testing.faults import CONTROLLER, Ends, endings, relayed, use_of
+from torchveil.testing.faults import CONTROLLER, Ends, connections, endings, relayed, use_of
 
-DEADLINE_S, GRACE_S = 1.5, 2.0
+DEADLINE_S, PROCESSES_DEADLINE_S, GRACE_S = 1.5, 2.0, 2.0
 PARTIES = {"party/alice", "party/bob"}
 LIMITS = {"deadline_s": DEADLINE_S, "handshake_s": 1.5, "idle_s": 20}
 ROLES = {"alice": "party/alice", "bob": "party/bob", "james": "provider/james", CONTROLLER: "controller/scientist"}
@@ -68,6 +72,26 @@ def work_until_it_fails(session: Session, seconds: float = 20.0) -> TorchveilErr
         while time.monotonic() < ends:
             work(session)
     return caught.value
+
+
+def strike_at_random(session: NetworkSession, strike: Callable[[], None]) -> list[float]:
+    """Have ``strike`` called before an instruction of the next ``work`` that is drawn. When: seconds since 1970."""
+    driver: Any = session._driver
+    first = driver.number
+    assert work(session) == 512
+    seed = int(os.environ.get("TORCHVEIL_FAULT_SEED") or int.from_bytes(os_bytes(4), "little"))
+    place = random.Random(seed).randrange(driver.number - first)
+    print(f"TORCHVEIL_FAULT_SEED={seed} strikes at instruction {place} of {driver.number - first}")
+    run, at, moments = driver.run, driver.number + place, []
+
+    def running(*arguments: Any) -> Any:
+        if driver.number >= at and not moments:
+            moments.append(time.time())
+            strike()
+        return run(*arguments)
+
+    driver.run = running
+    return moments
 
 
 # --- connections, between daemons of this process --------------------------------------------------------------------
@@ -105,17 +129,37 @@ def opened(cluster: LocalCluster) -> NetworkSession:
     return connect(cluster.directory / "cluster-controller.toml")
 
 
-@pytest.mark.parametrize("link", [("bob", "alice"), ("alice", "james"), (CONTROLLER, "bob")], ids="-".join)
+LINKS = [(CONTROLLER, "alice"), (CONTROLLER, "bob"), (CONTROLLER, "james"), ("bob", "alice")]
+LINKS += [("alice", "james"), ("bob", "james")]
+
+
+def test_all_links_are_tried(cluster: LocalCluster) -> None:
+    assert sorted(LINKS) == sorted(connections(cluster.config))
+
+
+@pytest.mark.parametrize("link", LINKS, ids="-".join)
 def test_a_connection_that_breaks(
-    cluster: LocalCluster, wired: tuple[LocalCluster, dict[Ends, Relay]], link: Ends
+    cluster: LocalCluster,
+    wired: tuple[LocalCluster, dict[Ends, Relay]],
+    monkeypatch: pytest.MonkeyPatch,
+    link: Ends,
 ) -> None:
+    """Every role ends the session, and names an end of the connection."""
+    ended: dict[str, tuple[float, BaseException]] = {}
+
+    def failed(event: str, error: BaseException, *, role: str, **_: Any) -> None:
+        ended.setdefault(role, (time.time(), error))
+
+    monkeypatch.setattr(daemon_of_a_role, "failed", failed)
     session = opened(cluster)
-    assert work(session) == 512
-    began = time.monotonic()
-    wired[1][link].cut()
+    struck = strike_at_random(session, wired[1][link].cut)
     error = work_until_it_fails(session)
-    assert isinstance(error, PeerLost) and error.at_fault in {ROLES[name] for name in link}
-    assert time.monotonic() - began < DEADLINE_S + GRACE_S
+    ended[CONTROLLER] = time.time(), error
+    soon(lambda: len(ended) == 4, "a role goes on")
+    ends = {ROLES[name] for name in link}
+    for role, (at_s, reason) in ended.items():
+        assert isinstance(reason, PeerLost) and reason.at_fault in ends, f"{role}: {reason}"
+        assert at_s - struck[0] < DEADLINE_S + GRACE_S, role
     assert "test_faults.py" in error.line and error.op
 
 
@@ -272,7 +316,7 @@ def logits(session: Session, model: nn.Module) -> Tensor:
 @pytest.fixture(scope="module")
 def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     directory = tmp_path_factory.mktemp("processes")
-    write_cluster(directory, limits={**LIMITS, "deadline_s": 2})
+    write_cluster(directory, limits={**LIMITS, "deadline_s": PROCESSES_DEADLINE_S})
     with Processes(directory, environment={"OMP_NUM_THREADS": "1"}) as running:
         yield running
 
@@ -284,22 +328,33 @@ def session_ends(roles: Processes, since_s: float, *names: str) -> None:
             soon(lambda role=role: bool(endings(roles.directory, role, since_s)), f"{role} goes on")  # type: ignore[misc]
 
 
-def test_a_stopped_provider_is_named_and_serves_again(roles: Processes) -> None:
+@pytest.mark.parametrize("victim", ["alice", "bob", "james"])
+@pytest.mark.parametrize(
+    ("sign", "kind"), [(signal.SIGKILL, PeerLost), (signal.SIGSTOP, DeadlineExceeded)], ids=["kill-9", "stop"]
+)
+def test_a_role_that_dies_or_stops_is_named_by_all_and_the_others_serve_again(
+    roles: Processes, sign: int, kind: type[TorchveilError], victim: str
+) -> None:
     with connect(roles.file) as session:
         work(session)
-    usual = {name: use_of(roles.pid(name)) for name in ("alice", "bob", "james")}
+    others = [role for role in roles.config.addresses if role.name != victim]
+    usual = {role.name: use_of(roles.pid(role.name)) for role in others}
     session = connect(roles.file)
-    work(session)
-    began = time.time()
-    roles.kill("james", signal.SIGSTOP)
+    struck = strike_at_random(session, lambda: roles.kill(victim, sign))
     error = work_until_it_fails(session)
-    assert isinstance(error, DeadlineExceeded) and error.at_fault == "provider/james", str(error)
-    assert time.time() - began < 2 + GRACE_S
-    session_ends(roles, began, "alice", "bob")
-    roles.kill("james", signal.SIGCONT)
-    session_ends(roles, began, "james")
-    for role in roles.config.addresses:
-        assert time.time() - endings(roles.directory, role, began)[0].at_s < 10
+    assert isinstance(error, kind) and error.at_fault == ROLES[victim], str(error)
+    assert time.time() - struck[0] < PROCESSES_DEADLINE_S + GRACE_S
+    assert "test_faults.py" in error.line and error.op
+    session_ends(roles, struck[0], *usual)
+    for role in others:
+        ended = endings(roles.directory, role, struck[0])[0]
+        assert ended.at_fault == ROLES[victim], f"{role}: {ended}"
+        assert ended.at_s - struck[0] < PROCESSES_DEADLINE_S + GRACE_S, str(role)
+    if sign == signal.SIGKILL:
+        roles.start(victim)
+    else:
+        roles.kill(victim, signal.SIGCONT)
+        session_ends(roles, struck[0], victim)
     with connect(roles.file) as session:
         assert work(session) == 512
     for name, use in usual.items():

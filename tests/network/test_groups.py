@@ -25,6 +25,7 @@ from torchveil.errors import (
     DeadlineExceeded,
     Desynchronised,
     InvalidArgument,
+    LimitExceeded,
     PeerRejected,
     SessionStateError,
     TorchveilError,
@@ -461,3 +462,18 @@ def test_torch_distributed_over_the_network(tmp_path: Path) -> None:
     write_cluster(tmp_path, ranks=2, limits={"deadline_s": 60, "handshake_s": 30})
     with Processes(tmp_path, environment={"OMP_NUM_THREADS": "1"}) as roles:
         assert torchrun(PROGRAM, roles.file) == ["rank 0: as it should be", "rank 1: as it should be"]
+
+
+def test_what_ranks_make_counts_among_the_bytes_of_a_session(tmp_path: Path) -> None:
+    def work(session: NetworkSession, _lane: int) -> float:
+        x = session.share(torch.ones(40_000))
+        kept = [made(x, "sum") for _ in range(8)]
+        return float(kept[-1].sum().reveal())  # type: ignore[attr-defined]
+
+    role_limits = {"session_bytes": 1 << 20}
+    with (
+        local_cluster(tmp_path, ranks=2, limits=LIMITS, role_limits=role_limits) as cluster,
+        lanes(cluster) as everywhere,
+    ):
+        ended = everywhere(work)
+    assert any(isinstance(error, LimitExceeded) and "session_bytes" in error.remedy for error in ended), ended

@@ -7,6 +7,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -43,7 +45,6 @@ def filled() -> Metrics:
     metrics.instruction("made up by somebody")
     metrics.revealed()
     metrics.refused()
-    metrics.queued("party/bob", 77)
     metrics.wires(+9)
     metrics.wires(-2)
     return metrics
@@ -67,7 +68,7 @@ def test_counts_add_up() -> None:
         ("sessions", ()): 1,
         ("reveals_total", ()): 1,
         ("refusals_total", ()): 1,
-        ("queued_bytes", bob): 77,
+        ("queued_bytes", bob): 0,
         ("connections_refused_total", (("code", "TV504"),)): 1,
         ("wires", ()): 7,
         ("exchange_seconds_count", bob): 2,
@@ -82,6 +83,12 @@ def test_counts_add_up() -> None:
     assert abs(now["start_time_seconds", ()] - time.time()) < 60
 
 
+def test_when_the_certificate_ends() -> None:
+    key = ("certificate_expiry_seconds", ())
+    assert samples(Metrics(expires_at_s=1.5e9).text())[key] == 1.5e9
+    assert key not in samples(Metrics().text())
+
+
 def test_totals_are_those_of_the_metrics() -> None:
     totals = filled().totals()
     assert (totals.sessions, totals.sessions_opened, totals.wires, totals.rounds) == (1, 3, 7, 3)
@@ -94,14 +101,31 @@ def test_nobody_outside_makes_new_series() -> None:
     for k in range(200):
         metrics.sent(f"owner/o{k}", 1)
         metrics.exchanged(f"made{k}/up", 1, 0.1)
-        metrics.queued(f"party/{k}", 1)
         metrics.instruction(f"gate{k}")
         metrics.session_opened()
         metrics.session_ended(f"TV9{k}")
         metrics.connection_refused(f"TV9{k}")
-    labels = {label for _, label in samples(metrics.text())}
+    with metrics.watching([SimpleNamespace(peer=f"party/{k}", queued=1) for k in range(200)]):
+        labels = {label for _, label in samples(metrics.text())}
     named = {value for label in labels for name, value in label if name != "le"}
     assert named == {"party/bob", "owner", "other", "party"}
+
+
+def test_what_waits_is_that_of_all_sessions_now() -> None:
+    metrics = Metrics(["party/bob"])
+    bob, other = SimpleNamespace(peer="party/bob", queued=5), SimpleNamespace(peer="party/bob", queued=70)
+    owner = SimpleNamespace(peer="owner/o", queued=2)
+
+    def waits(peer: str = "party/bob") -> float | None:
+        return samples(metrics.text()).get(("queued_bytes", (("peer", peer),)))
+
+    with metrics.watching([other]):
+        with metrics.watching([bob, owner]):
+            assert (waits(), waits("owner")) == (75, 2)
+            bob.queued = 0  # it was sent meanwhile
+            assert waits() == 70
+        assert (waits(), waits("owner")) == (70, None)
+    assert waits() == 0
 
 
 def test_an_exchange_falls_into_the_bucket_whose_end_it_reaches() -> None:
@@ -176,6 +200,31 @@ def test_a_silent_client_does_not_hold_the_endpoint(monkeypatch: pytest.MonkeyPa
                 assert reply.status == 200
             assert time.monotonic() - began < 4
     finally:
+        endpoint.stop()
+
+
+def test_a_slow_client_does_not_hold_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then: no single wait is long."""
+    monkeypatch.setattr("torchveil.network.metrics._Scrape.timeout", 0.4)
+    endpoint = serve(Metrics(), ":0")
+    over = threading.Event()
+
+    def trickle() -> None:
+        with socket.create_connection(endpoint.address, timeout=5) as slow, suppress(OSError):
+            while not over.wait(0.05):
+                slow.sendall(b"G")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    try:
+        time.sleep(0.2)
+        began = time.monotonic()
+        with urllib.request.urlopen(f"http://127.0.0.1:{endpoint.address[1]}/metrics", timeout=5) as reply:
+            assert reply.status == 200
+        assert time.monotonic() - began < 3
+    finally:
+        over.set()
+        thread.join(5)
         endpoint.stop()
 
 

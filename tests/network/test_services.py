@@ -11,8 +11,9 @@ import msgspec
 import pytest
 import torch
 
-from torchveil.errors import ConfigurationError, DeadlineExceeded, LimitExceeded
+from torchveil.errors import ConfigurationError, DeadlineExceeded, LimitExceeded, MalformedMessage, PeerRejected
 from torchveil.network import messages as m
+from torchveil.network import services
 from torchveil.network.certificates import Credentials
 from torchveil.network.config import Limits, read_role
 from torchveil.network.connect import find_credentials
@@ -47,6 +48,30 @@ def refusals(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> list[str
     codes: list[str] = []
     monkeypatch.setattr(cluster.daemons["alice"].metrics, "connection_refused", codes.append)
     return codes
+
+
+def test_another_version_is_refused_at_both_ends(
+    cluster: LocalCluster, refusals: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is for: shares of data sets move with a question too."""
+    address, limits = cluster.config.addresses[ALICE], cluster.config.limits
+    for purpose in ("service", "session", "link"):
+        hello = msgspec.structs.replace(hello_of(cluster.config, purpose), version="0.0.9")
+        with pytest.raises(PeerRejected, match=r"(?s)0\.0\.9.*same version") as caught:
+            dial(address, ALICE, credentials(cluster), cluster.config, hello, limits)
+        assert caught.value.at_fault == str(ALICE)
+    assert refusals == [PeerRejected.code] * 3
+    monkeypatch.setattr(services, "VERSION", "0.0.8")
+    with pytest.raises(PeerRejected, match=r"(?s)0\.0\.8.*same version") as caught:
+        dial(address, ALICE, credentials(cluster), cluster.config, hello_of(cluster.config, "service"), limits)
+    assert caught.value.at_fault == str(ALICE)
+
+
+@pytest.mark.parametrize("version", ["0.1\n", "x" * 65, "\x1b[2J"])
+def test_a_version_is_a_word(version: str) -> None:
+    for message in (m.Hello(m.PROTOCOL, version, bytes(32), "service"), m.Welcome(version)):
+        with pytest.raises(MalformedMessage):
+            m.parse_struct(m.pack_meta(message), type(message))
 
 
 def dialled(cluster: LocalCluster, question: int) -> tuple[Hub, Link]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +29,7 @@ from torchveil.errors import (
     ShapeMismatch,
 )
 from torchveil.network import messages as m
-from torchveil.network.config import RoleConfig
+from torchveil.network.config import ClusterConfig, Limits, Member, RoleConfig
 from torchveil.network.connect import NetworkSession, connect, find_credentials
 from torchveil.network.daemon import Daemon
 from torchveil.network.driver import NetworkDriver
@@ -40,6 +41,7 @@ from torchveil.network.role_session import RoleSession
 from torchveil.roles.party import Party
 from torchveil.roles.provider import Provider
 from torchveil.testing.clusters import LocalCluster, local_cluster
+from torchveil.testing.training import step_of
 
 LIMITS = {"deadline_s": 20, "handshake_s": 5}
 
@@ -64,13 +66,7 @@ def train(session: Session, *, compiled: bool = False, steps: int = 3) -> list[T
     x = session.share(torch.linspace(-1, 1, 5 * 6).view(5, 6))
     y = session.share(F.one_hot(torch.arange(5) % 4, 4).float())
 
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = step_of(model, optimizer)
     run = torchveil.compile(step) if compiled else step
     losses = [run(x, y).reveal() for _ in range(steps)]
     return [*losses, model(x).argmax(1).reveal(), model(x).reveal()]
@@ -356,6 +352,32 @@ def test_an_error_at_a_role_names_role_operation_and_line(cluster: LocalCluster)
         assert another.share(torch.ones(1)).reveal().tolist() == [1.0]
 
 
+def test_what_waits_at_the_provider_is_told_of_all_sessions(cluster: LocalCluster) -> None:
+    metrics = cluster.daemons["james"].metrics
+
+    def waits() -> int:
+        lines = metrics.text().decode().splitlines()
+        (line,) = [line for line in lines if line.startswith('torchveil_queued_bytes{peer="party/bob"')]
+        return int(float(line.split()[-1]))
+
+    with connect(cluster.file) as one:
+        one.share(torch.ones(1)).reveal()
+        with connect(cluster.file) as other:
+            other.share(torch.ones(1)).reveal()
+            links = [link for links in metrics._watched.values() for link in links if str(link.peer) == "party/bob"]
+            for link in links:
+                assert isinstance(link, Link)
+                link.queued += 100  # as if bob took nothing
+            assert len(links) == 2 and waits() == 200
+            for link in links:
+                link.queued -= 100
+        soon = time.monotonic() + 5
+        while len(metrics._watched) > 1 and time.monotonic() < soon:
+            time.sleep(0.01)
+        assert len(metrics._watched) == 1 and waits() == 0
+        assert one.share(torch.ones(1)).reveal().tolist() == [1.0]
+
+
 def test_no_debug_mode_and_no_missing_certificate(cluster: LocalCluster, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="certificate"):
         find_credentials(cluster.config, None, None, "owner")
@@ -374,6 +396,25 @@ def test_sessions_at_a_time_are_limited(tmp_path: Path) -> None:
             connect(cluster.file)
         with connect(cluster.file) as session:
             assert session.share(torch.ones(1)).reveal().tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "agree"),
+    [
+        ({}, True),
+        ({"limits": replace(Limits(), idle_s=7.0, sessions=3, elements=9, body=9, handshake_s=1.0)}, True),
+        ({"limits": replace(Limits(), deadline_s=7.0)}, False),
+        ({"name": "other"}, False),
+        ({"parties": (Member("bob", "b:1"), Member("alice", "a:1"))}, False),
+        ({"provider": Member("james", "elsewhere:7")}, True),
+        ({"provider": Member("jim", "j:1")}, False),
+    ],
+)
+def test_what_all_roles_have_to_agree_on(tmp_path: Path, change: dict[str, Any], agree: bool) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_bytes(b"a certificate")
+    one = ClusterConfig("study", authority, (Member("alice", "a:1"), Member("bob", "b:1")), Member("james", "j:1"))
+    assert (replace(one, **change).digest() == one.digest()) is agree
 
 
 def test_another_cluster_file_is_refused(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ Exit status: 0, or 1 if the owner did not say yes, or 2 if something could not b
 from __future__ import annotations
 
 import argparse
-import time
 
-from torchveil.cli.owners import add_cluster, add_days, agreed, parties, seconds_of
+from torchveil.cli.owners import add_cluster, add_days, agreed, begun, parties, seconds_of, signing_time
 from torchveil.network.consent.grants import describe_request
 
 
@@ -27,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
     request = at.request(options.request)
     if not agreed(options, describe_request(request)):
         return 1
-    grant = at.approve(request, now=time.time(), seconds=seconds_of(options))
+    grant = at.approve(request, now=signing_time(), seconds=seconds_of(options))
+    begun(grant)
     print(f"granted: {grant.nonce.hex()}; {request.receiver} may ask again now")
     return 0

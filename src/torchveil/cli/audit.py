@@ -4,7 +4,10 @@
     torchveil audit verify [alice=LOG bob=LOG ...] [--heads FILE ...] [--ask] [--save FILE]
 
 ``--ask`` fetches the heads of the running parties, and those that they hold of one another; ``--save`` keeps all heads
-in a file, to be compared another time. Exit status: 0 if nothing is wrong, 1 if something is.
+in a file, to be compared another time. Without logs the parties are asked anyway.
+
+Exit status: 0 if nothing is wrong; 1 if something is, or if nobody else holds a head of one of the logs, so that its
+end was not checked; 2 if nothing was compared with anything.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from torchveil.cli.usage import UsageError
 from torchveil.errors import AuditBroken
 from torchveil.network.certificates import Authority
 from torchveil.network.config import read_cluster
-from torchveil.network.consent.audit import SignedHead, compare, heads_in, records, verify_all
+from torchveil.network.consent.audit import SignedHead, compare, heads_in, records
 from torchveil.network.consent.identities import recogniser
+from torchveil.network.consent.releases import verify_all
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +43,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     verify.set_defaults(action=_verify)
 
 
+#: Exit statuses.
+WRONG, NOTHING_COMPARED = 1, 2
+
+
 def run(options: argparse.Namespace) -> int:
     """Do it; the exit status."""
     status: int = options.action(options)
@@ -50,6 +58,8 @@ def _show(options: argparse.Namespace) -> int:
         if options.kind in (None, record.kind):
             said = msgspec.to_builtins(record)
             rest = [f"{name}={_text(said[name])}" for name in said if name not in _FIRST]
+            if record.head is not None:
+                rest += [f"of={record.head.party}", f"lines={record.head.lines}"]
             print(f"{record.line:6} {record.time} {record.kind:13} {' '.join(rest)}")
     return 0
 
@@ -67,10 +77,12 @@ def _verify(options: argparse.Namespace) -> int:
     recognise = recogniser(Authority.load(cluster.authority))
     logs = dict(_named(text) for text in options.logs)
     known: list[SignedHead] = [head for path in options.heads for head in heads_in(path)]
+    foreign = set(known)  # held by somebody else than the party whose log it is, or since another time
     problems = []
-    if options.ask:
-        for heads in parties(options).heads().values():
-            known += [heads.own, *heads.others]
+    asked = parties(options).heads() if options.ask or not logs else {}
+    for party, heads in asked.items():
+        known += [heads.own, *heads.others]
+        foreign.update(head for head in heads.others if head.party != party)
     for head in known:
         try:
             head.check(recognise)
@@ -78,7 +90,7 @@ def _verify(options: argparse.Namespace) -> int:
             problems.append(error.message)
     if problems:
         print("\n".join(problems))
-        return 1
+        return WRONG
     reports = verify_all(logs, known, cluster=cluster.name, recognise=recognise)
     for report in reports:
         print(f"{report.party}: {report.lines} lines, {'good' if report.good else 'NOT GOOD'}")
@@ -87,12 +99,21 @@ def _verify(options: argparse.Namespace) -> int:
             print(f"  note: {note}")
     everything = [*known, *(head for report in reports for head in report.heads)]
     problems += compare(everything)
-    if not everything:
-        print("no heads: a tail that was cut off cannot be seen")
-    print("\n".join(problems) or "nothing is wrong")
+    foreign.update(head for report in reports for head in report.heads if head.party != report.party)
+    meant = logs.keys() or asked.keys()
+    unseen = sorted(meant - {head.party for head in foreign})
+    for party in unseen:
+        print(f"{party}: not checked: its end; nobody else holds a head of this log")
     if options.save is not None:
         options.save.write_bytes(msgspec.json.encode(everything))
-    return 1 if problems else 0
+    if problems:
+        print("\n".join(problems))
+        return WRONG
+    if len(logs) < 2 and len(unseen) == len(meant):
+        print("nothing was compared: name the logs of other parties, or heads that were kept, or --ask the parties")
+        return NOTHING_COMPARED
+    print("nothing is wrong" if not unseen else "nothing is wrong with what was checked")
+    return WRONG if unseen else 0
 
 
 def _named(text: str) -> tuple[str, Path]:

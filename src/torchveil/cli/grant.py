@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import re
-import time
 from pathlib import Path
 
-from torchveil.cli.owners import add_cluster, add_days, agreed, identity_in, parties, seconds_of
+from torchveil.cli.owners import add_cluster, add_days, agreed, begun, identity_in, parties, seconds_of, signing_time
 from torchveil.cli.usage import UsageError
 from torchveil.network.consent.grants import describe_grant, new_grant
+
+#: No number of a grant has more digits.
+_NUMBER = re.compile("[0-9]{1,18}")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +25,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", type=Path, required=True, metavar="PEM", help="the certificate of who may see it")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--plan", type=_digest, metavar="DIGEST", help="64 hexadecimal digits: an output of this plan")
-    what.add_argument("--bits", type=int, help="a bit budget: ANY function of your data, up to so many bits")
-    parser.add_argument("--slot", type=int, help="which output of the plan (default: 0)")
-    parser.add_argument("--releases", type=int, help="how often (default: 1)")
+    what.add_argument("--bits", type=_count, help="a bit budget: ANY function of your data, up to so many bits")
+    parser.add_argument("--slot", type=_slot, help="which output of the plan (default: 0)")
+    parser.add_argument("--releases", type=_count, help="how often (default: 1)")
     parser.add_argument("--shape", type=_shape, metavar="3x2", help="only values of this shape (default: any)")
     add_cluster(parser)
     add_days(parser)
@@ -42,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         str(receiver.role),
         receiver.fingerprint,
         quota=options.bits if options.plan is None else _or(options.releases, 1),
-        now=time.time(),
+        now=signing_time(),
         seconds=seconds_of(options),
         plan=options.plan,
         slot=None if options.plan is None else _or(options.slot, 0),
@@ -51,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if not agreed(options, describe_grant(grant)):
         return 1
     at.grant(grant)
+    begun(grant)
     print(f"granted: {grant.nonce.hex()} (take it back: torchveil deny {grant.nonce.hex()})")
     return 0
 
@@ -65,5 +68,20 @@ def _digest(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
+def _count(text: str) -> int:
+    if not _NUMBER.fullmatch(text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _slot(text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
 def _shape(text: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in text.split("x")) if text != "scalar" else ()
+    sizes = text.split("x") if text != "scalar" else []
+    if not all(map(_NUMBER.fullmatch, sizes)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape: write 3x2 for a matrix, 3 for a vector, or scalar")
+    return tuple(map(int, sizes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from time import sleep, time
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -15,8 +16,12 @@ from torchveil.network.certificates import Authority, Identity
 from torchveil.network.commands.consent import Ask, Parties
 from torchveil.network.config import read_cluster
 from torchveil.network.connect import find_credentials
+from torchveil.network.consent.grants import Grant
 from torchveil.network.names import Role
 from torchveil.network.services import Caller
+
+#: So many seconds before a grant begins it goes to the parties.
+LEAD_S = 2.0
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +59,16 @@ def seconds_of(options: argparse.Namespace) -> int:
         raise UsageError("a grant lives between a moment and ten years: --days")
     days: float = options.days
     return max(1, round(days * 86400))
+
+
+def signing_time() -> float:
+    """When a grant that is signed now begins: later, so that it lies at all parties before it pays at one of them."""
+    return time() + LEAD_S
+
+
+def begun(grant: Grant) -> None:
+    """Wait until a grant that all parties have begins by this machine's clock."""
+    sleep(max(0.0, grant.not_before - time()))
 
 
 def caller_as(options: argparse.Namespace, role: Role) -> Caller:

@@ -1,6 +1,6 @@
-"""What waits for the owner's answer at the parties, and the owner's grants in force.
+"""What waits for the owner's answer at the parties, what the owner denied, and the owner's grants in force.
 
-torchveil requests [--grants]
+torchveil requests [--denied | --grants]
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from torchveil.network.consent.grants import describe_grant, describe_request
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("--grants", action="store_true", help="list the grants in force instead")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--denied", action="store_true", help="list the requests that you denied instead")
+    instead.add_argument("--grants", action="store_true", help="list the grants in force instead")
     add_cluster(parser)
 
 
@@ -26,9 +28,9 @@ def run(options: argparse.Namespace) -> int:
                 print(f"{entry.grant.nonce.hex()} at {party}, {entry.left} of {entry.grant.quota} left")
                 print(describe_grant(entry.grant))
         return 0
-    requests = at.requests()
+    requests = at.requests(denied=options.denied)
     for request in requests.values():
         print(describe_request(request))
     if not requests:
-        print(f"nothing waits for {at.signer.role}")
+        print(f"{at.signer.role} denied nothing" if options.denied else f"nothing waits for {at.signer.role}")
     return 0

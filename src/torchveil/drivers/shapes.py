@@ -35,16 +35,16 @@ def _empty(shape: Sequence[int], dtype: torch.dtype = torch.int64) -> Tensor:
     return torch.empty(tuple(shape), dtype=dtype, device="meta")
 
 
-def _without_numbers(x: Any) -> Any:
+def without_numbers(x: Any) -> Any:
     """An argument of a map for meta tensors: public indices lose their numbers, masks become as many indices."""
     if isinstance(x, Tensor):
         if x.dtype is torch.bool:
-            return tuple(_without_numbers(places) for places in x.nonzero(as_tuple=True))
+            return tuple(without_numbers(places) for places in x.nonzero(as_tuple=True))
         return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
     if isinstance(x, tuple):
         out: list[Any] = []
         for part in x:
-            done = _without_numbers(part)
+            done = without_numbers(part)
             out.extend(done) if isinstance(part, Tensor) and isinstance(done, tuple) else out.append(done)
         return tuple(out)
     return x
@@ -53,7 +53,7 @@ def _without_numbers(x: Any) -> Any:
 def _stripped(linear_map: LinearMap) -> LinearMap:
     if not any(isinstance(x, (Tensor, tuple)) for x in linear_map.args):
         return linear_map
-    return LinearMap(linear_map.name, _without_numbers(linear_map.args))
+    return LinearMap(linear_map.name, without_numbers(linear_map.args))
 
 
 def _followed(strip: Callable[[Any], Any]) -> Callable[[Plain, Any], None]:
@@ -66,7 +66,7 @@ def _followed(strip: Callable[[Any], Any]) -> Callable[[Plain, Any], None]:
 
 
 def _public_value(i: Any) -> Any:
-    return replace(i, value=_without_numbers(i.value))
+    return replace(i, value=without_numbers(i.value))
 
 
 def _image(linear_map: LinearMap, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _image(linear_map: LinearMap, x: Tensor) -> Tensor:
     except RuntimeError:
         # a map that looks at the numbers it carries runs on zeros; what does not fit raises again
         zeros = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cpu").zero_()
-        image: Tensor = _without_numbers(linear_map(zeros))
+        image: Tensor = without_numbers(linear_map(zeros))
         return image
 
 
@@ -102,7 +102,7 @@ def _combine(tables: Plain, i: ins.Combine) -> None:
 
 
 def _constant(tables: Plain, i: ins.Constant) -> None:
-    tables.set(i.out, _without_numbers(i.value) if isinstance(i.value, Tensor) else _empty(()).expand(i.shape))
+    tables.set(i.out, without_numbers(i.value) if isinstance(i.value, Tensor) else _empty(()).expand(i.shape))
 
 
 def _of_bits(tables: Plain, i: Any) -> None:

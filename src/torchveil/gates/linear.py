@@ -20,7 +20,7 @@ from torchveil.program.instructions import AddPublic, Combine, Concatenate, Cons
 from torchveil.roles.party import Party
 from torchveil.roles.plain import Plain
 from torchveil.roles.provider import Provider
-from torchveil.roles.wires import Wire
+from torchveil.roles.wires import Follow, Wire
 
 # --- constants -----------------------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ def _combined(share: Tensor | None, wires: Sequence[Wire], i: Combine, width: in
     faces = _faces(wires, i, width)
     if faces is not None:
         return Wire(share, *faces, width=width)
-    return Wire(share, width=width, follow=partial(_faces, wires, i, width) if i.follow else None)
+    return Wire(share, width=width, follow=Follow(wires, partial(_faces, wires, i, width)) if i.follow else None)
 
 
 def _deal_combine(provider: Provider, i: Combine) -> None:

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from torchveil.errors import CertificateError, PeerRejected, SessionStateError
 from torchveil.network import files, profile, sealing
 from torchveil.network.authority import Paths, create_authority, issue
-from torchveil.network.inspection import Finding, inspect
+from torchveil.network.inspection import WARN_DAYS, Finding, inspect
 from torchveil.network.keys import PrivateKeys, PublicKeys
 from torchveil.network.names import Role
 from torchveil.network.profile import Authority
@@ -74,6 +74,16 @@ class Identity:
         known = authority if isinstance(authority, Authority) else Authority.from_pem(authority)
         _require(certificate, known, at, "the certificate cannot be used")
         return _identity(certificate)
+
+    @property
+    def days_left(self) -> int:
+        """Until the certificate ends, whole days; negative once it has."""
+        return (self.not_after - datetime.now(UTC)).days
+
+    @property
+    def ends_soon(self) -> bool:
+        """Whether it is time for a new certificate."""
+        return self.days_left < WARN_DAYS
 
     def verify(self, signature: bytes, data: bytes | memoryview, purpose: str) -> None:
         """Raise ``CertificateError`` unless this role signed ``data`` for ``purpose``."""

@@ -17,8 +17,8 @@
     deadline_s = 60
 
 Paths are relative to the file that names them. The digest of a cluster covers what all have to agree on: name, roles in
-order, how many ranks they have, the authority's certificate, ``deadline_s``; not the other limits, nor addresses, which
-may differ behind a gateway. Unknown keys are refused.
+order, how many ranks each has, the authority's certificate, ``deadline_s``; not the other limits, which may differ from
+role to role, and not addresses, which may differ behind a gateway. Unknown keys are refused.
 
 A role may be a group of machines, its ranks. Then every role has as many ``addresses`` in place of its ``address``, one
 for each rank; the machines of one rank, over all roles, are a *lane* (parties have ranks among themselves too, so the
@@ -54,7 +54,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline_s: for another role's next message while one is due; longer than the longest single operation.
     handshake_s: for a connection to say who it is. idle_s: for the controller's next instruction. session_s: for a
     whole session. sessions: at a time. connections: that are being accepted at a time. wires: values that a session may
-    hold. elements: of one value. body: bytes of one message.
+    hold. session_bytes: that these and the public tensors of its plans may take. elements: of one value. body: bytes of
+    one message.
     """
 
     deadline_s: Positive = 60.0
@@ -64,6 +65,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sessions: Number = 8
     connections: Number = 64
     wires: Number = 1_000_000
+    session_bytes: Number = 16 << 30
     elements: Number = 2**31
     body: Number = 2**34
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import warnings
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -221,20 +222,28 @@ def find_credentials(
 ) -> Credentials:
     """Those of the named files, or the only ones of this kind beside the authority's certificate.
 
-    Raises ``ConfigurationError`` if there is none or more than one, ``CertificateError``.
+    Warns of a certificate that ends within 30 days. Raises ``ConfigurationError`` if there is none or more than one,
+    ``CertificateError``.
     """
     if certificate is None:
-        found = sorted(config.authority.parent.glob(f"{kind}-*.pem"))
-        if len(found) != 1:
+        files = sorted(config.authority.parent.glob(f"{kind}-*.pem"))
+        if len(files) != 1:
             raise ConfigurationError(
-                f"there are {len(found)} certificates {kind}-*.pem beside {config.authority}",
+                f"there are {len(files)} certificates {kind}-*.pem beside {config.authority}",
                 remedy="say who you are: --certificate FILE, or certificate=FILE in Python"
-                if found
+                if files
                 else f"make one where the authority is: torchveil certs issue DIRECTORY {kind}/NAME; or name it",
             )
-        certificate = found[0]
+        certificate = files[0]
     certificate = Path(certificate)
-    return Credentials.load(certificate, Path(key) if key else certificate.with_suffix(".key"), config.authority)
+    found = Credentials.load(certificate, Path(key) if key else certificate.with_suffix(".key"), config.authority)
+    if found.identity.ends_soon:
+        warnings.warn(
+            f"the certificate of {found.role} ends on {found.identity.not_after.date()}: issue a new one "
+            "(torchveil certs issue --renew)",
+            stacklevel=3,
+        )
+    return found
 
 
 __all__: list[Any] = ["NetworkSession", "connect", "find_credentials"]

@@ -18,7 +18,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -34,6 +33,7 @@ from torchveil.errors import (
     PeerRejected,
     ProtocolError,
     SessionAborted,
+    StorageError,
     TorchveilError,
 )
 from torchveil.network import messages as m
@@ -44,9 +44,9 @@ from torchveil.network.consent.identities import recogniser
 from torchveil.network.consent.policy import Consent
 from torchveil.network.consent.services import swap_heads
 from torchveil.network.consent.session import SessionConsent
+from torchveil.network.consent.swapping import Swapping
 from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.group import Group, group_key, rank_name
-from torchveil.network.inspection import WARN_DAYS
 from torchveil.network.links import Hub, Link, accept_tls
 from torchveil.network.lobby import Lobby, Visit
 from torchveil.network.logs import failed, log
@@ -107,12 +107,15 @@ class Daemon:
                 remedy="name the certificate of this role in its file",
             )
         ranks = [rank_name(config.role, lane) for lane in range(config.cluster.lanes) if lane != config.cluster.lane]
-        self.metrics = Metrics([*map(str, config.cluster.addresses), *ranks])
+        self.metrics = Metrics(
+            [*map(str, config.cluster.addresses), *ranks], expires_at_s=self.credentials.identity.not_after.timestamp()
+        )
         self.state = Path(config.state)
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._make_role = make_role
         self.keeping: Keeping | None = None
         self._consent: Consent | None = None
+        self._swapping = Swapping(self._swap_heads)
         if config.role.kind == "party":
             self._open_stores()
         self._context = self.credentials.server_context()
@@ -148,12 +151,21 @@ class Daemon:
         """Begin to accept; returns at once."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
-        self._lobby.start()
+        if self._consent is not None:
+            self._consent.log.append("start")
         log("daemon started", role=str(self.config.role), version=VERSION)
-        days_left = (self.credentials.identity.not_after - datetime.now(UTC)).days
-        if days_left < WARN_DAYS:
-            log("the certificate ends soon", level="warning", role=str(self.config.role), days_left=days_left)
+        self._warn()
+        self._lobby.start()
+        if self._consent is not None:
+            self._threads.add(self._swapping.thread)
+            self._swapping.thread.start()
         return self
+
+    def _warn(self) -> None:
+        """Of a certificate that ends soon, at the start and at every session: a daemon may run for months."""
+        own = self.credentials.identity
+        if own.ends_soon:
+            log("the certificate ends soon", level="warning", role=str(self.config.role), days_left=own.days_left)
 
     def stop(self) -> None:
         """End all sessions, with an error to those who take part, and stop listening."""
@@ -161,6 +173,7 @@ class Daemon:
             return
         self._stopped.set()
         self.stopping.set()
+        self._swapping.stop()
         self._lobby.close()
         with self._lock:
             running = list(self._sessions.values())
@@ -169,7 +182,7 @@ class Daemon:
                 session.waiting.hub.cancel(
                     SessionAborted(f"{self.config.role} is shutting down", remedy="try again later")
                 )
-        # also those of sessions that ended a moment ago: they write the last line of the log of releases
+        # also those that write to the log of releases: sessions that ended a moment ago, a swap of heads
         threads = list(self._threads)
         for thread in threads:
             thread.join(5.0)
@@ -313,6 +326,7 @@ class Daemon:
         run_id = opened.session_id.hex()[:16]
         began = monotonic()
         log("session opened", role=role, session=run_id, controller=session.controller)
+        self._warn()
         running: RoleSession | None = None
         try:
             running = self._session(opened, identity)
@@ -334,7 +348,7 @@ class Daemon:
             opened.hub.close()
             log("session closed", role=role, session=run_id, duration_s=monotonic() - began)
         if isinstance(running, PartySession):
-            running.consent.end()
+            running.consent.end(running.number)
             self._swap_heads()
 
     def _ended(self, ticket: bytes, code: str = "") -> None:
@@ -359,7 +373,7 @@ class Daemon:
             return ProviderSession(made, opened.links(), **common)
         names = tuple(member.name for member in self.config.cluster.parties)
         holder = Holder(made.name, made.rank, names, self.config.cluster.name, opened.session_id)
-        consent = SessionConsent(self.consent, opened.session_id.hex(), str(controller.role))
+        consent = SessionConsent(self.consent, opened.session_id.hex(), str(controller.role), self._swapping.soon)
         provider = opened.need(opened.provider)
         group = None
         if opened.ranks is not None:
@@ -423,11 +437,12 @@ class Daemon:
         if self._consent is not None:
             self._consent.log.close()
 
-    def _swap_heads(self) -> None:
-        """Tell the parties after this one how long the log of releases is, and hear of theirs."""
+    def _swap_heads(self, everybody: bool = False) -> None:
+        """Tell the parties after this one, or all, how long the log of releases is, and hear of theirs."""
         caller = Caller(self.config.cluster, self.credentials)
         order = [role for role in self.config.cluster.addresses if role.kind == "party"]
-        for role in order[order.index(self.config.role) + 1 :]:
+        own = order.index(self.config.role)
+        for role in order[:own] * everybody + order[own + 1 :]:
 
             def ask(name: str, data: bytes, role: Role = role) -> bytes:
                 return caller.call(role, name, data)[0]
@@ -435,8 +450,8 @@ class Daemon:
             try:
                 swap_heads(self.consent.log, self.consent.recognise, ask)
             except NetworkError:
-                continue  # it will be asked again after the next session
-            except ConsentError as error:
+                continue  # it will be asked again
+            except (ConsentError, StorageError) as error:
                 failed("the logs of releases do not fit", error, role=str(self.config.role), peer=str(role))
 
 

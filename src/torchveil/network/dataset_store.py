@@ -220,7 +220,7 @@ class DatasetStore:
             except StorageError:
                 self._find(name, entry.id)  # it was removed or replaced meanwhile, or else the error stands
                 raise
-            piece = tensors.get("share", share[:0])
+            piece = tensors.get("share", rest[:0])
             if piece.dtype != torch.int64 or piece.dim() != 1 or not 0 < len(piece) <= len(rest):
                 break
             rest[: len(piece)] = piece

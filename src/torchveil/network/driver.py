@@ -43,9 +43,9 @@ from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
-from torchveil.network.links import Link
+from torchveil.network.links import Link, blamed
 from torchveil.network.opening import Opened, refuse
-from torchveil.network.pieces import padded
+from torchveil.network.pieces import padded, ring_of
 from torchveil.program import instructions as ins
 from torchveil.program.encoding import encode, encode_plan, plan_without_public, without_public
 from torchveil.program.plan import Plan
@@ -190,11 +190,11 @@ class NetworkDriver:
         answers = self._from_parties(m.Kind.REVEALED, number, "a revealed value")
         for frame, link in zip(answers, self._links.values(), strict=True):
             context = m.seal_context(self.session_id, number, str(link.peer))
-            box = self._credentials.unseal(bytes(frame.received), context)
-            share = torch.frombuffer(bytearray(box), dtype=torch.int64) if box else torch.empty(0, dtype=torch.int64)
-            if share.numel() != _numel(i.shape):
-                raise self._fail(MalformedMessage(f"{link.peer} revealed a share of another size"))
-            shares.append(share.view(i.shape))
+            try:
+                box = self._credentials.unseal(bytes(frame.received), context)
+                shares.append(ring_of(bytearray(box), i.shape))
+            except MalformedMessage as error:
+                raise self._fail(blamed(error, link)) from None
         return sum_pieces(shares, 64)
 
     def _from_parties(self, kind: m.Kind, number: int, what: str) -> list[Frame]:
@@ -202,7 +202,11 @@ class NetworkDriver:
         answers = [self._awaited(link, (kind, m.Kind.REFUSED), what) for link in self._links.values()]
         for frame, link in zip(answers, self._links.values(), strict=True):
             if frame.number != number:
-                raise self._fail(Desynchronised(f"{link.peer} answers for instruction {frame.number}, not {number}"))
+                raise self._fail(
+                    Desynchronised(
+                        f"{link.peer} answers for instruction {frame.number}, not {number}", at_fault=str(link.peer)
+                    )
+                )
         refused = [frame for frame in answers if frame.kind == m.Kind.REFUSED]
         if refused:
             raise self._located(m.parse(refused[0], m.Failure))
@@ -302,7 +306,7 @@ class NetworkDriver:
                 elif frame.kind in kinds:
                     return frame
                 else:
-                    raise MalformedMessage(f"{link.peer} sent a message of kind {frame.kind}")
+                    raise blamed(MalformedMessage(f"{link.peer} sent a message of kind {frame.kind}"), link)
         except TorchveilError as error:
             raise self._fail(error) from None
 
@@ -412,13 +416,6 @@ class NetworkDriver:
         with suppress(PeerLost):
             while self.hub.receive(link, self.limits.handshake_s, "the end of the session").kind != m.Kind.ABORT:
                 continue
-
-
-def _numel(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 __all__ = ["NetworkDriver"]

@@ -151,8 +151,10 @@ class Decoder:
 
     Bytes come in by ``feed(data)``, or without a copy by ``filled(recv_into(buffer()))``; frames go out by ``next()``.
     ``session`` may be set once it is agreed on; what was sent before carries zeros. A frame that came in before the
-    session was set here is held against the session that is set when ``next`` hands it out. ``limits`` may be set, too,
-    and hold for frames that begin to arrive from then on.
+    session was set here is held against the session that is set when ``next`` hands it out. While ``opening``, frames
+    with zeros become whole all the same, until the first one of the session has: the other end may fail before it
+    agrees, and say so. They are for whoever looks into ``ready``; ``next`` refuses them as ever. ``limits`` may be set,
+    too, and hold for frames that begin to arrive from then on.
 
     Every method raises MalformedMessage or LimitExceeded for bytes that are no frame of ours, or too large; from then
     on always the same, as nothing after such bytes can be trusted.
@@ -165,6 +167,7 @@ class Decoder:
         "_parser",
         "_want",
         "limits",
+        "opening",
         "ready",
         "session",
         "waiting",
@@ -173,6 +176,7 @@ class Decoder:
     def __init__(self, session: bytes = NO_SESSION, limits: Limits | None = None) -> None:
         self.session = session
         self.limits = limits or _DEFAULT
+        self.opening = False
         #: Whole frames, each with the session it names, oldest first.
         self.ready: deque[tuple[bytes, Frame]] = deque()
         #: Bytes of the frames in ``ready``.
@@ -232,6 +236,13 @@ class Decoder:
     def _prefix(self) -> bytes:
         return bytes(self.session[:8]) or NO_SESSION
 
+    def _accepted(self) -> tuple[bytes, ...]:
+        """The sessions that a header may name now; any if empty."""
+        ours = self._prefix()
+        if ours == NO_SESSION:
+            return ()
+        return (ours, NO_SESSION) if self.opening else (ours,)
+
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -248,22 +259,24 @@ class Decoder:
         """Goes on with parsing while what it waits for is there."""
         try:
             while not self._want:
-                found = self._parser.send((self._prefix(), self.limits))
+                found = self._parser.send((self._accepted(), self.limits))
                 if isinstance(found, memoryview):
                     self._want = found
                 else:
+                    self.opening = self.opening and found[0] != self._prefix()
                     self.ready.append(found)
                     self.waiting += _weight(found[1])
         except NetworkError as error:
             self._fail(error)
 
 
-def _parse() -> Generator[memoryview | tuple[bytes, Frame], tuple[bytes, Limits], None]:
-    """Every rule of the layout. Yields buffers to fill and whole frames; is sent session and limits of the moment."""
+def _parse() -> Generator[memoryview | tuple[bytes, Frame], tuple[tuple[bytes, ...], Limits], None]:
+    """Every rule of the layout. Yields buffers to fill and whole frames; is sent the sessions that may be named (any if
+    none is given) and the limits of the moment."""
     header, chunk = bytearray(_HEADER.size), bytearray(_CHUNK.size)
     expected = 0
     while True:
-        ours, limits = yield memoryview(header)
+        accepted, limits = yield memoryview(header)
         magic, version, kind, flags, session, counter, number, digest, n_meta, n_body = _HEADER.unpack(header)
         if magic != _MAGIC:
             raise MalformedMessage("these bytes are no frame of torchveil", remedy=_OTHER_PROGRAM)
@@ -271,7 +284,7 @@ def _parse() -> Generator[memoryview | tuple[bytes, Frame], tuple[bytes, Limits]
             raise MalformedMessage(f"a frame is of version {version}, not {_VERSION}", remedy=_OTHER_PROGRAM)
         if flags != _NO_FLAGS:
             raise MalformedMessage("a frame has flags that are not known", remedy=_OTHER_PROGRAM)
-        if ours not in (session, NO_SESSION):
+        if accepted and session not in accepted:
             raise MalformedMessage("a frame is of another session", remedy=_OTHER_PROGRAM)
         if counter != expected:
             raise MalformedMessage(

@@ -25,18 +25,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from torchveil.drivers.ranks import Collective
-from torchveil.errors import Desynchronised, MalformedMessage
+from torchveil.errors import Desynchronised, LimitExceeded, MalformedMessage
 from torchveil.kernels import sum_pieces
 from torchveil.network import messages as m
-from torchveil.network.links import Hub, Link
+from torchveil.network.links import Hub, Link, blamed
 from torchveil.network.metrics import Metrics
 from torchveil.network.names import Role
-from torchveil.network.pieces import buffers_of
+from torchveil.network.pieces import buffers_of, ring_of
 
 Owners = frozenset[str]
 
@@ -132,6 +131,8 @@ class Group:
     ) -> dict[int, tuple[Tensor, Owners]]:
         """Send every rank of ``to`` its tensor, get from every rank of ``forms`` one of that shape, with its owners."""
         what = f"{c.how} of all ranks"
+        if len(owners) > m.OWNERS:
+            raise LimitExceeded(f"data of more than {m.OWNERS} owners in one value", remedy="combine less of it")
         said = m.Collected(c.how, c.shape, c.root, c.format, part, self._digest, tuple(sorted(owners)))
         for lane, tensor in to.items():
             link, body = self._links[lane], buffers_of(tensor)
@@ -142,7 +143,10 @@ class Group:
         for lane, tensor in forms.items():
             link = self._links[lane]
             frame = self._hub.receive(link, self._deadline_s, what)
-            theirs = m.parse(frame, m.Collected)
+            try:
+                theirs = m.parse(frame, m.Collected)
+            except MalformedMessage as error:
+                raise blamed(error, link) from None
             if frame.number != self._count or _meaning(theirs) != _meaning(said):
                 raise Desynchronised(
                     f"{link.peer} is at {theirs.how} of shape {theirs.shape} (collective {frame.number}), this rank at "
@@ -150,11 +154,12 @@ class Group:
                     remedy="run the same program on every rank",
                     at_fault=str(link.peer),
                 )
-            if len(frame.received) != 8 * tensor.numel():
-                raise MalformedMessage(f"{link.peer} sent a share of another size", at_fault=str(link.peer))
+            try:
+                piece = ring_of(frame.received, tensor.shape)
+            except MalformedMessage as error:
+                raise blamed(error, link) from None
             self._metrics.received(str(link.peer), len(frame.received))
             self.heard.append(theirs.stream)
-            piece = torch.from_numpy(np.frombuffer(frame.received, dtype=np.int64)).view(tensor.shape)
             found[lane] = piece, frozenset(theirs.owners)
         if to:
             self._hub.flush(self._deadline_s, what)

@@ -19,6 +19,7 @@ always offer room for a whole record, and go on while ``pending`` says so.
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import socket
@@ -27,10 +28,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
-from torchveil.errors import DeadlineExceeded, NetworkError, PeerLost, PeerRejected
+from torchveil.errors import DeadlineExceeded, MalformedMessage, NetworkError, PeerLost, PeerRejected
 from torchveil.network.framing import NO_SESSION, RECORD, Decoder, Frame, Limits, Piece, pack
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -40,6 +42,8 @@ _NEVER = float("inf")
 #: One call of select; a wait may take any number of them, also for ever.
 _LONG_S = 3600.0
 _SEE_LOGS = "look at the logs of that role; then start a new session"
+#: Names that are being looked up at a time.
+_LOOKUPS = threading.BoundedSemaphore(16)
 
 
 class Link:
@@ -110,6 +114,14 @@ class Link:
     @session.setter
     def session(self, session: bytes) -> None:
         self.decoder.session = session
+
+    def agree(self, session: bytes) -> None:
+        """From here on this end's frames are of the session, and so have to be the other end's once one of them is.
+
+        Until then it may fail without having agreed: ``Hub.urgent`` sees what it says outside of any session.
+        """
+        self.session = session
+        self.decoder.opening = True
 
     @property
     def limits(self) -> Limits:
@@ -509,6 +521,12 @@ class Hub:
         link._registered = wanted
 
 
+def blamed(error: MalformedMessage, link: Link) -> MalformedMessage:
+    """The error with who sent what it is about as its cause, unless it names another one."""
+    error.at_fault = error.at_fault or str(link.peer)
+    return error
+
+
 def connect(address: str, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLSocket:
     """A TLS connection to ``host:port``, handshake done, within ``timeout_s`` in all.
 
@@ -522,7 +540,7 @@ def connect(address: str, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLS
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
-        sock = _dial(host, int(port), deadline)
+        sock = open_tcp(host, int(port), timeout_s)
     except TimeoutError as error:
         raise _late(address, timeout_s) from error
     except (OSError, ValueError) as error:
@@ -534,12 +552,14 @@ def connect(address: str, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLS
     return _handshake(sock, context, deadline, timeout_s, address, server_side=False, server_hostname=name)
 
 
-def _dial(host: str, port: int, deadline: float) -> socket.socket:
-    """The first of the host's addresses that answers; all of them share the time."""
+def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
+    """A connection to the first of the host's addresses that answers; the look-up of its name and all of them share the
+    time. Raises ``OSError`` (``TimeoutError`` among them), and ``ValueError`` for what is no host and port."""
     if not (host and 0 < port < 1 << 16):
         raise ValueError
+    deadline = time.monotonic() + timeout_s
     last: OSError | None = None
-    for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, place in look_up(host, port, timeout_s):
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -550,6 +570,33 @@ def _dial(host: str, port: int, deadline: float) -> socket.socket:
         else:
             return sock
     raise last or ValueError
+
+
+def look_up(host: str, port: int, timeout_s: float) -> list[Any]:
+    """``socket.getaddrinfo``, which may take as long as a name server likes, with a limit to that.
+
+    A look-up that takes longer goes on in a thread of its own, of which there are few. Raises as ``open_tcp``.
+    """
+    with suppress(socket.gaierror):  # an address needs no name server
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    deadline = time.monotonic() + timeout_s
+    found: Future[list[Any]] = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, ValueError) as error:
+            found.set_exception(error)
+        finally:
+            _LOOKUPS.release()
+
+    if not _LOOKUPS.acquire(timeout=timeout_s):
+        raise TimeoutError(errno.ETIMEDOUT, "too many names are being looked up")
+    threading.Thread(target=ask, name="torchveil name", daemon=True).start()
+    try:
+        return found.result(max(deadline - time.monotonic(), 0.0))
+    except TimeoutError:
+        raise TimeoutError(errno.ETIMEDOUT, f"no name server answered within {timeout_s:g} s") from None
 
 
 def accept_tls(sock: socket.socket, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLSocket:

@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from torchveil.errors import MalformedMessage, TorchveilError
 from torchveil.network.framing import Frame
+from torchveil.program.tensors import MOST_DIMENSIONS
 from torchveil.storage import Checkpoint
 
 #: Changes whenever two versions could not understand each other.
@@ -32,12 +33,17 @@ PROTOCOL = 2
 
 Name = Annotated[str, Meta(min_length=1, max_length=160)]
 Text = Annotated[str, Meta(max_length=4000)]
+#: A version of the package; it is shown on terminals.
+Version = Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9.+!_-]*\Z")]
 Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 #: A wire as the controller names it; negative ones are slots of plans, which are nobody else's business.
 Identifier = Annotated[int, Meta(ge=1, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=2**48)]
-Shape = tuple[Annotated[int, Meta(ge=0, le=2**40)], ...]
+Shape = Annotated[tuple[Annotated[int, Meta(ge=0, le=2**40)], ...], Meta(max_length=MOST_DIMENSIONS)]
+
+#: Owners whose data may be in one value that ranks make together.
+OWNERS = 4096
 
 
 class Kind(IntEnum):
@@ -77,7 +83,7 @@ class Hello(Message, frozen=True):
     """
 
     protocol: int
-    version: Name
+    version: Version
     cluster: Bytes32
     purpose: Name
     ticket: Annotated[bytes, Meta(max_length=16)] = b""
@@ -90,7 +96,7 @@ class Hello(Message, frozen=True):
 class Welcome(Message, frozen=True):
     """The answer of whoever was connected to."""
 
-    version: Name
+    version: Version
     key: Annotated[bytes, Meta(max_length=32)] = b""
     contribution: Annotated[bytes, Meta(max_length=16)] = b""
 
@@ -247,11 +253,11 @@ class Collected(Message, frozen=True):
 
     how: Name
     shape: Shape
-    root: int
+    root: Annotated[int, Meta(ge=0, lt=2**16)]
     format: Text
     part: Annotated[int, Meta(ge=-1, lt=2**16)]
     stream: Bytes32
-    owners: Annotated[tuple[Name, ...], Meta(max_length=2**16)]
+    owners: Annotated[tuple[Name, ...], Meta(max_length=OWNERS)]
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from itertools import accumulate
-from socket import AF_INET6, SocketType
+from socket import AF_INET, AF_INET6, SHUT_RDWR, SocketType
 from socketserver import TCPServer
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -41,13 +43,22 @@ _REQUEST_TIMEOUT_S = 2.0
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
+class Sending(Protocol):
+    """What is asked of a link: to whom it goes, and how many bytes wait to be sent."""
+
+    @property
+    def peer(self) -> object: ...
+
+    @property
+    def queued(self) -> int: ...
+
+
 @dataclass(slots=True)
 class _Peer:
     """Traffic with one peer. ``latencies``: exchanges by bucket, the last one for what took longer than all."""
 
     sent: int = 0
     received: int = 0
-    queued: int = 0
     seconds: float = 0.0
     latencies: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
 
@@ -73,16 +84,18 @@ class Metrics(Collector):
     """The counts of one daemon, with a registry of its own. Safe from any thread.
 
     peers: the roles of the cluster, ``kind/name``; traffic with anybody else is counted under its kind (owners and
-    controllers come and go).
+    controllers come and go). expires_at_s: when this role's certificate ends, seconds since 1970.
     """
 
-    def __init__(self, peers: Iterable[str] = ()) -> None:
+    def __init__(self, peers: Iterable[str] = (), *, expires_at_s: float | None = None) -> None:
+        self._expires_at_s = expires_at_s
         self.registry = CollectorRegistry()
         self.started_at = time.time()
         self._lock = threading.Lock()
         self._peers = {peer: _Peer() for peer in peers}
         self._gates: dict[str, int] = {}
         self._ended: dict[str, int] = {}
+        self._watched: dict[int, Sequence[Sending]] = {}
         self._refused: dict[str, int] = {}
         self._rounds = self._dealt = self._opened = self._sessions = self._wires = 0
         self._reveals = self._refusals = 0
@@ -161,10 +174,16 @@ class Metrics(Collector):
         with self._lock:
             self._refusals += 1
 
-    def queued(self, peer: str, n_bytes: int) -> None:
-        """Bytes that wait to be sent to a peer, now."""
+    @contextmanager
+    def watching(self, links: Sequence[Sending]) -> Iterator[None]:
+        """In such a block what waits on these links is counted: a session's, as it is whenever somebody asks."""
         with self._lock:
-            (self._peers.get(peer) or self._other(peer)).queued = n_bytes
+            self._watched[id(links)] = links
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._watched[id(links)]
 
     def wires(self, change: int) -> None:
         """So many wires more (or, negative, fewer) are held; a session that ends takes back what it held."""
@@ -173,8 +192,7 @@ class Metrics(Collector):
 
     def _other(self, peer: str) -> _Peer:
         """The counts of a peer's kind, under the lock."""
-        kind = peer.partition("/")[0]
-        return self._peers.setdefault(kind if kind in KINDS else "other", _Peer())
+        return self._peers.setdefault(_kind(peer), _Peer())
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -203,10 +221,12 @@ class Metrics(Collector):
         """Called by the registry."""
         now = self.totals()
         with self._lock:
-            peers = [
-                (name, _Peer(p.sent, p.received, p.queued, p.seconds, list(p.latencies)))
-                for name, p in self._peers.items()
-            ]
+            peers = [(name, _Peer(p.sent, p.received, p.seconds, list(p.latencies))) for name, p in self._peers.items()]
+            queued: dict[str, float] = dict.fromkeys(self._peers, 0)
+            for link in [link for links in self._watched.values() for link in tuple(links)]:
+                whom = str(link.peer)
+                label = whom if whom in queued else _kind(whom)
+                queued[label] = queued.get(label, 0) + link.queued
             gates, ended, refused = dict(self._gates), dict(self._ended), dict(self._refused)
         yield _counter("rounds", "exchanges with all other parties", {"": now.rounds})
         yield _counter("instructions", "instructions done, by gate", gates, "gate")
@@ -222,11 +242,13 @@ class Metrics(Collector):
         yield _counter("refusals", "reveals refused", {"": now.refusals})
         yield _gauge("sessions", "sessions that are open", {"": now.sessions})
         yield _gauge("wires", "values held", {"": now.wires})
-        yield _gauge(
-            "queued_bytes", "bytes that wait to be sent, by peer", {n: peer.queued for n, peer in peers}, "peer"
-        )
+        yield _gauge("queued_bytes", "bytes that wait to be sent, by peer", queued, "peer")
         yield _gauge("resident_memory_bytes", "memory of the process", {"": resident_bytes()})
         yield _gauge("start_time_seconds", "when the daemon started, seconds since 1970", {"": self.started_at})
+        if self._expires_at_s is not None:
+            yield _gauge(
+                "certificate_expiry_seconds", "when the certificate ends, seconds since 1970", {"": self._expires_at_s}
+            )
         latency = HistogramMetricFamily(
             "torchveil_exchange_seconds", "from sending to having received, by peer", labels=["peer"]
         )
@@ -234,6 +256,12 @@ class Metrics(Collector):
         for name, peer in peers:
             latency.add_metric([name], list(zip(ends, accumulate(peer.latencies), strict=True)), peer.seconds)
         yield latency
+
+
+def _kind(peer: str) -> str:
+    """Under which label traffic with somebody else than the roles of the cluster is counted."""
+    kind = peer.partition("/")[0]
+    return kind if kind in KINDS else "other"
 
 
 def resident_bytes() -> int:
@@ -264,7 +292,8 @@ class Endpoint:
 
     def __init__(self, host: str, port: int, text: Callable[[], bytes]) -> None:
         handler = type("_Handler", (_Scrape,), {"text": staticmethod(text)})
-        kind = type("_Server", (TCPServer,), {"address_family": AF_INET6}) if ":" in host else TCPServer
+        family = AF_INET6 if ":" in host else AF_INET
+        kind = type("_Server", (_Server,), {"address_family": family})
         try:
             self._server: TCPServer = kind((host, port), handler, bind_and_activate=False)
             self._server.allow_reuse_address = True
@@ -286,12 +315,30 @@ class Endpoint:
         self._thread.join()
 
 
+class _Server(TCPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: a client that hung up is no event, and would be printed."""
+
+
 class _Scrape(BaseHTTPRequestHandler):
-    """Answers one request; a client that says nothing is dropped after two seconds."""
+    """Answers one request; a client that has not had its answer after two seconds is dropped."""
 
     timeout = _REQUEST_TIMEOUT_S
     text: Callable[[], bytes]
     request: SocketType
+
+    def handle(self) -> None:
+        ends = threading.Timer(self.timeout, self._hang_up)  # the timeout of a socket begins anew with every byte
+        ends.daemon = True
+        ends.start()
+        try:
+            super().handle()
+        finally:
+            ends.cancel()
+
+    def _hang_up(self) -> None:
+        with suppress(OSError):
+            self.request.shutdown(SHUT_RDWR)
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != "/metrics":

@@ -9,7 +9,7 @@
     4. READY with the session id, from every role to the controller.
 
 Every public half comes over the connection of the two roles that will share keys. From here on every frame carries the
-session's id.
+session's id. Whoever fails before it has agreed on one says so without (``Link.agree``).
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ LAST_WORDS_S = 0.5
 
 #: What a connection between ranks of one role is for.
 GROUP = "group"
+
+_SAME_VERSION = "install the same version of torchveil everywhere"
 
 #: What a connection takes before it has said what it is for: a hello.
 STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
@@ -148,6 +150,7 @@ def dial(
         hub.add(link)
         hub.post(link, m.message_of(m.Kind.HELLO, hello))
         welcome = m.parse(hub.receive(link, limits.handshake_s, f"the welcome of {role}"), m.Welcome)
+        _require_version(welcome.version, str(role))
         hub.remove(link)
     except BaseException:
         sock.close()
@@ -168,13 +171,14 @@ def hello_of(
 
 
 def check_hello(hello: m.Hello, cluster: ClusterConfig) -> None:
-    """Raise ``PeerRejected`` unless the other end speaks this protocol about this cluster."""
+    """Raise ``PeerRejected`` unless the other end speaks this protocol about this cluster, and is of this version."""
     if hello.protocol != m.PROTOCOL:
         raise PeerRejected(
             f"the other end speaks protocol {hello.protocol} (version {hello.version}), this one {m.PROTOCOL} "
             f"(version {VERSION})",
-            remedy="install the same version of torchveil everywhere",
+            remedy=_SAME_VERSION,
         )
+    _require_version(hello.version)
     if hello.cluster != cluster.digest():
         raise PeerRejected(
             "the other end has another cluster file: names, their order, authority or deadline differ",
@@ -187,6 +191,16 @@ def check_hello(hello: m.Hello, cluster: ClusterConfig) -> None:
         )
 
 
+def _require_version(theirs: str, whom: str = "") -> None:
+    """Two versions may carry out one instruction differently, though they understand each other."""
+    if theirs != VERSION:
+        raise PeerRejected(
+            f"{whom or 'the other end'} runs version {theirs} of torchveil, this one {VERSION}",
+            remedy=_SAME_VERSION,
+            at_fault=whom,
+        )
+
+
 def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits: Limits, group: bytes = b"") -> Opened:
     """Open a session with all roles of the cluster. Raises what a connection raises; nothing stays open then.
 
@@ -195,6 +209,7 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
     keys = KeyPair(str(credentials.role))
     ticket = os_bytes(16)
     hub = Hub(timeout_s=limits.deadline_s)
+    hub.urgent = heed
     links: list[Link] = []
     halves: list[PublicHalf] = []
     try:
@@ -204,14 +219,13 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
             hub.add(link)
             links.append(link)
             halves.append(PublicHalf(str(role), welcome.key, welcome.contribution))
-        hub.urgent = heed
         halves.append(keys.half)
         session_id = agree_session_id(halves)
         begin = m.Begin(tuple(half.contribution for half in halves))
         for link in links:
             hub.post(link, m.message_of(m.Kind.BEGIN, begin))
         for link in links:
-            link.session = session_id
+            link.agree(session_id)
         for link in links:
             ready = m.parse(hub.receive(link, 2 * limits.handshake_s, f"{link.peer} to be ready"), m.Ready)
             if ready.session != session_id:
@@ -295,7 +309,7 @@ class Waiting:
         if contributions[-1] != controller.contribution or len(set(contributions)) != len(contributions):
             raise PeerRejected("a session id with somebody else's contribution")
         session_id = agree_session_id([PublicHalf("", b"", part) for part in contributions])
-        control.session = session_id
+        control.agree(session_id)
         links: dict[Role, Link] = {}
         halves: dict[Role, PublicHalf] = {self.role: mine}
         for rank, role in enumerate(self.order):
@@ -306,7 +320,7 @@ class Waiting:
             link, _, welcome = dial(address, role, self.credentials, self.cluster, said, self.limits)
             hub.add(link)
             self._accept(link, role, PublicHalf(str(role), welcome.key, welcome.contribution), links, halves, begin)
-            link.session = session_id
+            link.agree(session_id)
         self._wait(hub, links, halves, begin, session_id)
         ranks = None
         if hello.group and self.role.kind == "party":
@@ -367,7 +381,7 @@ class Waiting:
             half = PublicHalf(str(identity.role), hello.key, hello.contribution)
             self._accept(link, identity.role, half, links, halves, begin)
             hub.post(link, m.message_of(m.Kind.WELCOME, m.Welcome(VERSION, mine.key, mine.contribution)))
-            link.session = session_id
+            link.agree(session_id)
 
     def _next(self, hub: Hub, arrived: queue.Queue[Arrival], missing: Sequence[str], ends: float) -> Arrival:
         """The next connection of those that are missing."""

@@ -22,7 +22,7 @@ import torch
 from torchveil.drivers.exchange import Flight, combine
 from torchveil.drivers.ranks import Collective
 from torchveil.drivers.replay import Run, playing
-from torchveil.errors import ConsentError, DataNotFound, Desynchronised, MalformedMessage, ProtocolError
+from torchveil.errors import ConsentError, DataNotFound, Desynchronised, LimitExceeded, MalformedMessage, ProtocolError
 from torchveil.gates import GATES
 from torchveil.gates.base import Exchange, require_shape
 from torchveil.network import messages as m
@@ -32,14 +32,15 @@ from torchveil.network.consent.session import SessionConsent
 from torchveil.network.dataset_store import DatasetStore
 from torchveil.network.framing import Frame
 from torchveil.network.group import Group
-from torchveil.network.links import Link
+from torchveil.network.links import Link, blamed
 from torchveil.network.pieces import dealt, exchange_of, exchanged
 from torchveil.network.results import Kept, Result, ResultStore
 from torchveil.network.role_session import RoleSession
 from torchveil.program import instructions as ins
 from torchveil.program.digest import StreamDigest
-from torchveil.program.encoding import decode, encode, plan_digest, without_public
+from torchveil.program.encoding import encode, plan_digest, without_public
 from torchveil.program.plan import Plan
+from torchveil.program.tensors import MOST_DIMENSIONS
 from torchveil.roles.party import Party
 from torchveil.roles.wires import Wire
 from torchveil.storage import Checkpoint, Holder, ShareStore, read_shares, write_shares
@@ -97,7 +98,7 @@ class PartySession(RoleSession):
         self._all.update(self.session_id)
         #: numbers that the provider may be dealing for now
         self._due = range(0)
-        party.fetch = self._fetch
+        party.fetch, party.dealer = self._fetch, str(provider.peer)
 
     def _end(self) -> None:
         super()._end()
@@ -138,9 +139,9 @@ class PartySession(RoleSession):
         return number
 
     def _do(self, item: m.Do, buffers: Sequence[memoryview]) -> None:
-        i = decode(item.structure, buffers, self._decoding)
+        i = self._decoded(item.structure, buffers)
         number = self._start(i, item.structure, buffers)
-        party, gate = self.party, GATES[type(i)]
+        party, gate = self.party, self._gates[type(i)]
         if isinstance(i, ins.Input):
             raise MalformedMessage("an input without a share")
         if isinstance(i, ins.Free):
@@ -168,7 +169,7 @@ class PartySession(RoleSession):
                 raise ProtocolError("an input is not of the shape that its instruction says")
             piece = torch.frombuffer(raw, dtype=torch.int64) if len(raw) else torch.empty(0, dtype=torch.int64)
             party.deliver({("input", 0): piece.view(i.shape)})
-        GATES[ins.Input].evaluate(party, i)
+        self._gates[ins.Input].evaluate(party, i)
         self.provenance.input(i.out, str(self.controller.role))
         self.metrics.instruction("input")
 
@@ -199,14 +200,18 @@ class PartySession(RoleSession):
         self.hub.post(self.control, Frame(int(m.Kind.REVEALED), number, body=[box]))
 
     def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None:
-        i = decode(item.structure, (), self._decoding)
+        i = self._decoded(item.structure)
         result = m.parse_struct(item.result, Result)
         if not isinstance(i, ins.Reveal) or i.shape != result.shape:
             raise MalformedMessage("a result that is no reveal of its shape")
         number = self._start(i, item.structure, ())
 
         def deliver() -> None:
-            owner = self.keeping.results.known(i.receiver)
+            try:
+                owner = self.keeping.results.known(i.receiver)
+            except DataNotFound:
+                self.consent.decline(i, number)
+                raise
             self._allow(i, number, owner)
             kept = Kept(result, i.receiver, str(self.controller.role), self.session_id, number)
             self.keeping.results.put(kept, owner, self._share_of(i, number), self.role)
@@ -220,6 +225,10 @@ class PartySession(RoleSession):
         if self.group is None:
             raise MalformedMessage("a collective in a session without other ranks")
         collective = Collective(item.how, item.shape, item.root, item.format)
+        made_of = collective.result(self.group.size)
+        if prod(made_of) > self.limits.elements or len(made_of) > MOST_DIMENSIONS:
+            raise LimitExceeded("a collective makes a larger value than this role takes", remedy="combine smaller ones")
+        self.holdings.take(8 * prod(item.shape) * self.group.size)
         share, owners = None, frozenset[str]()
         if item.x is not None:
             share, owners = self.party.wires[item.x].value(), self.provenance.of(item.x)
@@ -240,6 +249,7 @@ class PartySession(RoleSession):
         self._note(item)
 
         def take() -> None:
+            self.holdings.take(8 * prod(item.shape))
             share, schema, owner = self.keeping.datasets.open(item.name, item.identifier)
             if schema.shape != item.shape:
                 raise DataNotFound(f"{item.name!r} has another shape than the controller says", op="dataset")
@@ -267,6 +277,7 @@ class PartySession(RoleSession):
             raise MalformedMessage("a load does not name the values of its checkpoint")
 
         def load() -> None:
+            self.holdings.take(8 * sum(prod(entry.shape) for entry in item.checkpoint.entries.values()))
             shares, manifest = read_shares(self.keeping.checkpoints, self.holder, self._own(item.checkpoint))
             for key, x in item.wires.items():
                 self.party.wires[x] = Wire(shares[key])
@@ -280,8 +291,11 @@ class PartySession(RoleSession):
         party = self.party
         self._due = range(first, first + plan.n_labels)
         party.tie(self._view.full, self._all.full)
-        with playing([party], [party], plan, first, item.inputs, item.outputs):
-            Run([party], plan, first, self._swap, GATES).stages(iter([{}] * len(plan.instructions)))
+        with (
+            self.holdings.run_of(item.key, item.inputs, self._gates) as gates,
+            playing([party], [party], plan, first, item.inputs, item.outputs),
+        ):
+            Run([party], plan, first, self._swap, gates).stages(iter([{}] * len(plan.instructions)))
         flow, digest = self._flows[item.key]
         self.provenance.follow_plan(flow, item.inputs, item.outputs)
         for slot, wire in enumerate(item.outputs):
@@ -305,7 +319,10 @@ class PartySession(RoleSession):
             found = self.hub.receive(link, self.limits.deadline_s, what)
             if found.kind != m.Kind.EXCHANGE or found.number != number or found.digest != digest:
                 raise other_stream(link, number)
-            pieces[rank] = exchanged(own, found.received)
+            try:
+                pieces[rank] = exchanged(own, found.received)
+            except MalformedMessage as error:
+                raise blamed(error, link) from None
             self.metrics.exchanged(str(link.peer), len(found.received), perf_counter() - start)
         self.metrics.round()
         if any([link.queued for link in self._links.values()]):
@@ -325,7 +342,10 @@ class PartySession(RoleSession):
         what = f"what is dealt for instruction {number} ({self.place.operation})"
         while True:
             frame = self.hub.receive(self._provider, self.limits.deadline_s, what)
-            corrections: dict[tuple[str, int], Any] = dealt(m.parse(frame, m.Dealt), frame.received)
+            try:
+                corrections: dict[tuple[str, int], Any] = dealt(m.parse(frame, m.Dealt), frame.received)
+            except MalformedMessage as error:
+                raise blamed(error, self._provider) from None
             wrong = frame.number not in self._due or frame.number % self.n_parties != self.party.rank
             if wrong or frame.digest != self._view.value:
                 raise other_stream(self._provider, number)

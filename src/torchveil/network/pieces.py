@@ -62,10 +62,21 @@ def _array(body: memoryview, at: int, dtype: np.dtype, shape: Sequence[int]) -> 
     end = at + count * dtype.itemsize
     if end > len(body):
         raise MalformedMessage("a message is shorter than what it should hold")
-    array = np.frombuffer(body, dtype=dtype, count=count, offset=at).reshape(shape)
+    try:
+        array = np.frombuffer(body, dtype=dtype, count=count, offset=at).reshape(shape)
+    except ValueError:  # an empty array may still have sizes that multiply to more than there can be
+        raise MalformedMessage("a message is of a shape that no array can have") from None
     if at % dtype.itemsize:
         array = array.copy()
     return array, end
+
+
+def ring_of(body: memoryview | bytearray, shape: Sequence[int]) -> Tensor:
+    """A body of nothing but ring elements, not copied. Raises ``MalformedMessage`` if it is not of this shape."""
+    array, end = _array(memoryview(body), 0, np.dtype(np.int64), shape)
+    if end != len(body):
+        raise MalformedMessage("a message is longer than what it should hold")
+    return torch.from_numpy(array)
 
 
 def exchange_of(pieces: Sequence[Piece]) -> list[memoryview]:

@@ -11,13 +11,11 @@ from typing import Any
 
 from torchveil.drivers.replay import deals, playing
 from torchveil.errors import ProtocolError
-from torchveil.gates import GATES
 from torchveil.network import messages as m
 from torchveil.network.links import Link
 from torchveil.network.pieces import dealt_of
 from torchveil.network.role_session import RoleSession
 from torchveil.program import instructions as ins
-from torchveil.program.encoding import decode
 from torchveil.program.plan import Plan
 from torchveil.roles.provider import Provider
 from torchveil.roles.wires import Wire
@@ -32,7 +30,7 @@ class ProviderSession(RoleSession):
         self._links = links
 
     def _do(self, item: m.Do, buffers: Sequence[memoryview]) -> None:
-        self._deal(decode(item.structure, buffers, self._decoding), item.structure, buffers)
+        self._deal(self._decoded(item.structure, buffers), item.structure, buffers)
 
     def _share(self, item: m.Share, buffers: Sequence[memoryview]) -> None:
         if buffers:
@@ -45,7 +43,7 @@ class ProviderSession(RoleSession):
         provider = self.provider
         provider.begin(number)
         provider.tie(self._view.full)
-        gate = GATES[type(i)]
+        gate = self._gates[type(i)]
         if isinstance(i, ins.Free):
             provider.free(i.xs)
         else:
@@ -54,7 +52,7 @@ class ProviderSession(RoleSession):
         self.metrics.instruction(gate.name)
 
     def _deliver(self, item: m.Deliver, _buffers: Sequence[memoryview]) -> None:
-        self._deal(decode(item.structure, (), self._decoding), item.structure, ())
+        self._deal(self._decoded(item.structure), item.structure, ())
 
     def _dataset(self, item: m.Dataset, _buffers: Sequence[memoryview]) -> None:
         self._note(item)
@@ -76,8 +74,11 @@ class ProviderSession(RoleSession):
         provider = self.provider
         provider.tie(self._view.full)
         order = [k for stage in plan.stages for k in (*stage.local, *stage.starts)]
-        with playing([provider], [provider], plan, first, item.inputs, item.outputs):
-            for position, pieces in zip(order, deals(provider, plan, first, GATES), strict=True):
+        with (
+            self.holdings.run_of(item.key, item.inputs, self._gates) as gates,
+            playing([provider], [provider], plan, first, item.inputs, item.outputs),
+        ):
+            for position, pieces in zip(order, deals(provider, plan, first, gates), strict=True):
                 relative = plan.numbers[position]
                 if relative is not None:
                     self._send(first + relative, pieces)
@@ -96,4 +97,3 @@ class ProviderSession(RoleSession):
         n_bytes = sum(len(part) for part in body)
         self.metrics.dealt(n_bytes)
         self.metrics.sent(str(link.peer), n_bytes)
-        self.metrics.queued(str(link.peer), link.queued)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import torch
 from msgspec import Meta
 from torch import Tensor
 
@@ -21,8 +20,9 @@ from torchveil.errors import DataNotFound, InvalidArgument, MalformedMessage
 from torchveil.fixedpoint import decode
 from torchveil.kernels import sum_pieces
 from torchveil.network.certificates import Authority, Credentials, Identity
-from torchveil.network.messages import Bytes32, Count, Name, Shape
+from torchveil.network.messages import Bytes32, Count, Name, Shape, parse_struct
 from torchveil.network.names import Role
+from torchveil.network.pieces import ring_of
 from torchveil.network.services import Body, Caller, Service
 from torchveil.storage.files import make_directory, replacing, storing
 
@@ -177,19 +177,18 @@ def fetch(caller: Caller, name: str, *, keep: bool = True) -> Tensor:
             continue
         result, body = caller.call(role, "results/fetch", _Asked(name, keep))
         try:
-            kept = msgspec.msgpack.decode(result, type=Kept)
-        except msgspec.DecodeError:
-            raise MalformedMessage(f"{role} sent bytes that are no result") from None
-        box = credentials.unseal(bytes(body), seal_context(kept, str(role)))
-        share = torch.frombuffer(bytearray(box), dtype=torch.int64) if box else torch.empty(0, dtype=torch.int64)
+            kept: Kept = parse_struct(result, Kept)
+            box = credentials.unseal(bytes(body), seal_context(kept, str(role)))
+            shares.append(ring_of(bytearray(box), kept.result.shape))
+        except MalformedMessage as error:
+            raise MalformedMessage(f"{role}: {error.message}", at_fault=str(role)) from None
         said.add((kept.result, kept.session, kept.number))
-        shares.append(share)
-    if len(said) != 1 or len({share.numel() for share in shares}) != 1:
+    if len(said) != 1:
         raise MalformedMessage(
             "the parties hold results that do not belong together", remedy="ask for it to be made again"
         )
     ((found, _, _),) = said
-    raw = sum_pieces(shares, 64).view(found.shape)
+    raw = sum_pieces(shares, 64)
     return raw != 0 if found.bits else decode(raw, found.scale)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -29,6 +29,7 @@ from torchveil.kernels.threads import Kernels
 from torchveil.network import messages as m
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
+from torchveil.network.holdings import Holdings
 from torchveil.network.links import Hub, Link
 from torchveil.network.metrics import Metrics
 from torchveil.network.pieces import cut
@@ -94,16 +95,17 @@ class RoleSession(ABC):
         self._view = StreamDigest()
         self._view.update(session_id)
         self._decoding = DecodeLimits(elements=limits.elements)
+        self.holdings = Holdings(tables, limits.session_bytes)
+        self._gates = self.holdings.asking()
         self._handlers = self._table()
 
     def run(self) -> None:
         """Carry out the stream until it ends."""
         try:
-            self._carry_out()
+            with self.metrics.watching(self.hub.links):
+                self._carry_out()
         finally:
             self.metrics.wires(-self._held)
-            for link in self.hub.links:
-                self.metrics.queued(str(link.peer), 0)
             self._end()
 
     def _end(self) -> None:
@@ -142,6 +144,11 @@ class RoleSession(ABC):
                 raise LimitExceeded(
                     f"more than {self.limits.wires} values at a time", remedy="let go of tensors, or raise limits.wires"
                 )
+
+    @property
+    def number(self) -> int:
+        """Of the first instruction that was not begun."""
+        return self._number
 
     def _position(self) -> int:
         return self._number if self._resting else self.place.number
@@ -194,8 +201,11 @@ class RoleSession(ABC):
         self.place = Place(number, GATES[type(i)].name)
         return number
 
+    def _decoded(self, structure: bytes, buffers: Sequence[memoryview] = ()) -> ins.Instruction:
+        return self.holdings.watched(decode(structure, buffers, self._decoding))
+
     def _input_of(self, item: m.Share) -> ins.Input:
-        i = decode(item.structure, (), self._decoding)
+        i = self._decoded(item.structure)
         if not isinstance(i, ins.Input):
             raise MalformedMessage("a share that belongs to no input")
         return i
@@ -252,6 +262,8 @@ class RoleSession(ABC):
         plan = decode_plan(item.structure, buffers, self._nature, self._decoding)
         if max(len(plan.inputs), len(plan.outputs)) > PLAN_WIRES:
             raise LimitExceeded(f"a plan of more than {PLAN_WIRES} inputs or outputs", remedy="compile smaller parts")
+        self.holdings.keep(sum(map(len, buffers)))
+        plan = replace(plan, instructions=tuple(map(self.holdings.watched, plan.instructions)))
         gates = Counter(GATES[type(i)].name for i in plan.instructions)
         self._plans[item.key] = plan, plan_digest(plan), dict(gates)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from torchveil.errors import Desynchronised, ProtocolError
@@ -24,6 +25,8 @@ from torchveil.randomness import Bits, Words
 from torchveil.roles.ledger import Ledger
 from torchveil.roles.tables import Tables
 from torchveil.roles.tied import TiedStream, TiedStreams
+
+Number = TypeVar("Number", np.uint8, np.uint16)
 
 
 class RandomSource(Protocol):
@@ -44,13 +47,14 @@ class Party(Tables):
     receiver of the instruction. The methods ``..._piece`` name keystream without making it (``kernels.drawn``).
 
     ``fetch(number)``, if there is one, is asked for the corrections of an instruction when one of them is needed and
-    none was delivered; it calls ``deliver_for``.
+    none was delivered; it calls ``deliver_for``. ``dealer`` is who is to blame for corrections that do not fit.
     """
 
     __slots__ = (
         "_corrections",
         "_streams",
         "_zero",
+        "dealer",
         "fetch",
         "ledger",
         "n_parties",
@@ -80,6 +84,7 @@ class Party(Tables):
         self.ledger = Ledger()
         self.receiver = False
         self.fetch: Callable[[int], None] | None = None
+        self.dealer = ""
 
     def tie(self, view: bytes, everything: bytes) -> None:
         """Streams that are tied (``roles.tied``) go on under keys of what was carried out: those with the provider by
@@ -98,7 +103,7 @@ class Party(Tables):
     def begin(self, number: int) -> None:
         """Start the next instruction; this party receives corrections if ``number`` says so."""
         if self._corrections:
-            raise Desynchronised("corrections of the last instruction were never read")
+            raise Desynchronised("corrections of the last instruction were never read", at_fault=self.dealer)
         self.ledger.begin(number)
         self.receiver = number % self.n_parties == self.rank
 
@@ -115,7 +120,7 @@ class Party(Tables):
     def leave(self, last: int, *, failed: bool = False) -> None:
         """The plan is over."""
         if self._corrections and not failed:
-            raise Desynchronised("corrections of a plan were never read")
+            raise Desynchronised("corrections of a plan were never read", at_fault=self.dealer)
         self._corrections.clear()
         self.ledger.leave(last, failed=failed)
 
@@ -159,7 +164,7 @@ class Party(Tables):
         if self.receiver:
             piece = self._take("dealt", slot)
             if not isinstance(piece, Tensor) or tuple(piece.shape) != shape:
-                raise Desynchronised("a correction has another shape than the gate expects")
+                raise self._not_as_expected()
             return piece
         return keep_drawn(DrawnRing(self._streams["dealt"], self.ledger.number, slot, shape, self.width))
 
@@ -169,7 +174,7 @@ class Party(Tables):
     def dealt_bits_piece(self, slot: int, shape: tuple[int, ...]) -> BitsPiece:
         self.ledger.use("dealt-bits", slot)
         if self.receiver:
-            return self._take_array("dealt-bits", slot, shape).view(np.uint8)
+            return self._take_array("dealt-bits", slot, shape, np.uint8)
         return keep_drawn_bits(DrawnBits(self._streams["dealt-bits"], self.ledger.number, slot, shape))
 
     def dealt_words(self, slot: int, shape: tuple[int, ...], valid: int) -> Words:
@@ -178,7 +183,7 @@ class Party(Tables):
     def dealt_words_piece(self, slot: int, shape: tuple[int, ...], valid: int) -> WordsPiece:
         self.ledger.use("dealt-bits", slot)
         if self.receiver:
-            return self._take_array("dealt-bits", slot, shape).view(np.uint16)
+            return self._take_array("dealt-bits", slot, shape, np.uint16)
         return keep_drawn_words(DrawnWords(self._streams["dealt-bits"], self.ledger.number, slot, shape, valid))
 
     def input_piece(self, shape: tuple[int, ...]) -> Tensor:
@@ -212,14 +217,17 @@ class Party(Tables):
             self.fetch(self.ledger.number)
         piece = self._corrections.pop(label, None)
         if piece is None:
-            raise ProtocolError(f"the provider dealt nothing for {purpose}/{slot}")
+            raise ProtocolError(f"the provider dealt nothing for {purpose}/{slot}", at_fault=self.dealer)
         return piece
 
-    def _take_array(self, purpose: str, slot: int, shape: tuple[int, ...]) -> Bits | Words:
+    def _take_array(self, purpose: str, slot: int, shape: tuple[int, ...], kind: type[Number]) -> npt.NDArray[Number]:
         piece = self._take(purpose, slot)
-        if isinstance(piece, Tensor) or piece.shape != shape:
-            raise Desynchronised("a correction has another shape than the gate expects")
-        return piece
+        if isinstance(piece, Tensor) or piece.dtype != kind or piece.shape != shape:
+            raise self._not_as_expected()
+        return piece.view(kind)
+
+    def _not_as_expected(self) -> Desynchronised:
+        return Desynchronised("a correction has another shape or type than the gate expects", at_fault=self.dealer)
 
     def abandon(self, outs: tuple[int, ...]) -> None:
         """Forget everything about an instruction that failed."""

@@ -10,7 +10,7 @@ modulo 2^(w-k), and the parties share the k bits above.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,7 +21,15 @@ from torchveil.kernels.linear_maps import LinearMap
 from torchveil.randomness import Words
 
 #: (opening or None, mask) of a wire that follows others, or None as long as one of them has no mask.
-Follow = Callable[[], tuple[Tensor | None, Tensor] | None]
+Faces = Callable[[], tuple[Tensor | None, Tensor] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """The wires that a wire follows, and how."""
+
+    terms: Sequence[Wire]
+    faces: Faces
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,7 @@ class Wire:
         if self._mask is not None or self.short is not None:
             return True
         if self.follow is not None:
-            faces = self.follow()
+            faces = self.follow.faces()
             if faces is not None:
                 self.open(*faces)
             return faces is not None
@@ -125,6 +133,26 @@ class Wire:
             self.opening = reduce_ring(via(parent.opening), self.width)
         self.parent = self.via = None
         return True
+
+    def layout(self) -> Tensor | None:
+        """A tensor of the value's shape; None while this role has none."""
+        if self.share is not None:
+            return self.share
+        return self._mask if self._mask is not None or self.short is None else self.short.mask
+
+    def held(self) -> list[Tensor | Words]:
+        """All that it keeps in memory."""
+        found: list[Tensor | Words | None] = [self.share, self.opening, self._mask]
+        if self.short is not None:
+            found.append(self.short.mask)
+        if self.half is not None:
+            found += [self.half.mask, self.half.opening, self.half.upper]
+        return [x for x in found if x is not None]
+
+    def sources(self) -> list[Wire]:
+        """The wires that it keeps because it follows them."""
+        found = [] if self.parent is None else [self.parent]
+        return found if self.follow is None else [*found, *self.follow.terms]
 
     def value(self) -> Tensor:
         if self.share is None:
@@ -175,6 +203,10 @@ class BitWire:
     flip: Tensor | None
     mask: Tensor | None
     value: Tensor | None = None
+
+    def held(self) -> list[Tensor]:
+        """All that it keeps in memory."""
+        return [x for x in (self.flip, self.mask, self.value) if x is not None]
 
     def public_flip(self) -> Tensor:
         if self.flip is None:

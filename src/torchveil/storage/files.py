@@ -7,12 +7,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import BinaryIO
 
 from torchveil.errors import StorageError
 from torchveil.randomness import os_bytes
 
 _PARTIAL = ".partial"
+
+#: How long to wait for a lock that others have for moments.
+LOCK_S = 10.0
 
 
 @contextmanager
@@ -42,6 +46,25 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(descriptor: int, path: Path, timeout_s: float = LOCK_S) -> None:
+    """Wait until nobody else has this open file locked, and lock it until it is closed.
+
+    Raises ``StorageError`` if that takes longer: whoever has it does not do what takes moments, or hangs.
+    """
+    deadline, pause_s = monotonic() + timeout_s, 0.0005
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if monotonic() > deadline:
+            raise StorageError(
+                f"{path} is locked by somebody else for more than {timeout_s:g} s",
+                remedy="see which process has it open (fuser) and end that, if it hangs",
+            )
+        sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.01)
 
 
 @contextmanager
@@ -98,9 +121,13 @@ def _aside(prefix: Path) -> tuple[Path, int]:
     while True:
         path = prefix.with_name(f"{prefix.name}{os_bytes(8).hex()}{_PARTIAL}")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return path, descriptor
+        try:
+            lock(descriptor, path)
+            if os.fstat(descriptor).st_nlink:
+                return path, descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)  # somebody who clears remains was here before the lock
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import shutil
 import socket
 import threading
@@ -228,6 +229,32 @@ def hang_up(server: socket.socket) -> None:
     with suppress(OSError):
         while True:
             server.accept()[0].close()
+
+
+def test_a_certificate_that_ends_soon_is_said_at_every_session_and_to_programs(tmp_path: Path) -> None:
+    config = write_cluster(tmp_path)
+    for role in (Role("party", "alice"), Role("controller", "scientist")):
+        issue(tmp_path, role, days=10, renew=True)
+    out = StringIO()
+    logs.configure("party/alice", out, "warning")
+    try:
+        with ExitStack() as stack:
+            daemons = [
+                stack.enter_context(Daemon(read_role(tmp_path / f"{role.name}.toml"))) for role in config.addresses
+            ]
+            for _ in range(2):
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    connect(tmp_path / "cluster.toml").close()
+                (warning,) = caught
+                assert "controller/scientist ends on" in str(warning.message) and warning.filename == __file__
+            (said,) = re.findall(rb"\ntorchveil_certificate_expiry_seconds (.*)\n", daemons[0].metrics.text())
+            assert float(said) == daemons[0].credentials.identity.not_after.timestamp()
+    finally:
+        logs.close()
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["the certificate ends soon"] * 3
+    assert {line["role"] for line in lines} == {"party/alice"}
 
 
 def test_a_certificate_that_ends_soon_is_said_at_the_start(tmp_path: Path) -> None:

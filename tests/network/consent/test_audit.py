@@ -13,7 +13,8 @@ import pytest
 
 from tests.network.consent.authority import CLUSTER, Authority, Credentials
 from torchveil.errors import AuditBroken, StorageError
-from torchveil.network.consent.audit import PURPOSE, AuditLog, Report, SignedHead, compare, records, verify, verify_all
+from torchveil.network.consent.audit import PURPOSE, AuditLog, Report, SignedHead, compare, records, verify
+from torchveil.network.consent.releases import verify_all
 
 AUTHORITY = Authority()
 ALICE, BOB = AUTHORITY.issue("party/alice"), AUTHORITY.issue("party/bob")

@@ -347,6 +347,7 @@ def test_a_release_that_makes_no_sense_is_refused(world: World, change: dict[str
         {"slot": 1},
         {"shape": (6,)},
         {"digits": 3},
+        {"request": "0123456789abcdef"},
     ],
     ids=str,
 )
@@ -421,7 +422,18 @@ def test_repeats_are_one_request(world: World) -> None:
     assert entry.times == 2
 
 
-def test_denied_stays_denied_until_granted(world: World) -> None:
+def approve(world: World, owner: Credentials, request_id: str) -> SignedGrant:
+    (request,) = [
+        entry.request
+        for entry in (*world.consent.requests(owner.role), *world.consent.denials(owner.role))
+        if entry.request.id == request_id
+    ]
+    signed = sign_grant(owner, answer(owner, request, now=NOW, seconds=DAY))
+    world.consent.add(signed)
+    return signed
+
+
+def test_denied_stays_denied_until_approved(world: World) -> None:
     refused(world)
     (entry,) = world.consent.requests("owner/hospital-a")
     world.consent.deny("owner/hospital-a", entry.request.id)
@@ -430,8 +442,83 @@ def test_denied_stays_denied_until_granted(world: World) -> None:
     assert world.consent.requests("owner/hospital-a") == []
     with pytest.raises(GrantInvalid):
         world.consent.deny("owner/hospital-b", entry.request.id)
+    approve(world, world.hospital_a, entry.request.id)
+    assert [entry.request.id for entry in world.consent.denials("owner/hospital-a")] == [entry.request.id]
+    world.consent.decide(world.release())
+    assert world.consent.denials("owner/hospital-a") == []
+    assert "denied" not in refused(world)
+
+
+@pytest.mark.parametrize("ahead", [BUDGET | {"quota": 1 << 20}, {"quota": 5}], ids=["budget", "plan"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_nothing_that_is_granted_ahead_passes_a_denial(world: World, ahead: dict[str, Any], before: bool) -> None:
+    # hospital-b has granted nothing, so that there is something to deny
+    refused(world, owners=BOTH)
+    (entry,) = world.consent.requests("owner/hospital-a")
+    if before:
+        world.give(**ahead)
+    world.consent.deny("owner/hospital-a", entry.request.id)
+    if not before:
+        world.give(**ahead)
+    world.give(world.hospital_b)
+    assert "owner/hospital-a denied it" in refused(world, owners=BOTH)
+    world.consent.decide(world.release())  # another request, which nobody denied
+    approve(world, world.hospital_a, entry.request.id)
+    world.consent.decide(world.release(owners=BOTH))
+
+
+def test_an_approval_pays_for_nothing_but_its_request(world: World) -> None:
+    """Of two values of one shape for one receiver, one is denied and the other approved."""
+    budget: dict[str, Any] = {"plan": None, "slot": None}
+    refused(world, **budget, owners=BOTH)
+    refused(world, **budget)
+    both, alone = world.consent.requests("owner/hospital-a")
+    world.consent.deny("owner/hospital-a", both.request.id)
+    approve(world, world.hospital_b, both.request.id)
+    approve(world, world.hospital_a, alone.request.id)
+    assert "owner/hospital-a denied it" in refused(world, **budget, owners=BOTH)
+    world.consent.decide(world.release(**budget))
+    refused(world, **budget)
+    assert "owner/hospital-a denied it" in refused(world, **budget, owners=BOTH)
+
+
+def test_an_approval_answers_no_other_request(world: World) -> None:
+    for shape in ((3, 2), (2, 3)):
+        refused(world, plan=None, slot=None, shape=shape)
+    refused(world)
+    first, *others = world.consent.requests("owner/hospital-a")
+    approve(world, world.hospital_a, first.request.id)
+    assert [entry.request.id for entry in world.consent.requests("owner/hospital-a")] == [
+        entry.request.id for entry in others
+    ]
+
+
+def test_a_denial_ends_what_was_approved_before(world: World) -> None:
+    refused(world, owners=BOTH)
+    (entry,) = world.consent.requests("owner/hospital-a")
+    signed = approve(world, world.hospital_a, entry.request.id)
+    world.consent.deny("owner/hospital-a", entry.request.id)
+    approve(world, world.hospital_b, entry.request.id)
+    assert "owner/hospital-a denied it" in refused(world, owners=BOTH)
+    with pytest.raises(GrantInvalid, match="withdrawn"):
+        world.consent.add(signed)
+
+
+def test_an_approval_of_what_was_denied_can_be_taken_back(world: World) -> None:
+    refused(world)
+    (entry,) = world.consent.requests("owner/hospital-a")
+    world.consent.deny("owner/hospital-a", entry.request.id)
+    signed = approve(world, world.hospital_a, entry.request.id)
+    world.consent.withdraw("owner/hospital-a", signed.grant.nonce)
+    world.give(**BUDGET, quota=1 << 20)
+    assert "denied" in refused(world)
+
+
+def test_a_request_that_a_grant_paid_for_waits_no_more(world: World) -> None:
+    refused(world)
     world.give()
     world.consent.decide(world.release())
+    assert world.consent.requests("owner/hospital-a") == []
 
 
 def test_a_withdrawn_grant_stays_dead(world: World) -> None:
@@ -463,6 +550,25 @@ def test_a_flood_of_requests_is_bounded(world: World, monkeypatch: pytest.Monkey
     entries = world.consent.requests("owner/hospital-a")
     assert [entry.request.receiver for entry in entries].count("controller/scientist") == 10
     assert [entry.request.receiver for entry in entries].count("controller/quiet") == 1
+
+
+def test_a_flood_of_requests_washes_no_denial_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchveil.network.consent.store.MAX_REQUESTS", 4)
+    refused(world)
+    (entry,) = world.consent.requests("owner/hospital-a")
+    world.consent.deny("owner/hospital-a", entry.request.id)
+    for k in range(9):
+        refused(world, shape=(k + 1,), bits=64 * (k + 1))
+    world.give(**BUDGET, quota=1 << 20)
+    assert "denied" in refused(world)
+    for waiting in world.consent.requests("owner/hospital-a"):
+        world.consent.deny("owner/hospital-a", waiting.request.id)
+    assert len(world.consent.denials("owner/hospital-a")) == 4
+    text = refused(world, shape=(50,), bits=3200, owners=BOTH)
+    assert "not kept" in text and "torchveil approve" not in text
+    assert len(world.consent._store.look().asked) == 4
+    refused(world, receiver="controller/quiet")
+    assert len(world.consent._store.look().asked) == 5
 
 
 # --- crashes ---------------------------------------------------------------------------------------------------------

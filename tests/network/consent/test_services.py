@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 
 from tests.network.consent.cluster import ClusterHere, PartyHere
-from torchveil.cli import main, owners
+from torchveil.cli import main
 from torchveil.errors import AuditBroken, ConsentError, ConsentRequired, GrantInvalid
 from torchveil.network.consent.audit import AuditLog, records
 from torchveil.network.consent.grants import encode, new_grant, sign_grant
@@ -53,13 +53,15 @@ def refused(cluster: ClusterHere, party: PartyHere, wire: int = 3) -> None:
         reveal(cluster, party, wire)
 
 
-def command(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, *arguments: str, says: str = "") -> int:
+def command(
+    cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, *arguments: str, says: str = "", lead_s: float = 0.0
+) -> int:
     def parties(options: argparse.Namespace) -> Any:
         return cluster.parties(cluster.owner)
 
-    monkeypatch.setattr(owners, "parties", parties)
     for name in ("grant", "requests", "approve", "deny", "audit"):
         monkeypatch.setattr(f"torchveil.cli.{name}.parties", parties)
+    monkeypatch.setattr("torchveil.cli.owners.LEAD_S", lead_s)
     monkeypatch.setattr("sys.stdin", io.StringIO(says))
     return main([*arguments, *([] if arguments[:2] == ("audit", "show") else ["--cluster", str(cluster.file)])])
 
@@ -81,7 +83,7 @@ def test_a_session_asks_with_the_plan_that_made_the_value(cluster: ClusterHere) 
 
 def test_a_session_is_in_the_log(cluster: ClusterHere) -> None:
     made = session(cluster, cluster.alice)
-    made.end()
+    made.end(7)
     assert len(made.provenance) == 0
     assert [record.kind for record in records(cluster.alice.path)] == ["session start", "session end"]
 
@@ -217,14 +219,46 @@ def test_approve(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert command(cluster, monkeypatch, "approve", name, "--yes") == 2
 
 
+@pytest.mark.parametrize("kind", ["approve", "grant"])
+def test_a_grant_begins_when_it_lies_at_all_parties(
+    cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Else somebody who asks again and again has it paid at one party and refused at the next."""
+    refused(cluster, cluster.alice)
+    (name,) = cluster.parties(cluster.owner).requests()
+    to = str(cluster.directory / "controller-scientist.pem")
+    words = [name] if kind == "approve" else ["--to", to, "--plan", PLAN.hex()]
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        for party in (cluster.alice, cluster.bob):
+            assert party.consent.grants("owner/hospital-a")
+            refused(cluster, party)
+        waited.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr("torchveil.cli.owners.sleep", sleep)
+    assert command(cluster, monkeypatch, kind, *words, "--yes", lead_s=2.0) == 0
+    assert 0.5 < waited[0] <= 2
+    reveal(cluster, cluster.alice)
+    reveal(cluster, cluster.bob)
+
+
 def test_deny(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     refused(cluster, cluster.alice)
     (name,) = cluster.parties(cluster.owner).requests()
     assert command(cluster, monkeypatch, "deny", name) == 0
     with pytest.raises(ConsentRequired, match="denied"):
         reveal(cluster, cluster.alice)
+    capsys.readouterr()
+    assert command(cluster, monkeypatch, "requests") == 0
+    assert name not in capsys.readouterr().out
+    assert command(cluster, monkeypatch, "requests", "--denied") == 0
+    assert name in capsys.readouterr().out
     assert command(cluster, monkeypatch, "deny", name) == 2
     assert command(cluster, monkeypatch, "deny", "nonsense") == 2
+    assert command(cluster, monkeypatch, "approve", name, "--yes") == 0
+    reveal(cluster, cluster.alice)
 
 
 def test_a_budget_says_what_it_is(
@@ -232,8 +266,10 @@ def test_a_budget_says_what_it_is(
 ) -> None:
     to = str(cluster.directory / "controller-scientist.pem")
     assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "640", says="") == 1
-    assert "may disclose any function of your data, up to 640 bits" in capsys.readouterr().out
+    assert "a bit budget: may disclose any function of your data, up to 640 bits" in capsys.readouterr().out
     refused(cluster, cluster.alice, wire=4)
+    assert command(cluster, monkeypatch, "requests") == 0
+    assert "a bit budget: may disclose any function of your data, up to 320 bits" in capsys.readouterr().out
     assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "640", "--yes") == 0
     reveal(cluster, cluster.alice, wire=4)
     reveal(cluster, cluster.alice)
@@ -257,12 +293,42 @@ def test_grant_for_a_plan(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch)
     assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "64", "--days", "nan", "--yes") == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--bits", "0"), "'0' is no whole number from 1 on"),
+        (("--bits", "-64"), "'-64' is no whole number from 1 on"),
+        (("--bits", "many"), "is no whole number from 1 on"),
+        (("--plan", PLAN.hex(), "--releases", "0"), "is no whole number from 1 on"),
+        (("--plan", PLAN.hex(), "--slot", "-1"), "is no whole number from 0 on"),
+        (("--bits", "64", "--shape", "3x"), "write 3x2 for a matrix"),
+        (("--bits", "64", "--shape", "big"), "write 3x2 for a matrix"),
+        (("--bits", "64", "--shape", "-3"), "write 3x2 for a matrix"),
+        (("--bits", "64", "--shape", "9" * 19), "write 3x2 for a matrix"),
+    ],
+)
+def test_a_grant_of_nothing(
+    cluster: ClusterHere,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    says: str,
+) -> None:
+    to = str(cluster.directory / "controller-scientist.pem")
+    words = tuple(f"{name}={value}" for name, value in zip(words[::2], words[1::2], strict=True))
+    with pytest.raises(SystemExit) as caught:
+        command(cluster, monkeypatch, "grant", "--to", to, *words, "--yes")
+    assert caught.value.code == 2 and says in capsys.readouterr().err
+    assert all(not listing.grants for listing in cluster.parties(cluster.owner).listings().values())
+
+
 def test_audit(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     alice, bob = cluster.alice, cluster.bob
     refused(cluster, alice)
     swap_heads(alice.log, alice.consent.recognise, bob.asked_by(alice.credentials))
     assert command(cluster, monkeypatch, "audit", "show", str(alice.path)) == 0
-    assert "refusal" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "refusal" in said and "of=party/bob lines=1" in said
     logs, kept = (f"alice={alice.path}", f"bob={bob.path}"), str(cluster.directory / "heads.json")
     assert command(cluster, monkeypatch, "audit", "verify", *logs, "--ask", "--save", kept) == 0
     for path in (alice.path, bob.path):
@@ -286,3 +352,36 @@ def test_audit_verify_sees_a_cut_tail_by_the_other_log_alone(
     alice.path.write_bytes(alice.path.read_bytes().splitlines(keepends=True)[0])
     assert command(cluster, monkeypatch, "audit", "verify", *logs) == 1
     assert "party/alice" in capsys.readouterr().out
+
+
+def test_audit_verify_does_not_praise_what_it_did_not_check(
+    cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alice, bob = cluster.alice, cluster.bob
+    both = (f"alice={alice.path}", f"bob={bob.path}")
+
+    def verified(*words: str) -> tuple[int, str]:
+        status = command(cluster, monkeypatch, "audit", "verify", *words)
+        said = capsys.readouterr().out
+        assert (status == 0) == ("nothing is wrong\n" in said), said
+        return status, said
+
+    refused(cluster, alice)
+    status, said = verified(both[0])
+    assert status == 2 and "party/alice: not checked: its end" in said and "nothing was compared" in said
+    status, said = verified()  # the parties are asked, and none has heard of the other
+    assert status == 2 and "party/alice: not checked: its end" in said and "party/bob: not checked" in said
+    assert verified(*both)[0] == 1
+    kept = cluster.directory / "heads.json"
+    assert verified(*both, "--ask", "--save", str(kept))[0] == 1, "what a party says of itself is no check"
+    assert verified(*both, "--heads", str(kept))[0] == 0
+    swap_heads(alice.log, alice.consent.recognise, bob.asked_by(alice.credentials))
+    assert verified()[0] == 0
+    assert verified(*both)[0] == 0
+    assert verified(both[0])[0] == 2, "alice's log holds a head of bob's, which is not here"
+    assert verified(both[0], "--ask")[0] == 0
+    mute = bob.path.read_bytes().splitlines(keepends=True)
+    bob.path.write_bytes(b"")
+    assert verified(*both)[0] == 1
+    bob.path.write_bytes(b"".join(mute))
+    assert verified(*both)[0] == 0

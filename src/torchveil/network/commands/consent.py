@@ -46,17 +46,17 @@ class Parties:
         """What waits for the owner, and the owner's grants, at every party."""
         return {party: decode(ask("consent/list", b""), Listing, MAX_LIST_BYTES) for party, ask in self.asks.items()}
 
-    def requests(self) -> dict[str, Request]:
-        """What waits for the owner at any party, by the name that the parties know it by."""
+    def requests(self, *, denied: bool = False) -> dict[str, Request]:
+        """What waits for the owner at any party, or was denied there, by the name that the parties know it by."""
         found: dict[str, Request] = {}
         for listing in self.listings().values():
             # the name is worked out here: a party cannot show another request under it than it files
-            found.update((request.id, request) for request in listing.requests)
+            found.update((request.id, request) for request in (listing.denied if denied else listing.requests))
         return found
 
     def request(self, name: str) -> Request:
-        """One of them. Raises ``GrantInvalid``."""
-        request = self.requests().get(name)
+        """One of them, waiting or denied. Raises ``GrantInvalid``."""
+        request = self.requests().get(name) or self.requests(denied=True).get(name)
         if request is None:
             raise GrantInvalid(f"no request {name} waits for {self.signer.role}", remedy="see torchveil requests")
         return request

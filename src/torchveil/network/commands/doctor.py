@@ -10,7 +10,6 @@ is given.
 
 from __future__ import annotations
 
-import socket
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from torchveil.network.commands.reach import Reach
 from torchveil.network.commands.status import expiry
 from torchveil.network.health import Link, Status, ask_measure, ask_status, measure_link, one_line
 from torchveil.network.inspection import WARN_DAYS
+from torchveil.network.links import look_up, open_tcp
 from torchveil.profiling.network import Estimate, Network, estimate
 from torchveil.profiling.units import duration, size
 
@@ -95,12 +95,12 @@ Connect = Callable[[str, int], None]
 
 def resolve_name(host: str, port: int) -> object:
     """Whether the name has an address; raises ``OSError``."""
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return look_up(host, port, PORT_TIMEOUT_S)
 
 
 def open_port(host: str, port: int) -> None:
     """Whether a connection is accepted; raises ``OSError``."""
-    socket.create_connection((host, port), timeout=PORT_TIMEOUT_S).close()
+    open_tcp(host, port, PORT_TIMEOUT_S).close()
 
 
 def examine(
@@ -180,9 +180,8 @@ def _agreement(reach: Reach, role: str, reply: Status) -> Iterator[Check]:
         yield Check("configuration", role, OK, reply.config_digest[:16])
     else:
         seen = f"{role} has the digest {reply.config_digest[:16]}, this machine {reach.config_digest[:16]}"
-        remedy = (
-            "give all roles the same cluster file (name, order of roles, deadline_s) and authority, then restart them"
-        )
+        agreed = "name, roles in order, ranks, deadline_s"
+        remedy = f"give all roles the same cluster file ({agreed}) and authority, and restart them"
         yield Check("configuration", role, FAILED, seen, remedy)
 
 

@@ -2,8 +2,9 @@
 
 One line of JSON per event, which holds the SHA-256 of the line before it. Whoever changes, removes, inserts or swaps
 lines has to write all later ones anew, and then the chain no longer leads to a head that was signed earlier; a head is
-(number of lines, hash of the last one, party, time, signature). Parties exchange heads at the end of sessions and write
-those of the others into their own logs, so that a tail that is cut off is missed at the other parties.
+(number of lines, hash of the last one, party, time, signature). Parties exchange heads when they start, after releases
+and at the end of sessions, and write those of the others into their own logs, so that a tail that is cut off is missed
+at the other parties. What no head covers yet, the logs of the others tell of as well (``releases``).
 
 No line holds a value, a share or a key. A line is on disk (fsync) before ``append`` returns, hence before anything is
 released. What a crash leaves of a half-written line is kept inside a line of its own ("torn"), never dropped silently.
@@ -43,7 +44,10 @@ _KEPT = 16 << 10
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:/+=-]*\Z")]
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]*\Z")]
 
-Kind = Literal["reveal", "refusal", "grant", "denial", "withdrawal", "session start", "session end", "head", "torn"]
+#: ``start``: the party's daemon; after it a log that was cut has a head that contradicts the ones before.
+Kind = Literal[
+    "reveal", "refusal", "grant", "denial", "withdrawal", "start", "session start", "session end", "head", "torn"
+]
 
 
 class SignedHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -403,15 +407,6 @@ def compare(heads: Iterable[SignedHead]) -> list[str]:
     return problems
 
 
-def verify_all(
-    logs: dict[str, Path], heads: Iterable[SignedHead], *, cluster: str, recognise: Recognise | None = None
-) -> list[Report]:
-    """Check the logs of several parties against ``heads`` and against the heads that the logs hold of one another."""
-    found = [verify(path, (), party=party, cluster=cluster) for party, path in logs.items()]
-    known = [*heads, *(head for report in found for head in report.heads)]
-    return [verify(path, known, party=party, cluster=cluster, recognise=recognise) for party, path in logs.items()]
-
-
 def records(path: Path) -> Iterator[Record]:
     """The lines of a log that are records, for people to read."""
     for raw in _lines(path):
@@ -439,5 +434,4 @@ __all__ = [
     "heads_in",
     "records",
     "verify",
-    "verify_all",
 ]

@@ -4,6 +4,8 @@ A grant names one receiver (role and certificate) and either an output of a plan
 plan: then it is a *bit budget*, and may disclose any function of the owner's data, up to that many bits. Its quota is
 for its whole life at one party, over all sessions. The 16 random bytes of its nonce are its name.
 
+The answer to a request names the request, and pays for nothing else. Only such a grant passes an owner's denial.
+
 Sizes. ``bits`` of a release are 64 per element unless the parties know better: a conservative upper bound of what an
 element can tell, since it is a number of the ring Z_2^64.
 """
@@ -43,6 +45,7 @@ Slot = Annotated[int, Meta(ge=0, le=1 << 20)]
 Digits = Annotated[int, Meta(ge=0, le=62)]
 Amount = Annotated[int, Meta(ge=0, le=1 << 62)]
 Seconds = Annotated[int, Meta(ge=0, le=1 << 37)]
+RequestId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,7 +75,7 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """One permission of one owner.
 
     quota: releases for a plan, bits for a budget; not_before, expires: seconds since 1970, the second one excluded;
-    shape, digits: None for any.
+    shape, digits: None for any; request: the one that it answers, None if it was given ahead.
     """
 
     cluster: Cluster
@@ -87,6 +90,7 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     not_before: Seconds
     expires: Seconds
     nonce: Nonce
+    request: RequestId | None
 
     @property
     def budget(self) -> bool:
@@ -103,6 +107,7 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             and (self.plan is None or (self.plan == request.plan and self.slot == request.slot))
             and self.shape in (None, request.shape)
             and self.digits in (None, request.digits)
+            and (self.request is None or self.request == request.id)
         )
 
     def price(self, request: Request) -> int:
@@ -163,6 +168,7 @@ def new_grant(
     slot: int | None = None,
     shape: tuple[int, ...] | None = None,
     digits: int | None = None,
+    request: str | None = None,
 ) -> Grant:
     """A grant of the signer's with a fresh nonce, valid for ``seconds`` from ``now`` on."""
     return Grant(
@@ -178,11 +184,12 @@ def new_grant(
         not_before=int(now),
         expires=int(now) + seconds,
         nonce=os_bytes(16),
+        request=request,
     )
 
 
 def answer(signer: Signer, request: Request, *, now: float, seconds: int) -> Grant:
-    """The grant for exactly this request, once."""
+    """The grant for exactly this request, and no other of its size, once."""
     return new_grant(
         signer,
         request.receiver,
@@ -194,6 +201,7 @@ def answer(signer: Signer, request: Request, *, now: float, seconds: int) -> Gra
         slot=request.slot,
         shape=request.shape,
         digits=request.digits,
+        request=request.id,
     )
 
 
@@ -253,15 +261,16 @@ def describe_grant(grant: Grant) -> str:
     """What signing it means, in words, for the owner who is asked."""
     about = _value(grant.shape, grant.digits)
     if grant.plan is None:
-        what = f"may disclose any function of your data, up to {grant.quota} bits ({about})"
+        what = f"a bit budget: may disclose any function of your data, up to {grant.quota} bits ({about})"
     else:
         what = (
             f"may disclose output {grant.slot} of the plan {grant.plan.hex()}, {_times(grant.quota)} ({about}), "
             f"whatever the plan was given"
         )
+    answered = f"\n  for request {grant.request} alone" if grant.request else ""
     return (
         f"To {grant.receiver} (certificate {grant.fingerprint.hex()}):\n"
-        f"  {what}\n  for {(grant.expires - grant.not_before) / 86400:g} days, over all sessions; "
+        f"  {what}{answered}\n  for {(grant.expires - grant.not_before) / 86400:g} days, over all sessions; "
         f"from the data of {grant.owner}"
     )
 
@@ -270,7 +279,7 @@ def describe_request(request: Request) -> str:
     """What is asked for, in words."""
     about = _value(request.shape, request.digits)
     if request.plan is None:
-        what = f"may disclose any function of your data, up to {request.bits} bits ({about})"
+        what = f"a bit budget: may disclose any function of your data, up to {request.bits} bits ({about}), once"
     else:
         what = f"output {request.slot} of the plan {request.plan.hex()}, once ({about}), whatever the plan was given"
     return (

@@ -5,7 +5,8 @@ every owner but the receiver must have a fitting grant: one for the output of a 
 those the one that ends first. Their quotas go down together, all or none, and are on disk before the release: a crash
 may lose a release, it never gives one twice. Every decision is in the log before anybody learns of it.
 
-If somebody's grant is missing, the release is filed as a request, under a name that is the same at all parties.
+If somebody's grant is missing, the release is filed as a request, under a name that is the same at all parties. An
+owner who denies a request has refused it whatever else was granted: only a grant that answers this request passes.
 """
 
 from __future__ import annotations
@@ -103,30 +104,33 @@ class Consent:
             missing = [owner for owner, grant in chosen.items() if grant is None]
             paying = [grant for grant in chosen.values() if grant is not None]
             if missing:
-                entry = state.file_request(request, missing, now)
-                denied = [owner for owner in missing if owner in entry.denied]
+                denied = [owner for owner in missing if owner in state.denied(request)]
+                filed = state.file_request(request, missing, now) is not None
             else:
                 for grant in paying:
                     state.used[grant.nonce] = state.used.get(grant.nonce, 0) + grant.price(request)
+                state.asked.pop(request.id, None)
         if missing:
             self._write("refusal", release, request=request.id)
-            raise _refusal(request, missing, denied)
+            raise _refusal(request, missing, denied, filed)
         nonces = tuple(grant.nonce for grant in paying)
         self._write("reveal", release, grants=nonces)
         return Decision(nonces)
 
     def _choose(self, state: State, owner: str, request: Request, now: float) -> Grant | None:
-        """The grant of an owner that pays: plans before budgets, what ends first before the rest."""
+        """The grant of an owner that pays: answers before what was given ahead, plans before budgets, then by end."""
+        denied = owner in state.denied(request)
         fitting = (
             signed.grant
             for signed in state.grants.values()
             if signed.grant.owner == owner
             and signed.grant.fits(request)
+            and (signed.grant.request is not None or not denied)
             and signed.grant.valid_at(now)
             and state.left(signed.grant) >= signed.grant.price(request)
             and self._still_good(signed, now)
         )
-        return min(fitting, key=lambda grant: (grant.budget, grant.expires, grant.nonce), default=None)
+        return min(fitting, key=_order, default=None)
 
     def _still_good(self, signed: SignedGrant, now: float) -> bool:
         """Checked again at each use: the owner's certificate may have ended since, the file may have been edited."""
@@ -184,26 +188,33 @@ class Consent:
                 raise GrantInvalid("a grant under a nonce that was used or withdrawn", remedy="sign a new grant")
             state.add_grant(signed)
             state.answer(grant)
-        self._log.append(
-            "grant",
-            receiver=grant.receiver,
-            owners=(grant.owner,),
-            shape=grant.shape,
-            digits=grant.digits,
-            bits=grant.quota if grant.budget else None,
-            plan=grant.plan,
-            slot=grant.slot,
-            grants=(grant.nonce,),
-        )
+            # before it is in force: no release is under a grant that the log does not have
+            self._log.append(
+                "grant",
+                receiver=grant.receiver,
+                owners=(grant.owner,),
+                shape=grant.shape,
+                digits=grant.digits,
+                bits=grant.quota if grant.budget else None,
+                plan=grant.plan,
+                slot=grant.slot,
+                grants=(grant.nonce,),
+                request=grant.request or "",
+            )
 
     def requests(self, owner: str) -> list[Asked]:
         """What waits for an answer of ``owner``, the oldest first."""
         return [entry for entry in self._store.look().asked.values() if owner in entry.waiting]
 
-    def deny(self, owner: str, request_id: str) -> None:
-        """``owner`` refuses a request: repeating it fails at once until the owner grants it after all.
+    def denials(self, owner: str) -> list[Asked]:
+        """What ``owner`` refused, the oldest first."""
+        return [entry for entry in self._store.look().asked.values() if owner in entry.denied]
 
-        Raises ``GrantInvalid`` if no such request is about the owner's data.
+    def deny(self, owner: str, request_id: str) -> None:
+        """``owner`` refuses a request: repeating it fails at once until the owner approves it after all.
+
+        An answer that the owner gave to it earlier is dead, and no grant that was given ahead pays for it. Raises
+        ``GrantInvalid`` if no such request is about the owner's data.
         """
         with self._store.change() as state:
             entry = state.asked.get(request_id)
@@ -212,6 +223,10 @@ class Consent:
             entry.waiting = [other for other in entry.waiting if other != owner]
             entry.denied = sorted({*entry.denied, owner})
             request = entry.request
+            answers = [signed.grant for signed in state.grants.values() if signed.grant.request == request_id]
+            for nonce in [grant.nonce for grant in answers if grant.owner == owner]:
+                state.revoked.add(nonce)
+                del state.grants[nonce]
         self._log.append(
             "denial",
             receiver=request.receiver,
@@ -260,14 +275,22 @@ class Consent:
         )
 
 
-def _refusal(request: Request, missing: list[str], denied: list[str]) -> ConsentRequired:
+def _order(grant: Grant) -> tuple[bool, bool, int, bytes]:
+    return grant.request is None, grant.budget, grant.expires, grant.nonce
+
+
+def _refusal(request: Request, missing: list[str], denied: list[str], filed: bool) -> ConsentRequired:
     """The error that the receiver gets: who, not what."""
     waiting = [owner for owner in missing if owner not in denied]
     said = [f"{', '.join(denied)} denied it"] if denied else []
     said += [f"{', '.join(waiting)} did not grant it"] if waiting else []
+    remedy = f"ask them to run: torchveil approve {request.id}"
+    if not filed:
+        said += ["so many requests were denied that this one was not kept"]
+        remedy = "ask them to approve one of those, or to grant this one ahead"
     return ConsentRequired(
         f"{request.receiver} may not see this value: {'; '.join(said)} (request {request.id})",
-        remedy=f"ask them to run: torchveil approve {request.id}",
+        remedy=remedy,
     )
 
 

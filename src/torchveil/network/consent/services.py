@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from torchveil.errors import AuditBroken, GrantInvalid
 from torchveil.network.consent.audit import AuditLog, SignedHead
-from torchveil.network.consent.grants import Grant, Nonce, Request, SignedGrant, decode, encode
+from torchveil.network.consent.grants import Grant, Nonce, Request, RequestId, SignedGrant, decode, encode
 from torchveil.network.consent.identities import Recognise
 from torchveil.network.consent.policy import Consent
 
@@ -44,16 +44,17 @@ class GrantLeft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Listing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an owner is shown: requests that wait for the owner, and the owner's grants in force."""
+    """What an owner is shown: requests that wait for the owner, those denied, and the owner's grants in force."""
 
     requests: Annotated[tuple[Request, ...], Meta(max_length=SHOWN)]
+    denied: Annotated[tuple[Request, ...], Meta(max_length=SHOWN)]
     grants: Annotated[tuple[GrantLeft, ...], Meta(max_length=SHOWN)]
 
 
 class Denial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The asker refuses this request."""
 
-    request: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+    request: RequestId
 
 
 class Withdrawal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +84,8 @@ def _grant(context: Context, peer: Peer, arguments: bytes, _body: Any) -> Answer
 def _list(context: Context, peer: Peer, _arguments: bytes, _body: Any) -> Answer:
     consent, owner = context.consent, str(peer.role)
     requests = tuple(entry.request for entry in consent.requests(owner)[:SHOWN])
-    return Listing(requests, tuple(GrantLeft(grant, left) for grant, left in consent.grants(owner)[:SHOWN])), ()
+    denied = tuple(entry.request for entry in consent.denials(owner)[:SHOWN])
+    return Listing(requests, denied, tuple(GrantLeft(grant, left) for grant, left in consent.grants(owner)[:SHOWN])), ()
 
 
 def _deny(context: Context, peer: Peer, arguments: bytes, _body: Any) -> Answer:

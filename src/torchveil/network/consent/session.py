@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torchveil.network.consent.grants import upper_bound_bits
 from torchveil.network.consent.policy import Consent, Decision, Release
 from torchveil.network.consent.provenance import Provenance
@@ -11,10 +13,13 @@ from torchveil.program import instructions as ins
 class SessionConsent:
     """``provenance`` is to follow all that the session carries out; ``allow`` is to be asked before any release.
 
-    session: its id in hexadecimal, for the log.
+    session: its id in hexadecimal, for the log; released: called after each release that is allowed; returns at once.
     """
 
-    def __init__(self, consent: Consent, session: str, controller: str) -> None:
+    def __init__(
+        self, consent: Consent, session: str, controller: str, released: Callable[[], None] = lambda: None
+    ) -> None:
+        self._released = released
         self.provenance = Provenance()
         self._consent = consent
         self._session = session
@@ -31,7 +36,7 @@ class SessionConsent:
         # the controller asks for it, with its certificate: what it shared itself it lets go
         owners = self.provenance.of(i.x) - {self._controller}
         plan, slot = self.provenance.origin(i.x) or (None, None)
-        return self._consent.decide(
+        decision = self._consent.decide(
             Release(
                 receiver=receiver,
                 fingerprint=fingerprint,
@@ -45,10 +50,19 @@ class SessionConsent:
                 number=number,
             )
         )
+        self._released()
+        return decision
 
-    def end(self) -> None:
-        """The session is over."""
-        self._consent.log.append("session end", session=self._session, receiver=self._controller)
+    def decline(self, i: ins.Reveal, number: int) -> None:
+        """This party cannot give the wire of ``i`` to its receiver, whatever was granted; other parties may."""
+        owners = self.provenance.of(i.x) - {self._controller}
+        self._consent.log.append(
+            "refusal", session=self._session, number=number, receiver=i.receiver, owners=owners, shape=i.shape
+        )
+
+    def end(self, number: int) -> None:
+        """The session is over; ``number``: of the first instruction that was not begun."""
+        self._consent.log.append("session end", session=self._session, number=number, receiver=self._controller)
         self.provenance.forget()
 
 

@@ -2,7 +2,8 @@
 
 One file, replaced as a whole (written beside it, fsync, rename, fsync of the directory), so that a change happens or
 does not, whatever dies meanwhile. A change is made under a lock of the operating system: several sessions, several
-stores on the same directory and several processes take turns. The file is read again at each change.
+stores on the same directory and several processes take turns, and whoever's turn does not come gets a ``StorageError``.
+The file is read again at each change.
 
 How much of a grant is used is remembered under its nonce for ever, also when the grant is gone: a nonce that comes back
 finds its count. An operator who deletes the file makes quotas start anew; only the log of releases shows it.
@@ -10,9 +11,8 @@ finds its count. An operator who deletes the file makes quotas start anew; only 
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,11 +20,12 @@ import msgspec
 
 from torchveil.errors import LimitExceeded, StorageError
 from torchveil.network.consent.grants import Grant, Request, SignedGrant
+from torchveil.storage.files import lock
 
 #: Grants that are in force at one party at the same time.
 MAX_GRANTS = 1000
 
-#: Requests of one receiver that are remembered, waiting or denied; a new one takes the place of its oldest.
+#: Requests of one receiver that are remembered. A new one takes the place of its oldest that nobody denied.
 MAX_REQUESTS = 100
 
 #: No file of this store is larger, in bytes.
@@ -34,7 +35,8 @@ _FILE = "consent.msgpack"
 
 
 class Asked(msgspec.Struct, forbid_unknown_fields=True):
-    """A request and who still has to answer it; ``denied``: who said no. ``first``: seconds since 1970."""
+    """A request and who still has to answer it; ``denied``: who said no, until it is released after all. ``first``:
+    seconds since 1970."""
 
     request: Request
     waiting: list[str]
@@ -67,21 +69,34 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
         return grant.quota - self.used.get(grant.nonce, 0)
 
     def answer(self, grant: Grant) -> None:
-        """The owner of ``grant`` has answered the requests that it fits; those that nobody else waits for are done."""
-        for name, entry in list(self.asked.items()):
-            if grant.fits(entry.request):
-                entry.waiting = [owner for owner in entry.waiting if owner != grant.owner]
-                entry.denied = [owner for owner in entry.denied if owner != grant.owner]
-                if not entry.waiting and not entry.denied:
-                    del self.asked[name]
+        """The owner of ``grant`` has answered the request that it names; if nobody else waits for it, it is done.
 
-    def file_request(self, request: Request, missing: list[str], now: float) -> Asked:
-        """The entry of a request, made if it is new; who has denied it does not wait."""
+        A denial stays until the release: the grant passes it, and can be withdrawn before.
+        """
+        entry = self.asked.get(grant.request or "")
+        if entry is not None and grant.fits(entry.request):
+            entry.waiting = [owner for owner in entry.waiting if owner != grant.owner]
+            if not entry.waiting and not entry.denied:
+                del self.asked[entry.request.id]
+
+    def denied(self, request: Request) -> Collection[str]:
+        """Who said no to it."""
+        entry = self.asked.get(request.id)
+        return () if entry is None else entry.denied
+
+    def file_request(self, request: Request, missing: list[str], now: float) -> Asked | None:
+        """The entry of a request, made if it is new; who has denied it does not wait.
+
+        None if there is no room: as many of the receiver's as are remembered were denied.
+        """
         entry = self.asked.get(request.id)
         if entry is None:
-            theirs = [name for name, other in self.asked.items() if other.request.receiver == request.receiver]
-            for oldest in theirs[: max(0, len(theirs) - MAX_REQUESTS + 1)]:
-                del self.asked[oldest]
+            theirs = [other for other in self.asked.values() if other.request.receiver == request.receiver]
+            if len(theirs) >= MAX_REQUESTS:
+                oldest = next((other for other in theirs if not other.denied), None)
+                if oldest is None:
+                    return None
+                del self.asked[oldest.request.id]
             entry = self.asked[request.id] = Asked(request, [], [], now, 0)
         entry.waiting = [owner for owner in missing if owner not in entry.denied]
         entry.times += 1
@@ -115,12 +130,13 @@ class Store:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         # a descriptor of its own for each change, so that threads of one process wait for each other as well
-        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self._directory / "lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(descriptor, path)
             yield
         finally:
-            os.close(lock)  # and with it the lock
+            os.close(descriptor)  # and with it the lock
 
     def _read(self) -> State:
         path = self._directory / _FILE
