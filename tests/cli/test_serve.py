@@ -11,12 +11,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from torchveil.cli import main, serve
 from torchveil.network import logs
-from torchveil.network.config import read_role
+from torchveil.network.config import RoleConfig, read_role
+from torchveil.network.daemon import Daemon
 from torchveil.testing.clusters import free_ports, write_cluster
 
 
@@ -69,6 +71,36 @@ def test_a_role_serves_until_a_signal(tmp_path: Path, number: signal.Signals) ->
     assert not listens(address) and not listens(f"127.0.0.1:{port}")
     events = [json.loads(line)["event"] for line in (tmp_path / "alice.log").read_text().splitlines()]
     assert events[0] == "daemon started" and events[-1] == "daemon stopped"
+
+
+class EarlySignal(threading.Event):
+    """A signal comes while the command begins to wait, when the event's lock is held."""
+
+    setters: ClassVar[list[threading.Thread]] = []
+
+    def set(self) -> None:
+        self.setters.append(threading.current_thread())
+        if threading.current_thread() is not threading.main_thread():  # else it would hang
+            super().set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        with self._cond:  # type: ignore[attr-defined]
+            signal.raise_signal(signal.SIGTERM)
+        return super().wait(10)
+
+
+def test_a_signal_at_the_moment_when_it_begins_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cluster(tmp_path)
+
+    class Early(Daemon):
+        def __init__(self, config: RoleConfig) -> None:
+            super().__init__(config)
+            self.stopping = EarlySignal()
+
+    monkeypatch.setattr(serve, "Daemon", Early)
+    EarlySignal.setters.clear()
+    assert main(["worker", "--config", str(tmp_path / "alice.toml")]) == 0
+    assert EarlySignal.setters and EarlySignal.setters[0] is not threading.main_thread()
 
 
 def test_a_metrics_address_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -42,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     daemon = Daemon(config)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        daemon.stopping.set()
+        # by a thread of its own: this one may be inside of wait(), holding the lock that set() takes
+        threading.Thread(target=daemon.stopping.set, name="stop").start()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
