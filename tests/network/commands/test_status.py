@@ -114,7 +114,7 @@ def test_spans(seconds: float, text: str) -> None:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     made = FakeCluster()
 
-    def one(_file: str) -> Reach:
+    def one(_file: str, _rank: int | None = None) -> Reach:
         return made.reach(addresses={"party/bob": "127.0.0.1:7002"})
 
     monkeypatch.setattr(reaching, "reach_of", lambda _options: made.reach())
