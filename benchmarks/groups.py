@@ -50,7 +50,7 @@ def train(rank: int, ranks: int, store: str, file: Path, repeats: int, pipe: Con
     with connect(file) as session:
         torch.manual_seed(0)
         model = session.encrypt(mlp())
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         torch.manual_seed(rank)
         rows = [torch.rand(BATCH, 784) for _ in range(ROW)]
         labels = nn.functional.one_hot(torch.randint(0, 10, (BATCH,)), 10).float()
