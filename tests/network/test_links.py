@@ -589,6 +589,8 @@ def test_a_decoder_never_offers_less_room_than_a_record() -> None:
         ({"bob": ("james", 9)}, "bob"),  # it is further than we are
         ({"bob": ("alice", 7)}, "bob"),  # for us, and we for it
         ({"bob": ("james", 7), "james": ("bob", 7)}, "bob"),
+        ({"bob": ("dora rank 1", 7)}, "dora rank 1"),  # of another lane: nobody here has a link to it
+        ({"bob": ("bob rank 1", 7)}, "bob"),
     ],
 )
 def test_a_wait_is_followed_to_who_says_nothing(said: dict[str, tuple[str, int]], cause: str) -> None:

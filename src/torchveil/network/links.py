@@ -238,6 +238,11 @@ class Link:
         return _READ * read | _WRITE * write
 
 
+def _same_role(one: str, other: str) -> bool:
+    """Of the names of two ranks."""
+    return one.partition(" ")[0] == other.partition(" ")[0]
+
+
 class Hub:
     """All links of a session and the loop over them, driven by one thread.
 
@@ -400,8 +405,8 @@ class Hub:
         at, seen, position = link, {link}, self.position()
         while at.waits_for and at.waits_at <= position:
             following = peers.get(at.waits_for)
-            if following is None and at.waits_for.partition(" ")[0] != str(at.peer).partition(" ")[0]:
-                return at.waits_for  # a machine that this end has no link to
+            if following is None and " rank " in at.waits_for and not _same_role(at.waits_for, str(at.peer)):
+                return at.waits_for  # a machine of another lane, which this end has no link to
             if following is None or following in seen:
                 return str(link.peer)  # it waits for this end, or they wait for each other: something is between them
             position = at.waits_at

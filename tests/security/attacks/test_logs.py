@@ -70,6 +70,7 @@ def test_killed_at_once_after_a_release_and_cut(tmp_path: Path, capsys: pytest.C
         session = connect(roles.file)
         assert torch.allclose(session.dataset(NAME).reveal(), SECRET, atol=1e-3)
         roles.kill("alice")
+        session.close()
         assert cut(log_of(tmp_path, "alice"), "grant") >= 3  # grant, session start, reveal
         roles.start("alice")
         with connect(roles.file) as another:
