@@ -37,6 +37,9 @@ from torchveil.roles.keys import Identity as KeyPair
 from torchveil.roles.keys import PublicHalf, agree_session_id
 from torchveil.version import VERSION
 
+#: How much longer than a role a controller waits: a role that waits in vain itself knows better for whom.
+_MARGIN_S = 1.0
+
 #: How often somebody who waits for a connection looks after the links that stand.
 _LOOK_S = 0.02
 
@@ -237,7 +240,7 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
         for link in links:
             link.agree(session_id)
         for link in links:
-            ready = m.parse(hub.receive(link, 2 * limits.handshake_s, f"{link.peer} to be ready"), m.Ready)
+            ready = m.parse(hub.receive(link, 2 * limits.handshake_s + _MARGIN_S, f"{link.peer} to be ready"), m.Ready)
             if ready.session != session_id:
                 raise Desynchronised(f"{link.peer} agreed on another session")
     except BaseException as error:
