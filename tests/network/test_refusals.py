@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from torchveil.errors import DeadlineExceeded, MalformedMessage, PeerLost, PeerRejected, SessionAborted, TorchveilError
+from torchveil.network import daemon as daemons
 from torchveil.network import messages as m
+from torchveil.network import opening as sessions_opening
 from torchveil.network.connect import connect
 from torchveil.network.daemon import Daemon
 from torchveil.network.framing import Decoder, Frame, pack
 from torchveil.network.links import Hub, Link
+from torchveil.network.opening import Waiting
 from torchveil.testing.clusters import LocalCluster, free_ports, local_cluster
 
 HANDSHAKE_S = 1.0
@@ -170,3 +174,48 @@ def test_the_first_frame_of_the_session_ends_its_opening() -> None:
 def test_frames_of_another_session_never_come_in() -> None:
     with pytest.raises(MalformedMessage, match="another session"):
         opening().feed(packed(m.Kind.ABORT, 0, OTHER))
+
+
+def test_a_role_that_is_turned_away_by_one_that_ended_says_why_it_ended(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alice ended the session for a cause that bob does not know, so she has none that waits for him."""
+    refused: list[tuple[str, str, str]] = []
+    cause = PeerLost("provider/james: the connection broke", at_fault="provider/james")
+    turned_away = threading.Event()
+
+    joined, waited = Daemon._join, Waiting._wait
+
+    def join(daemon: Daemon, *arguments: Any) -> None:
+        if daemon.config.role.name != "alice":
+            joined(daemon, *arguments)
+            return
+        turned_away.set()
+        raise PeerRejected("there is no session of this ticket that waits for anybody")
+
+    def ended(self: Waiting, *arguments: Any) -> None:
+        if self.role.name != "alice":
+            waited(self, *arguments)
+            return
+        assert turned_away.wait(5)
+        time.sleep(0.05)
+        raise cause
+
+    done = sessions_opening.refuse
+
+    def refuse(hub: Hub, error: BaseException, role: str, *more: Any) -> m.Failure:
+        failure = done(hub, error, role, *more)
+        refused.append((role, failure.code, failure.at_fault))
+        return failure
+
+    monkeypatch.setitem(daemons._PURPOSES, "link", join)
+    monkeypatch.setattr(Waiting, "_wait", ended)
+    monkeypatch.setattr(sessions_opening, "refuse", refuse)
+    with pytest.raises(PeerLost) as caught:
+        connect(cluster.file)
+    assert caught.value.at_fault == "provider/james"
+    ends = time.monotonic() + 5
+    while not any(role == "party/bob" for role, _, _ in refused):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    assert ("party/bob", "TV501", "provider/james") in refused

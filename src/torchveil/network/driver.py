@@ -44,7 +44,7 @@ from torchveil.network.certificates import Credentials
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
 from torchveil.network.links import Link, blamed
-from torchveil.network.opening import Opened, refuse
+from torchveil.network.opening import Opened, reason, refuse
 from torchveil.network.pieces import padded, ring_of
 from torchveil.program import instructions as ins
 from torchveil.program.encoding import encode, encode_plan, plan_without_public, without_public
@@ -62,8 +62,6 @@ _BYTES = 1 << 18
 _LINES = 1 << 16
 #: How much longer than a role this side waits: a role that waits in vain itself knows better for whom.
 _MARGIN_S = 1.0
-#: How long, after a connection broke, to listen for what others know of it.
-_REASONS_S = 0.3
 
 
 class Batch:
@@ -354,7 +352,7 @@ class NetworkDriver:
     def _fail(self, error: TorchveilError) -> TorchveilError:
         """The session is over; the error with the operation and the line that it is about."""
         if isinstance(error, PeerLost):
-            error = self._reason(error)
+            error = reason(self.hub, error)
         failure = m.told_by(error)
         if failure is not None:
             out = self._located(failure)
@@ -364,14 +362,6 @@ class NetworkDriver:
         self._failed = out
         refuse(self.hub, out, str(self._credentials.role), self.number)
         return out
-
-    def _reason(self, lost: PeerLost) -> TorchveilError:
-        """What a role tells of a connection that broke: it knows at which instruction, and perhaps a deeper cause."""
-        try:
-            self.hub.listen(_REASONS_S)
-        except TorchveilError as told:
-            return told
-        return lost
 
     def _located(self, failure: m.Failure) -> TorchveilError:
         """What a role tells of an instruction, with the torch operation and the line that asked for it."""

@@ -37,6 +37,9 @@ from torchveil.roles.keys import Identity as KeyPair
 from torchveil.roles.keys import PublicHalf, agree_session_id
 from torchveil.version import VERSION
 
+#: How long, after a connection broke or was refused, to listen for what others know of it.
+_REASONS_S = 0.3
+
 #: How much longer than a role a controller waits: a role that waits in vain itself knows better for whom.
 _MARGIN_S = 1.0
 
@@ -330,7 +333,10 @@ class Waiting:
                 continue
             address = self.cluster.addresses[role]
             said = hello_of(self.cluster, "link", hello.ticket, mine)
-            link, _, welcome = dial(address, role, self.credentials, self.cluster, said, self.limits)
+            try:
+                link, _, welcome = dial(address, role, self.credentials, self.cluster, said, self.limits)
+            except NetworkError as error:  # it may have ended the session for a cause that this role will hear of
+                raise reason(hub, error) from None
             hub.add(link)
             self._accept(link, role, PublicHalf(str(role), welcome.key, welcome.contribution), links, halves, begin)
             link.agree(session_id)
@@ -437,6 +443,16 @@ class Waiting:
         links[lane] = link
         if lane < self.cluster.lane:
             link.session = key
+
+
+def reason(hub: Hub, error: TorchveilError) -> TorchveilError:
+    """What others tell of a connection that broke or was refused, which may be a deeper cause; ``error`` if they tell
+    nothing for a moment."""
+    try:
+        hub.listen(_REASONS_S)
+    except TorchveilError as told:
+        return told
+    return error
 
 
 def refuse(hub: Hub, error: BaseException, role: str, number: int = 0, operation: str = "") -> m.Failure:
