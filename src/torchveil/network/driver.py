@@ -43,6 +43,7 @@ from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
+from torchveil.network.heartbeat import Heartbeat
 from torchveil.network.links import Link, blamed
 from torchveil.network.opening import Opened, reason, refuse
 from torchveil.network.pieces import padded, ring_of
@@ -103,6 +104,7 @@ class NetworkDriver:
     ) -> None:
         self.hub = opened.hub
         self.hub.position = lambda: self.number
+        self._heartbeat = Heartbeat(opened.hub, limits.deadline_s)
         self.limits = limits
         self.number = 0
         self.session_id = opened.session_id
@@ -273,15 +275,16 @@ class NetworkDriver:
 
     def send(self) -> None:
         """Send what waits in batches, and look whether a role has anything to say."""
-        try:
-            for batch in (*self._batches, self._dealer):
-                if batch.items:
-                    self.hub.post(batch.link, batch.take(self.number), "instructions")
-            self.hub.poll("instructions")
-            for batch in (*self._batches, self._dealer):
-                self._hear(batch.link)
-        except TorchveilError as error:
-            raise self._fail(error) from None
+        with self._heartbeat.turn:
+            try:
+                for batch in (*self._batches, self._dealer):
+                    if batch.items:
+                        self.hub.post(batch.link, batch.take(self.number), "instructions")
+                self.hub.poll("instructions")
+                for batch in (*self._batches, self._dealer):
+                    self._hear(batch.link)
+            except TorchveilError as error:
+                raise self._fail(error) from None
 
     def _hear(self, link: Link) -> None:
         """Take what a role said about its progress: lines of what is done are not needed any more."""
@@ -296,17 +299,18 @@ class NetworkDriver:
 
     def _awaited(self, link: Link, kinds: Sequence[m.Kind], what: str) -> Frame:
         """The next frame of a role that is no news of its progress; each one moves the deadline."""
-        try:
-            while True:
-                frame = self.hub.receive(link, self.limits.deadline_s + _MARGIN_S, what)
-                if frame.kind == m.Kind.PROGRESS:
-                    self._progress(frame)
-                elif frame.kind in kinds:
-                    return frame
-                else:
-                    raise blamed(MalformedMessage(f"{link.peer} sent a message of kind {frame.kind}"), link)
-        except TorchveilError as error:
-            raise self._fail(error) from None
+        with self._heartbeat.turn:
+            try:
+                while True:
+                    frame = self.hub.receive(link, self.limits.deadline_s + _MARGIN_S, what)
+                    if frame.kind == m.Kind.PROGRESS:
+                        self._progress(frame)
+                    elif frame.kind in kinds:
+                        return frame
+                    else:
+                        raise blamed(MalformedMessage(f"{link.peer} sent a message of kind {frame.kind}"), link)
+            except TorchveilError as error:
+                raise self._fail(error) from None
 
     # --- plans -------------------------------------------------------------------------------------------------------
 
@@ -351,6 +355,11 @@ class NetworkDriver:
 
     def _fail(self, error: TorchveilError) -> TorchveilError:
         """The session is over; the error with the operation and the line that it is about."""
+        with self._heartbeat.turn:
+            return self._failure(error)
+
+    def _failure(self, error: TorchveilError) -> TorchveilError:
+        self._heartbeat.stop()
         if isinstance(error, PeerLost):
             error = reason(self.hub, error)
         failure = m.told_by(error)
@@ -389,17 +398,23 @@ class NetworkDriver:
     def clear(self) -> None:
         """End the session: the roles forget everything. Waits until they have, but raises nothing if one does not."""
         if self._failed is None:
-            with suppress(TorchveilError):
-                self.send()
-                links = [batch.link for batch in (*self._batches, self._dealer)]
-                for link in links:
-                    link.may_close = True
-                    self.hub.post(link, Frame(int(m.Kind.CLOSE)))
-                for link in links:
-                    self._farewell(link)
-            self.hub.close()
+            with self._heartbeat.turn:
+                self._part()
             self._failed = self._failed or SessionStateError("the session is closed", remedy="open a new session")
         self._shapes.clear()
+
+    def _part(self) -> None:
+        with suppress(TorchveilError):
+            self.send()
+            self._heartbeat.stop()  # nothing comes after the last word
+            links = [batch.link for batch in (*self._batches, self._dealer)]
+            for link in links:
+                link.may_close = True
+                self.hub.post(link, Frame(int(m.Kind.CLOSE)))
+            for link in links:
+                self._farewell(link)
+        self._heartbeat.stop()
+        self.hub.close()
 
     def _farewell(self, link: Link) -> None:
         """Until a role ends the connection, which it does when it has forgotten the session."""

@@ -55,6 +55,7 @@ class Link:
         bytes_in, bytes_out: bytes of frames so far, without TLS's own.
         queued: bytes that wait to be sent.
         waits_for, waits_at: whom the peer said it has been waiting for, or "", and at which position.
+        alive_at: when the peer last said that it runs, though it has nothing to say.
         ended: why the connection is over, or None.
     """
 
@@ -67,6 +68,7 @@ class Link:
         "_registered",
         "_write_failed",
         "_write_wants_read",
+        "alive_at",
         "bytes_in",
         "bytes_out",
         "decoder",
@@ -93,6 +95,7 @@ class Link:
         self.queued = 0
         self.waits_for = ""
         self.waits_at = 0
+        self.alive_at = 0.0
         self.ended: NetworkError | None = None
         self._counter = 0
         self._finished = False
@@ -310,11 +313,16 @@ class Hub:
         self._until(lambda: not any(link._busy() for link in self.links), (), timeout_s, what)
         self._check((), what)
 
-    def receive(self, link: Link, timeout_s: float, what: str) -> Frame:
-        """The next frame of a link; what already arrived comes first, also when the link has ended since."""
-        return self.receive_any((link,), timeout_s, what)[1]
+    def receive(self, link: Link, timeout_s: float, what: str, *, silence_s: float = _NEVER) -> Frame:
+        """The next frame of a link; what already arrived comes first, also when the link has ended since.
 
-    def receive_any(self, links: Iterable[Link], timeout_s: float, what: str) -> tuple[Link, Frame]:
+        silence_s: how long the other end may say nothing at all, not even that it runs (``Link.alive_at``).
+        """
+        return self.receive_any((link,), timeout_s, what, silence_s=silence_s)[1]
+
+    def receive_any(
+        self, links: Iterable[Link], timeout_s: float, what: str, *, silence_s: float = _NEVER
+    ) -> tuple[Link, Frame]:
         """The next frame of any of these links; the first in the given order that has one."""
         links = tuple(links)
         found: list[tuple[Link, Frame]] = []
@@ -327,7 +335,7 @@ class Hub:
                     return True
             return False
 
-        self._until(look, links, timeout_s, what)
+        self._until(look, links, timeout_s, what, silence_s)
         return found[0]
 
     def poll(self, what: str = "polling") -> None:
@@ -363,16 +371,24 @@ class Hub:
             link._registered = 0
             link.close()
 
-    def _until(self, done: Callable[[], bool], awaited: Iterable[Link], timeout_s: float, what: str) -> None:
+    def _until(
+        self,
+        done: Callable[[], bool],
+        awaited: Iterable[Link],
+        timeout_s: float,
+        what: str,
+        silence_s: float = _NEVER,
+    ) -> None:
         """Drives all links until ``done`` says so."""
         if self._cancelled is None and done():
             return
-        now = time.monotonic()
+        began = now = time.monotonic()
         deadline, notice, told = now + timeout_s, now + self.notice_s, False
         while True:
             self._check(awaited, what)
             now = time.monotonic()
-            self._drive(min(max(min(deadline, notice) - now, 0.0), _LONG_S))
+            quiet = self._quiet(awaited, began, silence_s)
+            self._drive(min(max(min(deadline, notice, quiet) - now, 0.0), _LONG_S))
             if self._cancelled is None and done():
                 if told and self.on_wait is not None:
                     self.on_wait("")
@@ -384,17 +400,25 @@ class Hub:
                     self.on_wait(str(late[0].peer))
             if now >= deadline:
                 raise self._overdue(self._late(awaited), timeout_s, what)
+            if now >= quiet and now >= self._quiet(awaited, began, silence_s):  # it may have been heard just now
+                raise self._overdue(self._late(awaited), silence_s, what, "showed no sign of life for")
 
     def _late(self, awaited: Iterable[Link]) -> list[Link]:
         """Whom a wait is for: the awaited, or whoever does not take what was sent."""
         return list(awaited) or [link for link in self.links if link.queued]
 
-    def _overdue(self, late: Sequence[Link], timeout_s: float, what: str) -> DeadlineExceeded:
+    def _quiet(self, awaited: Iterable[Link], began: float, silence_s: float) -> float:
+        """Until when a wait that began then goes on, if none of the awaited shows that it runs."""
+        return _NEVER if silence_s == _NEVER else max([began, *(link.alive_at for link in awaited)]) + silence_s
+
+    def _overdue(
+        self, late: Sequence[Link], timeout_s: float, what: str, how: str = "did not answer within"
+    ) -> DeadlineExceeded:
         cause = self.cause(late[0]) if late else ""
         waits = f" (it waits for {cause})" if late and cause != str(late[0].peer) else ""
         names = ", ".join(str(link.peer) for link in late) or "a role"
         return DeadlineExceeded(
-            f"{names} did not answer within {timeout_s:g} s{waits}, during: {what}",
+            f"{names} {how} {timeout_s:g} s{waits}, during: {what}",
             remedy=f"see whether {cause or 'that role'} runs and can be reached, or allow more time",
             at_fault=cause,
         )
@@ -419,6 +443,17 @@ class Hub:
         deadline = time.monotonic() + timeout_s
         while (rest := deadline - time.monotonic()) > 0 and any(link.ended is None for link in self.links):
             self._drive(rest)
+
+    def beat(self, frame: Frame) -> None:
+        """Sends a small frame on all links where nothing waits to be sent: the other end has enough to read there.
+
+        Raises nothing. What is found to be broken is for whoever waits next.
+        """
+        for link in self.links:
+            if link.ended is None and not link.queued and not link._write_failed:
+                link._enqueue(frame)
+                link._write()
+                self._update(link)
 
     def tell(self, frame: Frame) -> None:
         """Sends a frame on all links, as the last one, as far as they take it: also to those that sent what is none."""

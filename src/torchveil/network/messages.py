@@ -9,6 +9,7 @@ Small things are msgspec structs in a frame's ``meta``; tensors are its ``body``
     REVEALED, PROGRESS  roles to controller
     DONE, REFUSED       what was asked of a role is done, or is not and nothing happened
     WAITING             who this role has been waiting for, for long
+    ALIVE               the controller runs, though it has nothing to say
     ABORT, CLOSE        a session ends, with or without an error
     REQUEST, REPLY      outside of sessions
 """
@@ -29,7 +30,7 @@ from torchveil.program.tensors import MOST_DIMENSIONS
 from torchveil.storage import Checkpoint
 
 #: Changes whenever two versions could not understand each other.
-PROTOCOL = 2
+PROTOCOL = 3
 
 Name = Annotated[str, Meta(min_length=1, max_length=160)]
 Text = Annotated[str, Meta(max_length=4000)]
@@ -62,6 +63,7 @@ class Kind(IntEnum):
     REFUSED = 16
     WAITING = 17
     COLLECTED = 18
+    ALIVE = 19
     ABORT = 20
     CLOSE = 21
     REQUEST = 30

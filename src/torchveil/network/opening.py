@@ -58,7 +58,16 @@ _SAME_VERSION = "install the same version of torchveil everywhere"
 #: What a connection takes before it has said what it is for: a hello.
 STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
 
-_EMPTY = (m.Kind.HELLO, m.Kind.WELCOME, m.Kind.BEGIN, m.Kind.READY, m.Kind.PROGRESS, m.Kind.WAITING, m.Kind.ABORT)
+_EMPTY = (
+    m.Kind.HELLO,
+    m.Kind.WELCOME,
+    m.Kind.BEGIN,
+    m.Kind.READY,
+    m.Kind.PROGRESS,
+    m.Kind.WAITING,
+    m.Kind.ALIVE,
+    m.Kind.ABORT,
+)
 _NO_BODY = dict.fromkeys(map(int, _EMPTY), 0)
 
 
@@ -83,7 +92,10 @@ def abort_raises(link: Link, frame: Frame) -> bool:
 
 
 def heed(link: Link, frame: Frame) -> bool:
-    """For ``Hub.urgent`` in a session: as ``abort_raises``, and notes whom the other end waits for."""
+    """For ``Hub.urgent`` in a session: as ``abort_raises``, and notes whom the other end waits for, or that it runs."""
+    if frame.kind == m.Kind.ALIVE:
+        link.alive_at = monotonic()
+        return True
     if frame.kind == m.Kind.WAITING:
         link.waits_for, link.waits_at = m.parse(frame, m.Waits).peer, frame.number
         lane = lane_of(link)

@@ -157,7 +157,7 @@ class RoleSession(ABC):
         """The controller's next frame. When the session is closed, others may be gone before this role hears of it."""
         what = "the controller's next instruction"
         try:
-            return self.hub.receive(self.control, self.limits.idle_s, what)
+            return self.hub.receive(self.control, self.limits.idle_s, what, silence_s=self.limits.deadline_s)
         except PeerLost as lost:
             for link in self.hub.links:
                 link.may_close = link is not self.control
