@@ -211,6 +211,7 @@ def test_a_role_that_is_turned_away_by_one_that_ended_says_why_it_ended(
     monkeypatch.setitem(daemons._PURPOSES, "link", join)
     monkeypatch.setattr(Waiting, "_wait", ended)
     monkeypatch.setattr(sessions_opening, "refuse", refuse)
+    monkeypatch.setattr(sessions_opening, "_REASONS_S", 5.0)  # the first who tells ends it
     with pytest.raises(PeerLost) as caught:
         connect(cluster.file)
     assert caught.value.at_fault == "provider/james"

@@ -51,11 +51,11 @@ MAX_LANES = 64
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long to wait and how much to take.
 
-    deadline_s: for another role's next message while one is due; longer than the longest single operation.
-    handshake_s: for a connection to say who it is. idle_s: for the controller's next instruction. session_s: for a
-    whole session. sessions: at a time. connections: that are being accepted at a time. wires: values that a session may
-    hold. session_bytes: that these and the public tensors of its plans may take. elements: of one value. body: bytes of
-    one message.
+    deadline_s: for another role's next message while one is due; longer than the longest single operation. handshake_s:
+    for a connection to say who it is. idle_s: for the next instruction of a controller that shows that it runs.
+    session_s: for a whole session. sessions: at a time. connections: that are being accepted at a time. wires: values
+    that a session may hold. session_bytes: that these and the public tensors of its plans may take. elements: of one
+    value. body: bytes of one message.
     """
 
     deadline_s: Positive = 60.0

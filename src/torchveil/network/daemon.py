@@ -367,6 +367,7 @@ class Daemon:
             "control": opened.control,
             "session_id": opened.session_id,
             "limits": self.config.limits,
+            "silence_s": self.config.cluster.limits.deadline_s,  # the controller's own: it beats in time for that
             "metrics": self.metrics,
             "threads": self.config.threads,
         }

@@ -43,7 +43,6 @@ from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials
 from torchveil.network.config import Limits
 from torchveil.network.framing import Frame
-from torchveil.network.heartbeat import Heartbeat
 from torchveil.network.links import Link, blamed
 from torchveil.network.opening import Opened, reason, refuse
 from torchveil.network.pieces import padded, ring_of
@@ -104,7 +103,7 @@ class NetworkDriver:
     ) -> None:
         self.hub = opened.hub
         self.hub.position = lambda: self.number
-        self._heartbeat = Heartbeat(opened.hub, limits.deadline_s)
+        self._heartbeat = opened.need(opened.heartbeat)
         self.limits = limits
         self.number = 0
         self.session_id = opened.session_id
@@ -406,10 +405,10 @@ class NetworkDriver:
     def _part(self) -> None:
         with suppress(TorchveilError):
             self.send()
-            self._heartbeat.stop()  # nothing comes after the last word
             links = [batch.link for batch in (*self._batches, self._dealer)]
             for link in links:
                 link.may_close = True
+                self._heartbeat.links.remove(link)  # nothing comes after the last word
                 self.hub.post(link, Frame(int(m.Kind.CLOSE)))
             for link in links:
                 self._farewell(link)

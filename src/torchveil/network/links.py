@@ -55,7 +55,7 @@ class Link:
         bytes_in, bytes_out: bytes of frames so far, without TLS's own.
         queued: bytes that wait to be sent.
         waits_for, waits_at: whom the peer said it has been waiting for, or "", and at which position.
-        alive_at: when the peer last said that it runs, though it has nothing to say.
+        heard_at: when something last came from the peer, be it a part of a frame.
         ended: why the connection is over, or None.
     """
 
@@ -68,11 +68,11 @@ class Link:
         "_registered",
         "_write_failed",
         "_write_wants_read",
-        "alive_at",
         "bytes_in",
         "bytes_out",
         "decoder",
         "ended",
+        "heard_at",
         "may_close",
         "peer",
         "queued",
@@ -95,7 +95,7 @@ class Link:
         self.queued = 0
         self.waits_for = ""
         self.waits_at = 0
-        self.alive_at = 0.0
+        self.heard_at = 0.0
         self.ended: NetworkError | None = None
         self._counter = 0
         self._finished = False
@@ -225,6 +225,7 @@ class Link:
         finally:
             if have:
                 self.bytes_in += have
+                self.heard_at = time.monotonic()
                 decoder.filled(have)
         return count
 
@@ -247,10 +248,10 @@ def _same_role(one: str, other: str) -> bool:
 
 
 class Hub:
-    """All links of a session and the loop over them, driven by one thread.
+    """All links of a session and the loop over them, driven by one thread at a time.
 
-    Other threads may call ``wake`` and ``cancel``, nothing else. What could not be sent at once is sent while somebody
-    waits: call ``flush`` before long work and before closing.
+    Other threads may call ``wake`` and ``cancel``, nothing else, unless they take turns (``heartbeat``). What could not
+    be sent at once is sent while somebody waits: call ``flush`` before long work and before closing.
 
     Attributes:
         urgent: called with every frame as soon as it is whole; True: it was consumed. What it raises comes out of the
@@ -316,7 +317,7 @@ class Hub:
     def receive(self, link: Link, timeout_s: float, what: str, *, silence_s: float = _NEVER) -> Frame:
         """The next frame of a link; what already arrived comes first, also when the link has ended since.
 
-        silence_s: how long the other end may say nothing at all, not even that it runs (``Link.alive_at``).
+        silence_s: how long nothing at all may come from the other end, not even a part of a frame.
         """
         return self.receive_any((link,), timeout_s, what, silence_s=silence_s)[1]
 
@@ -401,24 +402,30 @@ class Hub:
             if now >= deadline:
                 raise self._overdue(self._late(awaited), timeout_s, what)
             if now >= quiet and now >= self._quiet(awaited, began, silence_s):  # it may have been heard just now
-                raise self._overdue(self._late(awaited), silence_s, what, "showed no sign of life for")
+                raise self._silent(self._late(awaited)[0], silence_s, what)
 
     def _late(self, awaited: Iterable[Link]) -> list[Link]:
         """Whom a wait is for: the awaited, or whoever does not take what was sent."""
         return list(awaited) or [link for link in self.links if link.queued]
 
     def _quiet(self, awaited: Iterable[Link], began: float, silence_s: float) -> float:
-        """Until when a wait that began then goes on, if none of the awaited shows that it runs."""
-        return _NEVER if silence_s == _NEVER else max([began, *(link.alive_at for link in awaited)]) + silence_s
+        """Until when a wait that began then goes on, if nothing comes from any of the awaited."""
+        return _NEVER if silence_s == _NEVER else max([began, *(link.heard_at for link in awaited)]) + silence_s
 
-    def _overdue(
-        self, late: Sequence[Link], timeout_s: float, what: str, how: str = "did not answer within"
-    ) -> DeadlineExceeded:
+    def _silent(self, link: Link, silence_s: float, what: str) -> DeadlineExceeded:
+        """To show that it runs a peer needs nobody else."""
+        return DeadlineExceeded(
+            f"{link.peer} showed no sign of life for {silence_s:g} s, during: {what}",
+            remedy="see whether it runs and can be reached: it may be stopped, asleep or in a debugger",
+            at_fault=str(link.peer),
+        )
+
+    def _overdue(self, late: Sequence[Link], timeout_s: float, what: str) -> DeadlineExceeded:
         cause = self.cause(late[0]) if late else ""
         waits = f" (it waits for {cause})" if late and cause != str(late[0].peer) else ""
         names = ", ".join(str(link.peer) for link in late) or "a role"
         return DeadlineExceeded(
-            f"{names} {how} {timeout_s:g} s{waits}, during: {what}",
+            f"{names} did not answer within {timeout_s:g} s{waits}, during: {what}",
             remedy=f"see whether {cause or 'that role'} runs and can be reached, or allow more time",
             at_fault=cause,
         )
@@ -444,16 +451,17 @@ class Hub:
         while (rest := deadline - time.monotonic()) > 0 and any(link.ended is None for link in self.links):
             self._drive(rest)
 
-    def beat(self, frame: Frame) -> None:
-        """Sends a small frame on all links where nothing waits to be sent: the other end has enough to read there.
+    def push(self, link: Link, frame: Frame | None = None) -> None:
+        """Sends what waits, as far as the connection takes it, and after it a frame if nothing waits any more.
 
-        Raises nothing. What is found to be broken is for whoever waits next.
+        Reads and raises nothing: what is found to be broken is for whoever waits next.
         """
-        for link in self.links:
-            if link.ended is None and not link.queued and not link._write_failed:
+        if link.ended is None and not link._write_failed:
+            link._write()
+            if frame is not None and not link.queued and not link._write_failed:
                 link._enqueue(frame)
                 link._write()
-                self._update(link)
+            self._update(link)
 
     def tell(self, frame: Frame) -> None:
         """Sends a frame on all links, as the last one, as far as they take it: also to those that sent what is none."""

@@ -20,17 +20,26 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
+from typing import TypeVar
 
 import msgspec
 
-from torchveil.errors import DeadlineExceeded, Desynchronised, NetworkError, PeerRejected, TorchveilError
+from torchveil.errors import (
+    DeadlineExceeded,
+    Desynchronised,
+    MalformedMessage,
+    NetworkError,
+    PeerRejected,
+    TorchveilError,
+)
 from torchveil.network import messages as m
 from torchveil.network.certificates import Credentials, Identity, peer_role
 from torchveil.network.config import ClusterConfig, Limits
 from torchveil.network.framing import Frame
 from torchveil.network.framing import Limits as FrameLimits
 from torchveil.network.group import group_key, in_lane, lane_of, rank_name
-from torchveil.network.links import Hub, Link, connect
+from torchveil.network.heartbeat import Heartbeat
+from torchveil.network.links import Hub, Link, blamed, connect
 from torchveil.network.names import Role
 from torchveil.randomness import os_bytes
 from torchveil.roles.keys import Identity as KeyPair
@@ -57,6 +66,8 @@ _SAME_VERSION = "install the same version of torchveil everywhere"
 
 #: What a connection takes before it has said what it is for: a hello.
 STRANGER = FrameLimits(meta=4096, body=0, queued=4096)
+
+T = TypeVar("T")
 
 _EMPTY = (
     m.Kind.HELLO,
@@ -94,7 +105,8 @@ def abort_raises(link: Link, frame: Frame) -> bool:
 def heed(link: Link, frame: Frame) -> bool:
     """For ``Hub.urgent`` in a session: as ``abort_raises``, and notes whom the other end waits for, or that it runs."""
     if frame.kind == m.Kind.ALIVE:
-        link.alive_at = monotonic()
+        if frame.meta:
+            raise blamed(MalformedMessage(f"{link.peer} says more than that it runs"), link)
         return True
     if frame.kind == m.Kind.WAITING:
         link.waits_for, link.waits_at = m.parse(frame, m.Waits).peer, frame.number
@@ -127,6 +139,7 @@ class Opened:
     """A session's links and keys. ``halves``: parties in order, provider, controller.
 
     ``ranks``: links to the other ranks of this party, by rank, if the controller opened a session in every lane.
+    ``heartbeat``: the controller's, which runs.
     """
 
     hub: Hub
@@ -137,15 +150,16 @@ class Opened:
     parties: dict[int, Link] | None = None
     provider: Link | None = None
     ranks: dict[int, Link] | None = None
+    heartbeat: Heartbeat | None = None
 
     def links(self) -> dict[int, Link]:
         """The links to parties, by rank."""
         return self.parties or {}
 
-    def need(self, link: Link | None) -> Link:
-        if link is None:
+    def need(self, part: T | None) -> T:
+        if part is None:
             raise Desynchronised("a link is missing")
-        return link
+        return part
 
 
 def dial(
@@ -240,29 +254,41 @@ def open_as_controller(cluster: ClusterConfig, credentials: Credentials, limits:
     hub.urgent = heed
     links: list[Link] = []
     halves: list[PublicHalf] = []
-    try:
-        for role, address in cluster.addresses.items():
-            hello = hello_of(cluster, "session", ticket, keys.half, group)
-            link, _, welcome = dial(address, role, credentials, cluster, hello, limits)
-            hub.add(link)
-            links.append(link)
-            halves.append(PublicHalf(str(role), welcome.key, welcome.contribution))
-        halves.append(keys.half)
-        session_id = agree_session_id(halves)
-        begin = m.Begin(tuple(half.contribution for half in halves))
-        for link in links:
-            hub.post(link, m.message_of(m.Kind.BEGIN, begin))
-        for link in links:
-            link.agree(session_id)
-        for link in links:
-            ready = m.parse(hub.receive(link, 2 * limits.handshake_s + _MARGIN_S, f"{link.peer} to be ready"), m.Ready)
-            if ready.session != session_id:
-                raise Desynchronised(f"{link.peer} agreed on another session")
-    except BaseException as error:
-        refuse(hub, error, str(credentials.role))
-        raise
+    heartbeat = Heartbeat(hub, limits.deadline_s)
+    with heartbeat.turn:
+        try:
+            for role, address in cluster.addresses.items():
+                hello = hello_of(cluster, "session", ticket, keys.half, group)
+                link, _, welcome = dial(address, role, credentials, cluster, hello, limits)
+                hub.add(link)
+                links.append(link)
+                halves.append(PublicHalf(str(role), welcome.key, welcome.contribution))
+            halves.append(keys.half)
+            session_id = agree_session_id(halves)
+            begin = m.Begin(tuple(half.contribution for half in halves))
+            for link in links:
+                hub.post(link, m.message_of(m.Kind.BEGIN, begin))
+            for link in links:
+                link.agree(session_id)
+            _until_ready(hub, links, heartbeat, session_id, 2 * limits.handshake_s + _MARGIN_S)
+        except BaseException as error:
+            heartbeat.stop()
+            refuse(hub, error, str(credentials.role))
+            raise
     *parties, provider = links
-    return Opened(hub, session_id, keys, tuple(halves), None, dict(enumerate(parties)), provider)
+    return Opened(hub, session_id, keys, tuple(halves), None, dict(enumerate(parties)), provider, heartbeat=heartbeat)
+
+
+def _until_ready(hub: Hub, links: Sequence[Link], heartbeat: Heartbeat, session_id: bytes, timeout_s: float) -> None:
+    """Until every role is. One that is ready waits for instructions, so it has to hear that the controller runs."""
+    missing = list(links)
+    while missing:
+        names = ", ".join(str(link.peer) for link in missing)
+        link, frame = hub.receive_any(missing, timeout_s, f"{names} to be ready")
+        if m.parse(frame, m.Ready).session != session_id:
+            raise Desynchronised(f"{link.peer} agreed on another session")
+        missing.remove(link)
+        heartbeat.links.append(link)
 
 
 #: A connection of another role to a session of this one: its link, who it is, what it said.
@@ -345,10 +371,7 @@ class Waiting:
                 continue
             address = self.cluster.addresses[role]
             said = hello_of(self.cluster, "link", hello.ticket, mine)
-            try:
-                link, _, welcome = dial(address, role, self.credentials, self.cluster, said, self.limits)
-            except NetworkError as error:  # it may have ended the session for a cause that this role will hear of
-                raise reason(hub, error) from None
+            link, welcome = self._dial(hub, address, role, said)
             hub.add(link)
             self._accept(link, role, PublicHalf(str(role), welcome.key, welcome.contribution), links, halves, begin)
             link.agree(session_id)
@@ -377,6 +400,14 @@ class Waiting:
         """Whether this role connects to the other: parties to those before them and to the provider."""
         last = len(self.order) - 1
         return own != last and (other < own or other == last)
+
+    def _dial(self, hub: Hub, address: str, role: Role, said: m.Hello) -> tuple[Link, m.Welcome]:
+        """Connect to a role that is being waited for; if it turns this one away, what others know of that."""
+        try:
+            link, _, welcome = dial(address, role, self.credentials, self.cluster, said, self.limits)
+        except NetworkError as error:
+            raise reason(hub, error) from None
+        return link, welcome
 
     def _accept(
         self,
@@ -432,7 +463,7 @@ class Waiting:
         links: dict[int, Link] = {}
         said = hello_of(self.cluster, GROUP, key[:16])
         for lane in range(own):
-            link, _, _ = dial(self.group[lane], self.role, self.credentials, self.cluster, said, self.limits)
+            link, _ = self._dial(hub, self.group[lane], self.role, said)
             self._take(hub, link, lane, key, links)
         while len(links) < self.cluster.lanes - 1:
             missing = [rank_name(self.role, lane) for lane in range(own + 1, self.cluster.lanes) if lane not in links]

@@ -70,6 +70,7 @@ class RoleSession(ABC):
         control: Link,
         session_id: bytes,
         limits: Limits,
+        silence_s: float,
         metrics: Metrics,
         threads: int = 0,
     ) -> None:
@@ -79,6 +80,7 @@ class RoleSession(ABC):
         self.control = control
         self.session_id = session_id
         self.limits = limits
+        self._silence_s = silence_s
         self.metrics = metrics
         self.place = Place()
         self._resting = False
@@ -157,7 +159,7 @@ class RoleSession(ABC):
         """The controller's next frame. When the session is closed, others may be gone before this role hears of it."""
         what = "the controller's next instruction"
         try:
-            return self.hub.receive(self.control, self.limits.idle_s, what, silence_s=self.limits.deadline_s)
+            return self.hub.receive(self.control, self.limits.idle_s, what, silence_s=self._silence_s)
         except PeerLost as lost:
             for link in self.hub.links:
                 link.may_close = link is not self.control
