@@ -248,7 +248,7 @@ class Engine:
         Raises ``SessionStateError`` when the session has an observer already, is closed or was forked.
         """
         if observer is not None:
-            if self._closed or os.getpid() != self._process:
+            if self._closed or self.forked:
                 self._refuse_state()
             if self.observer is not None:
                 raise SessionStateError(
@@ -557,9 +557,19 @@ class Engine:
         return _BACKENDS[self.backend]
 
     def close(self) -> None:
-        """Forget all shares and masks; using the session afterwards raises."""
+        """Forget all shares and masks; using the session afterwards raises.
+
+        A forked process only lets go of it: its words would go out in the name, under the keys and with the counters of
+        the process that opened the session.
+        """
         self._closed = True
-        self._driver.clear()
+        if not self.forked:
+            self._driver.clear()
+
+    @property
+    def forked(self) -> bool:
+        """Whether another process opened the session, of which this one is a fork."""
+        return os.getpid() != self._process
 
     def __enter__(self) -> Engine:
         return self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -79,6 +81,28 @@ def test_training_is_that_of_lockstep(session: NetworkSession, compiled: bool) -
         assert torch.allclose(found.double(), wanted.double(), atol=2e-3)
     assert session.cost().total == local.cost().total
     assert "mutual TLS" in session.describe()
+
+
+FORKED = """
+import os, sys, torch, torchveil
+with torchveil.connect(sys.argv[1]) as session:
+    x = session.share(torch.ones(2))
+    assert (x * x).sum().reveal() == 2
+    child = os.fork()
+    if child == 0:
+        sys.exit(7)  # leaves the block, so that the session is closed
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert (x * x).sum().reveal() == 2
+"""
+
+
+def test_a_forked_process_that_ends_says_nothing_in_a_session(cluster: LocalCluster) -> None:
+    """It would encrypt other words with the keys and counters of the process that goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(cluster.file)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_compiled_function_may_be_dropped(session: NetworkSession) -> None:

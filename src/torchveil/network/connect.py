@@ -85,7 +85,7 @@ class NetworkSession(Session):
         cluster's deadline. Elsewhere what nobody waits for is dropped.
         """
         try:
-            if self.ranks > 1 and not self.ended and sys.exc_info()[0] is None:
+            if self.ranks > 1 and not self.ended and not self.forked and sys.exc_info()[0] is None:
                 with suppress(TorchveilError):  # it ends either way; who waits for it hears why
                     self._remote.finish()
         finally:
