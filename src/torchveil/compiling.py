@@ -141,7 +141,11 @@ class _Plan:
         """Why the plan does not fit the call; empty if it does."""
         if not call.equals(self.arguments[0], self.arguments[1]):
             return "the arguments changed"
-        for cell, kind, _ in self.cells:
+        if any(call.leaves[place].handle.session is not self.session for place in self.places):
+            return "the arguments are of another session"
+        for cell, kind, used in self.cells:
+            if used and cell.handle.session is not self.session:
+                return "a secret that the function uses is of another session"
             if isinstance(cell.handle, Deferred):
                 cell.replace(cell.handle.force())
             if kind_of(cell.handle) != kind:
@@ -438,6 +442,7 @@ class CompiledFunction(Generic[P, R]):
                     self._plans.insert(0, self._plans.pop(place))
                 out: R = plan.run(call)
                 return out
+        self._plans = [plan for plan in self._plans if not plan.session.ended]
         result, plan_made = _record(self._function, call)
         self.recordings += 1
         if plan_made is not None:

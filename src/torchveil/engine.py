@@ -126,6 +126,7 @@ class Engine:
         #: How often what this session computes on was taken up from a checkpoint.
         self.epoch = 0
         self._running = threading.RLock()
+        self._busy = False
         self.operation = ""
         self.module_path: list[str] = []
         self.surface: Surface | None = None
@@ -152,19 +153,30 @@ class Engine:
         """Run one instruction on every role; a revealed value comes back, otherwise None."""
         self._enter()
         try:
+            self._busy = True
             return self._submit(i, clear)
         finally:
-            self._running.release()
+            self._leave()
 
     def _enter(self) -> None:
-        """Take the session for this thread, or say why not."""
-        if self._closed or os.getpid() != self._process:
+        """Take the session for this thread, or say why not. Who has it says so (``_busy``), and leaves it."""
+        if self._closed or self.forked:
             self._refuse_state()
         if not self._running.acquire(blocking=False):
             # the order of instructions would depend on the scheduler, and with it every mask
             raise SessionStateError(
                 "two threads use the session at the same time", remedy="use a session from one thread at a time"
             )
+        if self._busy:
+            self._running.release()
+            raise SessionStateError(
+                "a handler of a signal, a finalizer or a callback uses the session in the middle of an operation",
+                remedy="only note there what is to be done, and do it between two operations",
+            )
+
+    def _leave(self) -> None:
+        self._busy = False
+        self._running.release()
 
     def _submit_as(self, operation: str, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
         """Submit what no torch operation asked for: it is accounted under a name of its own."""
@@ -211,8 +223,10 @@ class Engine:
 
     def run_plan(self, plan: Plan, inputs: Sequence[Secret | Bit], costs: PlanCosts) -> list[int]:
         """Run a recorded plan; the identifiers of its results. ``costs`` says to which operations its cost belongs."""
+        self.own(*inputs)
         self._enter()
         try:
+            self._busy = True
             self._flush()
             outputs = [self.new_id() for _ in plan.outputs]
             try:
@@ -224,7 +238,7 @@ class Engine:
                         x.mark_opened()
             self._account.add_plan(costs, self._driver.measured)
         finally:
-            self._running.release()
+            self._leave()
         if self.observer is not None and self._clock is not None:
             for i, ((operation, module, gate), cost) in zip(plan.instructions, costs.each, strict=True):
                 self.observer.record(operation, module, gate, cost, self._clock.select(i))
@@ -232,8 +246,14 @@ class Engine:
 
     def alias(self, x: Secret | Bit, *, apart: bool = False) -> Secret | Bit:
         """A second name for a wire, without memo and ancestors; openings are shared unless ``apart``."""
+        self.own(x)
         identifier = self.new_id()
-        self._driver.alias(identifier, x.id, apart=apart)
+        self._enter()
+        try:
+            self._busy = True
+            self._driver.alias(identifier, x.id, apart=apart)
+        finally:
+            self._leave()
         if isinstance(x, Bit):
             return Bit(self, identifier, x.shape)
         return x.renamed(identifier)
@@ -480,9 +500,10 @@ class Engine:
                 self._submit_as("save", ins.Refresh(fresh[key], x.id, x.shape))
             self._enter()
             try:
+                self._busy = True
                 self._driver.save(checkpoint, fresh, place)
             finally:
-                self._running.release()
+                self._leave()
         finally:
             self._dropped.extend(fresh.values())
 
@@ -492,10 +513,11 @@ class Engine:
         wires = {key: self.new_id() for key in checkpoint.entries}
         self._enter()
         try:
+            self._busy = True
             self._flush()
             self._driver.load(checkpoint, wires, place)
         finally:
-            self._running.release()
+            self._leave()
         self.epoch = max(self.epoch, checkpoint.epoch + 1)
         return wires
 
@@ -503,14 +525,15 @@ class Engine:
         """Do what is no instruction, under a name of its own, as ``submit`` does those: one thread, frees first."""
         self._refuse_recording(f"asks for {operation}")
         self._enter()
-        before, self.operation = self.operation, operation
+        before = self.operation
         try:
+            self._busy, self.operation = True, operation
             self._flush()
             work()
             self._account.add(operation, "", operation, self._driver.measured)
         finally:
             self.operation = before
-            self._running.release()
+            self._leave()
 
     def note_reveal(self, receiver: str, shape: Shape) -> None:
         """Count a reveal."""
@@ -535,9 +558,18 @@ class Engine:
 
     @property
     def n_wires(self) -> int:
-        """How many values the parties hold (after pending frees)."""
-        self._flush()
-        return self._driver.n_wires()
+        """How many values the parties hold, after what nobody holds any more was freed; of a session in use, that was
+        closed or forked, with that. Parties on other machines hear of it with the next instructions."""
+        try:
+            self._enter()
+        except SessionStateError:
+            return self._driver.n_wires()
+        try:
+            self._busy = True
+            self._flush()
+            return self._driver.n_wires()
+        finally:
+            self._leave()
 
     def describe(self) -> str:
         """Who takes part, what is protected, and what is not."""
@@ -565,6 +597,11 @@ class Engine:
         self._closed = True
         if not self.forked:
             self._driver.clear()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session is over."""
+        return self._closed
 
     @property
     def forked(self) -> bool:

@@ -182,7 +182,7 @@ class Secret:
     def __del__(self) -> None:
         # a handle whose construction failed has nothing to free
         session: Engine | None = getattr(self, "session", None)
-        if session is not None and self.id != NO_WIRE:
+        if session is not None and getattr(self, "id", NO_WIRE) != NO_WIRE:
             session._dropped.append(self.id)
 
     def __repr__(self) -> str:
@@ -201,8 +201,9 @@ class Bit:
         self.memo: dict[str, Any] = {}
 
     def __del__(self) -> None:
-        if self.id != NO_WIRE:
-            self.session._dropped.append(self.id)
+        session: Engine | None = getattr(self, "session", None)
+        if session is not None and getattr(self, "id", NO_WIRE) != NO_WIRE:
+            session._dropped.append(self.id)
 
     def __repr__(self) -> str:
         return f"<Bit {self.id} shape={self.shape}>"

@@ -275,9 +275,10 @@ def test_the_transcripts_of_both_drivers_are_byte_equal(
         class Known(NetworkSession):
             def _make_driver(self, backend: str, debug: bool) -> NetworkDriver:
                 opened = open_as_controller(cluster.config, credentials, cluster.config.limits)
-                return NetworkDriver(
+                self._remote = NetworkDriver(
                     opened, credentials, cluster.config.limits, operation=lambda: self.operation, inputs=inputs
                 )
+                return self._remote
 
         with Known(cluster.config, credentials) as session:
             for one, other in zip(train(session, compiled=compiled), results, strict=True):

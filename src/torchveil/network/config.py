@@ -212,7 +212,7 @@ def _read(path: Path, kind: type[T]) -> tuple[T, dict[str, Any]]:
 
 def read_cluster(path: str | Path) -> ClusterConfig:
     """A cluster file. Raises ``ConfigurationError`` that names the file and the key."""
-    path = Path(path)
+    path = Path(path).absolute()  # its authority is read at every hello, from wherever the program is by then
     file, _ = _read(path, _ClusterFile)
     names = [member.name for member in file.party]
     if len({*names, file.provider.name}) != len(names) + 1:
@@ -273,7 +273,7 @@ def read_role(path: str | Path, *, rank: int | None = None) -> RoleConfig:
 
     rank: of a role that is a group; needed unless the file says it.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     file, raw = _read(path, _RoleFile)
     here = path.parent
     cluster = read_cluster(here / file.cluster)

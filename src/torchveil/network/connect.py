@@ -69,11 +69,12 @@ class NetworkSession(Session):
         opened = open_as_controller(self.cluster, self._credentials, self.cluster.limits, self._group)
         if self._group:
             atexit.register(self._at_exit)
+        known = weakref.ref(self)  # the driver must not hold the session that holds it
         self._remote = NetworkDriver(
             opened,
             self._credentials,
             self.cluster.limits,
-            operation=lambda: self.operation,
+            operation=lambda: "" if (session := known()) is None else session.operation,
             ranks=self.cluster.lanes if self._group else 1,
         )
         return self._remote

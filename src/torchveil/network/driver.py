@@ -9,16 +9,22 @@ meanwhile.
 An error at a role may reach this program many instructions later. For every instruction on its way the driver notes
 the user's line and the torch operation, so that the error names them.
 
+An exception may come from anywhere: Ctrl-C, a handler of a signal. Whatever is told to roles is told as a whole
+(``whole``) or the session is over, at once and for that reason; roles that were told a half would find fault with each
+other later.
+
 What this side holds: shapes, its own inputs while it splits them, and what is revealed to it: sealed shares of each
 party, which it adds up.
 """
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 import torch
@@ -32,6 +38,7 @@ from torchveil.errors import (
     Desynchronised,
     MalformedMessage,
     PeerLost,
+    SessionAborted,
     SessionStateError,
     StorageError,
     TorchveilError,
@@ -62,6 +69,31 @@ _BYTES = 1 << 18
 _LINES = 1 << 16
 #: How much longer than a role this side waits: a role that waits in vain itself knows better for whom.
 _MARGIN_S = 1.0
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: What a wrong program gets from shapes, before anything is told.
+_WRONG_SHAPES = (TorchveilError, RuntimeError, IndexError, TypeError, ValueError)
+
+
+def whole(
+    method: Callable[Concatenate[NetworkDriver, P], R],
+) -> Callable[Concatenate[NetworkDriver, P], R]:
+    """What is begun in here is done to its end; if anything else than an error of ours ends it, the session is over."""
+
+    def guarded(self: NetworkDriver, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except TorchveilError:
+            raise
+        except BaseException as error:
+            self.interrupted(error)
+            raise
+
+    functools.update_wrapper(guarded, method)
+    return guarded
 
 
 class Batch:
@@ -102,7 +134,8 @@ class NetworkDriver:
         inputs: Sequence[RandomSource] | None = None,
     ) -> None:
         self.hub = opened.hub
-        self.hub.position = lambda: self.number
+        known = weakref.ref(self)  # a session that nobody holds any more goes at once, not when a collector runs
+        self.hub.position = lambda: 0 if (driver := known()) is None else driver.number
         self._heartbeat = opened.need(opened.heartbeat)
         self.limits = limits
         self.number = 0
@@ -139,7 +172,11 @@ class NetworkDriver:
     def run(self, i: ins.Instruction, clear: Tensor | None = None) -> Tensor | None:
         """Send one instruction; a revealed value comes back, anything else at once None."""
         self._require()
-        self._shapes.run(i)
+        self._on_shapes(lambda: self._shapes.run(i))
+        return self._tell(i, clear)
+
+    @whole
+    def _tell(self, i: ins.Instruction, clear: Tensor | None) -> Tensor | None:
         number = self.number
         self.number = number + 1
         self._note(number)
@@ -211,6 +248,7 @@ class NetworkDriver:
             raise self._located(m.parse(refused[0], m.Failure))
         return answers
 
+    @whole
     def _ask(self, item: m.Message, what: str) -> None:
         """Have all roles do what is no instruction, and wait until the parties have done it."""
         self._require()
@@ -250,7 +288,11 @@ class NetworkDriver:
     def collect(self, out: int, x: int | None, collective: Collective) -> None:
         """Every party's ranks make ``out``; sent at once, since the other ranks wait for it."""
         self._require()
-        self._shapes.collect_over(self._ranks, out, collective)
+        self._on_shapes(lambda: self._shapes.collect_over(self._ranks, out, collective))
+        self._tell_collect(out, x, collective)
+
+    @whole
+    def _tell_collect(self, out: int, x: int | None, collective: Collective) -> None:
         self._note(self.number)
         self.number += 1
         how: Any = collective.how
@@ -264,7 +306,11 @@ class NetworkDriver:
     def deliver(self, i: ins.Reveal, result: bytes) -> None:
         """Have the parties keep their shares of a value for an owner."""
         self._require()
-        self._shapes.run(i)
+        self._on_shapes(lambda: self._shapes.run(i))
+        self._tell_deliver(i, result)
+
+    @whole
+    def _tell_deliver(self, i: ins.Reveal, result: bytes) -> None:
         number = self.number
         self.number = number + 1
         self._note(number)
@@ -275,15 +321,19 @@ class NetworkDriver:
     def send(self) -> None:
         """Send what waits in batches, and look whether a role has anything to say."""
         with self._heartbeat.turn:
-            try:
-                for batch in (*self._batches, self._dealer):
-                    if batch.items:
-                        self.hub.post(batch.link, batch.take(self.number), "instructions")
-                self.hub.poll("instructions")
-                for batch in (*self._batches, self._dealer):
-                    self._hear(batch.link)
-            except TorchveilError as error:
-                raise self._fail(error) from None
+            self._require()  # another thread may have closed it
+            self._send()
+
+    def _send(self) -> None:
+        try:
+            for batch in (*self._batches, self._dealer):
+                if batch.items:
+                    self.hub.post(batch.link, batch.take(self.number), "instructions")
+            self.hub.poll("instructions")
+            for batch in (*self._batches, self._dealer):
+                self._hear(batch.link)
+        except TorchveilError as error:
+            raise self._fail(error) from None
 
     def _hear(self, link: Link) -> None:
         """Take what a role said about its progress: lines of what is done are not needed any more."""
@@ -299,6 +349,7 @@ class NetworkDriver:
     def _awaited(self, link: Link, kinds: Sequence[m.Kind], what: str) -> Frame:
         """The next frame of a role that is no news of its progress; each one moves the deadline."""
         with self._heartbeat.turn:
+            self._require()
             try:
                 while True:
                     frame = self.hub.receive(link, self.limits.deadline_s + _MARGIN_S, what)
@@ -316,7 +367,11 @@ class NetworkDriver:
     def run_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Have a plan run; the first time it is sent, later its number alone."""
         self._require()
-        self._shapes.run_plan(plan, inputs, outputs)
+        self._on_shapes(lambda: self._shapes.run_plan(plan, inputs, outputs))
+        self._tell_plan(plan, inputs, outputs)
+
+    @whole
+    def _tell_plan(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         self._note(self.number)
         known = self._plans.get(id(plan))
         if known is None:
@@ -332,6 +387,7 @@ class NetworkDriver:
         self.number += plan.n_labels
         self.send()
 
+    @whole
     def alias(self, new: int, old: int, *, apart: bool = False) -> None:
         self._shapes.alias(new, old, apart=apart)
         self._item(m.Alias(new, old, apart))
@@ -348,9 +404,41 @@ class NetworkDriver:
 
     def _require(self) -> None:
         if self._failed is not None:
-            raise SessionStateError(
-                f"the session ended with an error: {self._failed.message}", remedy="open a new session"
-            )
+            closed = isinstance(self._failed, SessionStateError)
+            why = self._failed.message if closed else f"the session ended with an error: {self._failed.message}"
+            raise SessionStateError(why, remedy="open a new session")
+
+    def _on_shapes(self, work: Callable[[], object]) -> None:
+        """See what an instruction does to shapes. What a wrong program gets leaves the session as it was."""
+        try:
+            work()
+        except _WRONG_SHAPES:
+            raise
+        except BaseException as error:
+            self.interrupted(error)
+            raise
+
+    def interrupted(self, error: BaseException) -> None:
+        """End the session because of an exception that is not ours."""
+        if self._failed is None:
+            with self._heartbeat.turn:
+                self._end(
+                    SessionAborted(
+                        f"the program was interrupted in the middle of an operation ({type(error).__name__})",
+                        op=self._operation(),
+                        remedy="open a new session; go on from the last session.save",
+                        at_fault=str(self._credentials.role),
+                    )
+                )
+
+    def _end(self, error: TorchveilError) -> None:
+        """Tell the roles why it is over."""
+        self._failed = error
+        self._heartbeat.stop()
+        try:
+            refuse(self.hub, error, str(self._credentials.role), self.number)
+        finally:
+            self.hub.close()
 
     def _fail(self, error: TorchveilError) -> TorchveilError:
         """The session is over; the error with the operation and the line that it is about."""
@@ -367,8 +455,7 @@ class NetworkDriver:
         else:
             operation = error.op or self._operation()
             out = type(error)(error.message, op=operation, remedy=error.remedy, at_fault=error.at_fault)
-        self._failed = out
-        refuse(self.hub, out, str(self._credentials.role), self.number)
+        self._end(out)
         return out
 
     def _located(self, failure: m.Failure) -> TorchveilError:
@@ -397,23 +484,25 @@ class NetworkDriver:
     def clear(self) -> None:
         """End the session: the roles forget everything. Waits until they have, but raises nothing if one does not."""
         if self._failed is None:
+            self._failed = SessionStateError("the session is closed", remedy="open a new session")
             with self._heartbeat.turn:
                 self._part()
-            self._failed = self._failed or SessionStateError("the session is closed", remedy="open a new session")
         self._shapes.clear()
 
     def _part(self) -> None:
-        with suppress(TorchveilError):
-            self.send()
-            links = [batch.link for batch in (*self._batches, self._dealer)]
-            for link in links:
-                link.may_close = True
-                self._heartbeat.links.remove(link)  # nothing comes after the last word
-                self.hub.post(link, Frame(int(m.Kind.CLOSE)))
-            for link in links:
-                self._farewell(link)
-        self._heartbeat.stop()
-        self.hub.close()
+        try:
+            with suppress(TorchveilError):
+                self._send()
+                links = [batch.link for batch in (*self._batches, self._dealer)]
+                for link in links:
+                    link.may_close = True
+                    self._heartbeat.links.remove(link)  # nothing comes after the last word
+                    self.hub.post(link, Frame(int(m.Kind.CLOSE)))
+                for link in links:
+                    self._farewell(link)
+        finally:
+            self._heartbeat.stop()
+            self.hub.close()
 
     def _farewell(self, link: Link) -> None:
         """Until a role ends the connection, which it does when it has forgotten the session."""

@@ -26,6 +26,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -275,6 +276,9 @@ class Hub:
         self.links: list[Link] = []
         self._selector = selectors.DefaultSelector()
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # if nobody calls ``close``: a selector holds itself, and with it the links, until a collector runs
+        self._let_go = weakref.finalize(self, _let_go, self._selector, self._alarm)
+        self._let_go.atexit = False
         self._selector.register(self._alarm, _READ)
         self._cancelled: BaseException | None = None
         self._open = threading.Lock()  # so that no other thread writes into a descriptor that is somebody else's by now
@@ -362,9 +366,7 @@ class Hub:
             if self._closed:
                 return
             self._closed = True
-            os.close(self._alarm)
-        self.urgent = self.woken = self.on_wait = None  # which may refer to this hub
-        self._selector.close()
+            self._let_go()
         # what was asked of it may hold the session, and with it all shares
         self.urgent = self.woken = self.on_wait = None
         self.position = _nothing
@@ -711,6 +713,11 @@ def _keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _let_go(selector: selectors.BaseSelector, alarm: int) -> None:
+    selector.close()
+    os.close(alarm)
 
 
 def _nothing() -> int:
