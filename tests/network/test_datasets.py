@@ -154,6 +154,21 @@ def test_what_cannot_be_padded() -> None:
         prepare({"": Array(torch.ones(3)), "mask": Array(torch.ones(3))}, FORMAT, pad_rows=4)
 
 
+@pytest.mark.parametrize(
+    ("x", "target", "words"),
+    [
+        (torch.ones(2), torch.ones(3), "the data have 2 rows, and their target has 3 rows"),
+        (torch.ones(1, 4), torch.ones(4), "the data have 1 row, and their target has 4 rows"),
+        (torch.ones(2), torch.ones(()), "the data have 2 rows, and their target has one number and no rows"),
+    ],
+)
+def test_a_target_has_as_many_rows_as_the_data(x: Tensor, target: Tensor, words: str) -> None:
+    with pytest.raises(ShapeMismatch, match=words):
+        prepare({"": Array(x), "target": Array(target)}, FORMAT)
+    # tensors of a file that only lie side by side have lengths of their own
+    assert len(prepare({"a": Array(x), "b": Array(target)}, FORMAT)) == 2
+
+
 @pytest.mark.parametrize("values", [torch.zeros(0, 3), torch.zeros(2, dtype=torch.complex64)])
 def test_arrays_that_cannot_be_shared(values: Tensor) -> None:
     with pytest.raises(InvalidArgument):

@@ -171,10 +171,12 @@ def prepare(
     Floats are encoded with ``number_format``, whole numbers and truth values exactly, with scale 1. With ``pad_rows``
     every array gets rows of zeros up to that number, and an array ``mask`` of 1 for each row that was there and 0 for
     the others is added. Raises ``EncodingError`` naming row and column, never the value; ``InvalidArgument`` for empty
-    or complex arrays and more than ``pad_rows`` rows; ``ShapeMismatch`` for arrays of different lengths to be padded.
+    or complex arrays and more than ``pad_rows`` rows; ``ShapeMismatch`` for arrays of different lengths to be padded,
+    and for a target of another length than what it is the target of.
     """
     if pad_rows is not None:
         arrays = _with_mask(arrays, pad_rows)
+    _check_target(arrays)
     parts = []
     for suffix, array in arrays.items():
         if suffix and not _SUFFIX.fullmatch(suffix):
@@ -257,6 +259,26 @@ def _with_mask(arrays: Mapping[str, Array], pad_rows: int) -> dict[str, Array]:
         reason = f"there are more than {pad_rows} rows" if n_rows > pad_rows else f"an array is called {MASK!r} already"
         raise InvalidArgument(f"the rows cannot be padded: {reason}", op="share", remedy="pad to more rows, or rename")
     return {**arrays, MASK: Array(torch.ones(n_rows, dtype=torch.int64))}
+
+
+def _check_target(arrays: Mapping[str, Array]) -> None:
+    """Raise ``ShapeMismatch`` unless the target, if there is one, has a row for each row of the data."""
+    if "" not in arrays or TARGET not in arrays:
+        return
+    rows, targets = (_rows(arrays[suffix].values) for suffix in ("", TARGET))
+    if rows != targets:
+        raise ShapeMismatch(
+            f"the data have {rows}, and their target has {targets}",
+            op="share",
+            remedy="give one target for each row, or share them under names of their own",
+        )
+
+
+def _rows(values: Tensor) -> str:
+    """How many rows there are, in words."""
+    if not values.dim():
+        return "one number and no rows"
+    return f"{len(values)} row{'' if len(values) == 1 else 's'}"
 
 
 def _encode(values: Tensor, number_format: FixedPoint, columns: Sequence[str] | None) -> Tensor:
