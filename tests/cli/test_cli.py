@@ -88,6 +88,15 @@ def test_a_missing_file_is_told_in_a_line_that_blames_no_program(
         assert "No such file" in told and "none" in told and "  at: " not in told, told
 
 
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", ""])
+def test_a_file_that_is_no_log_is_refused(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "n.csv"
+    log.write_text(content)
+    for words in (["audit", "show", str(log)], ["audit", "show", str(log), "--kind", "reveal"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.startswith(f"torchveil: {log} holds no line of a log")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])

@@ -66,6 +66,15 @@ def test_bom_quotes_and_empty_lines_at_the_end(tmp_path: Path) -> None:
     assert read_.columns == ("a, b", "c") and read_.values.tolist() == [[1.0, 2.0]]
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+def test_names_of_columns_that_are_no_utf_8_are_not_published_mangled(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "x.csv", "größe,alter\n1,2\n".encode(encoding))
+    with pytest.raises(InvalidArgument, match="line 1 is no UTF-8") as caught:
+        read(path, Choice())
+    assert "alter" not in chain(caught.value)
+    assert read(write(path, "größe,alter\n1,2\n"), Choice())[""].columns == ("größe", "alter")
+
+
 BAD_CELLS = {
     "text": (CANARY, r"row 2, column 2 \('b'\)"),
     "empty": ("", r"row 2, column 2 \('b'\)"),
@@ -74,7 +83,8 @@ BAD_CELLS = {
     "infinite": ("-inf", r"row 2, column 2"),
     "too large": ("411173180000000000000", r"row 2, column 2"),
     "overflow": ("1e999", r"row 2, column 2"),
-    "no utf-8": (b"4111\xff7318", r"row 2, column 2"),
+    "no utf-8": (b"4111\xff7318", r"line 3 is no UTF-8\n.*\n.*\n.*save the file as UTF-8 CSV"),
+    "utf-16": ("7318".encode("utf-16"), "line 3 is no UTF-8"),
     "another cell": (CANARY + ",9", "row 2 has 3 cells"),
     "a quote": ('"' + CANARY, "line"),
     "a long cell": (CANARY * 20_000, "line"),

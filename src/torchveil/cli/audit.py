@@ -54,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    record = None
     for record in records(options.log):
         if options.kind in (None, record.kind):
             said = msgspec.to_builtins(record)
@@ -61,6 +62,8 @@ def _show(options: argparse.Namespace) -> int:
             if record.head is not None:
                 rest += [f"of={record.head.party}", f"lines={record.head.lines}"]
             print(f"{record.line:6} {record.time} {record.kind:13} {' '.join(rest)}")
+    if record is None:
+        raise UsageError(f"{options.log} holds no line of a log: name the audit.jsonl of a party's state directory")
     return 0
 
 

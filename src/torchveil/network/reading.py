@@ -8,11 +8,12 @@ first row would be told to everybody, is refused.
 from __future__ import annotations
 
 import csv
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,9 +129,8 @@ class _Block:
 
 def read_csv(path: Path, choice: Choice) -> dict[str, Array]:
     """A CSV file with a header: UTF-8, commas, one row per line; see ``read``."""
-    # bytes that are no UTF-8 become a mark that is no number: a decoding error would quote them
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = _rows(file)
+    with path.open(newline="", encoding="utf-8-sig", errors=_KEPT) as file:
+        rows = _rows(_readable(file))
         header = _header(next(rows, []))
         chosen = _chosen(header, choice)
         blocks = {
@@ -156,9 +156,22 @@ def read_csv(path: Path, choice: Choice) -> dict[str, Array]:
     }
 
 
-def _rows(file: TextIO) -> Iterator[list[str]]:
+#: Bytes that are no UTF-8 become characters that no UTF-8 stands for: a decoding error would quote the line instead.
+_KEPT = "surrogateescape"
+_NO_UTF_8 = re.compile("[\udc80-\udcff]")
+
+
+def _readable(file: Iterable[str]) -> Iterator[str]:
+    """The lines of a file that was opened with ``_KEPT``; raises ``InvalidArgument`` at the first that is no UTF-8."""
+    for number, line in enumerate(file, 1):
+        if not line.isascii() and _NO_UTF_8.search(line):
+            raise InvalidArgument(f"line {number} is no UTF-8", op="share", remedy="save the file as UTF-8 CSV")
+        yield line
+
+
+def _rows(lines: Iterable[str]) -> Iterator[list[str]]:
     """The rows of a file without empty lines at its end; an empty line elsewhere is a row without cells."""
-    reader = csv.reader(file, strict=True)
+    reader = csv.reader(lines, strict=True)
     empty = 0
     while True:
         failed = False
