@@ -152,23 +152,43 @@ def test_a_first_row_that_is_no_header(tmp_path: Path, text: str, words: str) ->
 
 
 @pytest.mark.parametrize(
-    "choice",
+    ("choice", "words"),
     [
-        Choice(columns=("nothing",)),
-        Choice(target=("nothing",)),
-        Choice(one_hot={"nothing": ("a", "b")}),
-        Choice(columns=("age",), one_hot={"sex": ("f", "m")}),
-        Choice(columns=("age",), whole_target=True),
-        Choice(columns=("age", "age")),
-        Choice(columns=("age",), target=("age",)),
-        Choice(target=("age", "dose", "sex", "ill")),
-        Choice(columns=("sex",), one_hot={"sex": ("f", "f")}),
-        Choice(columns=("sex",), one_hot={"sex": ("f", "")}),
+        (Choice(columns=("nothing",)), "--columns names 'nothing', and the file has no such column"),
+        (Choice(target=("nothing",)), "--target names 'nothing', and the file has no such column"),
+        (Choice(one_hot={"nothing": ("a", "b")}), "--one-hot names 'nothing', and the file has no such column"),
+        (Choice(columns=("age",), one_hot={"sex": ("f", "m")}), "--one-hot names 'sex', which --columns leaves out"),
+        (Choice(columns=("age",), whole_target=True), "--whole target is said, and there is no target"),
+        (Choice(columns=("age", "age")), "--columns and --target name 'age' twice"),
+        (Choice(columns=("age",), target=("age",)), "--columns and --target name 'age' twice"),
+        (Choice(target=("age", "dose", "sex", "ill")), "--target takes every column"),
+        (Choice(columns=("sex",), one_hot={"sex": ("f", "f")}), "categories of 'sex' are not different"),
+        (Choice(columns=("sex",), one_hot={"sex": ("f", "")}), "categories of 'sex' are not different"),
     ],
 )
-def test_choices_that_do_not_fit(table: Path, choice: Choice) -> None:
-    with pytest.raises(InvalidArgument):
+def test_choices_that_do_not_fit(table: Path, choice: Choice, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
         read(table, choice)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("age;sex\n40;f\n", "the header is one cell that holds semicolons\n.*\n.*\n.*with commas between"),
+        ("age\tsex\n40\tf\n", "the header is one cell that holds tabs\n.*\n.*\n.*with commas between"),
+        ("age,dose\n40,2,f\n", "row 1 has 3 cells, the header 2"),
+    ],
+)
+def test_a_broken_file_is_told_before_names_that_it_lacks(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        read(write(tmp_path / "x.csv", text), Choice(one_hot={"sex": ("f", "m")}))
+
+
+def test_a_cell_of_text_says_what_to_do_with_its_column(table: Path) -> None:
+    with pytest.raises(
+        EncodingError, match=r"correct or remove it.*--one-hot sex=A,B,\.\.\. or is left out of --columns"
+    ):
+        read(table, Choice())
 
 
 def test_a_category_that_was_not_named(table: Path) -> None:

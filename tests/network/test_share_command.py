@@ -125,6 +125,7 @@ def test_what_share_refuses(cluster: LocalCluster, tmp_path: Path, capsys: pytes
         (["--as", "hospital-c/x", "--columns", "age"], "owner-hospital-c.pem"),
         (["--as", "x", "--columns", "age"], "no name of a dataset"),
         (["--as", "hospital-a/x", "--one-hot", "sex"], "names no categories"),
+        (["--as", "hospital-a/x", "--one-hot", "sex=f", "--one-hot", "sex=m"], "--one-hot names 'sex' twice"),
         (["--as", "hospital-a/x", "--columns", "age", "--pad-rows", "1"], "more than 1 rows"),
     ]:
         status, printed = run(capsys, "share", path, *arguments, *to)

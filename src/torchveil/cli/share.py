@@ -9,6 +9,7 @@ Exit status: 0, or 2 if nothing was shared.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from torchveil.cli.owners import add_certificate, add_file, caller_as
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         _listed(options.target),
         "columns" in options.whole,
         "target" in options.whole,
-        dict(_categories(text) for text in options.one_hot),
+        _one_hot(options.one_hot),
     )
     parts = prepare(
         read(options.file, choice),
@@ -82,6 +83,16 @@ def run(options: argparse.Namespace) -> int:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
+def _one_hot(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    out: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, categories = _categories(text)
+        if name in out:
+            raise UsageError(f"--one-hot names {name!r} twice: write its categories once, COLUMN=A,B")
+        out[name] = categories
+    return out
 
 
 def _categories(text: str) -> tuple[str, tuple[str, ...]]:

@@ -240,9 +240,11 @@ def agree(name: str, held: Mapping[str, Entry | None], parties: Sequence[str]) -
     return first
 
 
-def bad_cell(row: int, column: str, reason: str) -> EncodingError:
-    """The error for one cell; rows count from 1. Never says what the cell holds."""
-    return EncodingError(f"row {row}, {column}: {reason}", op="share", remedy="correct or remove it, then share again")
+def bad_cell(row: int, column: str, reason: str, *, hint: str = "") -> EncodingError:
+    """The error for one cell; rows count from 1. Never says what the cell holds. ``hint`` ends its remedy."""
+    return EncodingError(
+        f"row {row}, {column}: {reason}", op="share", remedy=f"correct or remove it, then share again{hint}"
+    )
 
 
 def named_column(place: int, columns: Sequence[str] | None) -> str:

@@ -12,6 +12,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,14 @@ class _Block:
         kind = (
             "none of its categories" if column.codes is not None else "no whole number" if self.whole else "no number"
         )
-        raise bad_cell(number, f"{named_column(column.place, None)} ({column.names[0]!r})", f"the cell is {kind}")
+        raise bad_cell(
+            number,
+            f"{named_column(column.place, None)} ({column.names[0]!r})",
+            f"the cell is {kind}",
+            hint=""
+            if column.codes is not None
+            else f"; a column of text needs --one-hot {column.names[0]}=A,B,... or is left out of --columns",
+        )
 
     def _texts(self, row: Sequence[str]) -> Iterable[str]:
         """The numbers of a row as text; a category is looked up."""
@@ -132,20 +140,18 @@ def read_csv(path: Path, choice: Choice) -> dict[str, Array]:
     with path.open(newline="", encoding="utf-8-sig", errors=_KEPT) as file:
         rows = _rows(_readable(file))
         header = _header(next(rows, []))
-        chosen = _chosen(header, choice)
+        first = next(rows, None)
+        if first is not None:
+            _check_width(first, 1, header)  # before names that do not fit: a broken file is the cause of these
+        chosen = _chosen(header, choice, "column")
         blocks = {
             suffix: _Block([_column(header, name, choice) for name in names], whole)
             for suffix, names, whole in chosen
             if names
         }
         n_rows = 0
-        for n_rows, row in enumerate(rows, 1):
-            if len(row) != len(header):
-                raise InvalidArgument(
-                    f"row {n_rows} has {len(row)} cells, the header {len(header)}",
-                    op="share",
-                    remedy="correct the row; empty lines may stand at the end only",
-                )
+        for n_rows, row in enumerate(chain([] if first is None else [first], rows), 1):
+            _check_width(row, n_rows, header)
             for block in blocks.values():
                 block.take(row, n_rows)
     if not n_rows:
@@ -195,8 +201,24 @@ def _rows(lines: Iterable[str]) -> Iterator[list[str]]:
         yield row
 
 
+def _check_width(row: Sequence[str], number: int, header: Sequence[str]) -> None:
+    if len(row) != len(header):
+        raise InvalidArgument(
+            f"row {number} has {len(row)} cells, the header {len(header)}",
+            op="share",
+            remedy="correct the row; commas stand between cells, and empty lines at the end only",
+        )
+
+
 def _header(row: Sequence[str]) -> tuple[str, ...]:
     names = tuple(name.strip() for name in row)
+    other = next((mark for mark in (";", "\t") if len(names) == 1 and mark in names[0]), None)
+    if other is not None:
+        raise InvalidArgument(
+            f"the header is one cell that holds {'semicolons' if other == ';' else 'tabs'}",
+            op="share",
+            remedy="save the file with commas between the cells, and points in the numbers",
+        )
     if not names or not all(names) or any(_is_number(name) for name in names):
         raise InvalidArgument(
             "the file has no header: its first row is empty, or a cell of it is empty or a number",
@@ -208,16 +230,30 @@ def _header(row: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _chosen(names: Sequence[str], choice: Choice) -> list[tuple[str, tuple[str, ...], bool]]:
-    """(suffix, names, whole) of the arrays that the choice makes of ``names``."""
+def _chosen(names: Sequence[str], choice: Choice, kind: str) -> list[tuple[str, tuple[str, ...], bool]]:
+    """(suffix, names, whole) of the arrays that the choice makes of ``names``; ``kind`` is what these are names of."""
     features = choice.columns or tuple(name for name in names if name not in choice.target)
+    given = {"--columns": choice.columns, "--target": choice.target, "--one-hot": tuple(choice.one_hot)}
+    for option, wanted in given.items():
+        unknown = next((name for name in wanted if name not in names), None)
+        if unknown is not None:
+            raise _unfit(f"{option} names {unknown!r}, and the file has no such {kind}", "check the names in the file")
     wanted = (*features, *choice.target)
-    unknown = [name for name in wanted if name not in names]
-    unused = set(choice.one_hot) - set(wanted) or (choice.whole_target and not choice.target)
-    if unknown or unused or len(set(wanted)) != len(wanted) or not features:
-        reason = f"the file has no {unknown[0]!r}" if unknown else "a name is chosen twice or not at all"
-        raise InvalidArgument(reason, op="share", remedy="check --columns, --target, --whole and --one-hot")
+    twice = next((name for name in wanted if wanted.count(name) > 1), None)
+    if twice is not None:
+        raise _unfit(f"--columns and --target name {twice!r} twice", f"name every {kind} once, in one of them")
+    unused = next((name for name in choice.one_hot if name not in wanted), None)
+    if unused is not None:
+        raise _unfit(f"--one-hot names {unused!r}, which --columns leaves out", "add it to --columns or --target")
+    if choice.whole_target and not choice.target:
+        raise _unfit("--whole target is said, and there is no target", "name it with --target")
+    if not features:
+        raise _unfit(f"--target takes every {kind} of the file", f"leave a {kind} for the data")
     return [("", features, choice.whole_columns), (TARGET, choice.target, choice.whole_target)]
+
+
+def _unfit(reason: str, remedy: str) -> InvalidArgument:
+    return InvalidArgument(reason, op="share", remedy=remedy)
 
 
 def _column(header: Sequence[str], name: str, choice: Choice) -> _Column:
@@ -291,7 +327,7 @@ def read_safetensors(path: Path, choice: Choice) -> dict[str, Array]:
     failed = False
     try:
         with safe_open(path, framework="pt") as file:
-            chosen = _chosen(sorted(file.keys()), choice)
+            chosen = _chosen(sorted(file.keys()), choice, "tensor")
             if len(choice.target) > 1:
                 raise InvalidArgument("a safetensors file has one target at most", op="share", remedy="name one tensor")
             for suffix, names, whole in chosen:
