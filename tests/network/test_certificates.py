@@ -29,6 +29,7 @@ from tests.network.forgery import crafted
 from tests.network.handshakes import Wrap, attempt, connected, connection, pair
 from torchveil.errors import CertificateError, ConfigurationError, PeerRejected, SessionStateError
 from torchveil.network import profile
+from torchveil.network.authority import Paths
 from torchveil.network.certificates import Authority, Credentials, Identity, create_authority, issue, peer_role
 from torchveil.network.keys import PrivateKeys
 from torchveil.network.names import Role
@@ -506,6 +507,24 @@ def test_missing_files_have_our_error(cluster: Path, alice: Credentials) -> None
         paths = [*files[:k], cluster / "nowhere", *files[k + 1 :]]
         with pytest.raises(CertificateError, match="nowhere cannot be read"):
             Credentials.load(*paths)
+
+
+def test_a_file_that_holds_no_certificate_is_named_and_a_key_called_one(
+    cluster: Path, alice: Credentials, tmp_path: Path
+) -> None:
+    paths = Paths.of(cluster, ALICE)
+    with pytest.raises(CertificateError, match=r"alice\.key holds a key") as caught:
+        Credentials.load(paths.key, paths.key, paths.authority)
+    assert caught.value.remedy == f"its certificate is {paths.certificate}"
+    lonely, other = tmp_path / "lonely.key", tmp_path / "other.pem"
+    lonely.write_bytes(paths.key.read_bytes())
+    with pytest.raises(CertificateError, match=r"lonely\.key holds a key") as caught:
+        Credentials.load(lonely, lonely, paths.authority)
+    assert "name the file of a certificate" in caught.value.remedy
+    other.write_text("nothing")
+    with pytest.raises(CertificateError, match=r"other\.pem is no PEM file with one certificate") as caught:
+        Credentials.load(other, paths.key, paths.authority)
+    assert "name the file of a certificate" in caught.value.remedy
 
 
 def test_expired_credentials_do_not_load(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class Credentials:
         keys do not belong to the certificate, or if others would not accept the certificate ``at`` a time, now if none
         is given: another authority, expired, not yet valid, made for something else.
         """
-        parsed = profile.parse_pem(profile.read(certificate))
+        parsed = profile.read_certificate(certificate)
         known = Authority.load(authority)
         _require(parsed, known, at, f"{certificate} cannot be used")
         keys = PrivateKeys.from_pem(profile.read(key))

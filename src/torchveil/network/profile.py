@@ -108,6 +108,21 @@ def parse_pem(pem: bytes) -> x509.Certificate:
     return certificate
 
 
+def read_certificate(path: Path) -> x509.Certificate:
+    """The one certificate of a PEM file; raises ``CertificateError``, which names the file."""
+    pem = read(path)
+    try:
+        return parse_pem(pem)
+    except CertificateError:
+        certificate = path.with_suffix(".pem")
+        remedy = "name the file of a certificate: torchveil certs issue makes ROLE-NAME.pem"
+        if b"PRIVATE KEY-----" not in pem:
+            raise CertificateError(f"{path} is no PEM file with one certificate", remedy=remedy) from None
+        if certificate != path and certificate.is_file():
+            remedy = f"its certificate is {certificate}"
+        raise CertificateError(f"{path} holds a key, and a certificate is needed", remedy=remedy) from None
+
+
 def parse_der(der: bytes) -> x509.Certificate:
     """A certificate as it travels; raises ``CertificateError``."""
     if len(der) > MAX_DER:
