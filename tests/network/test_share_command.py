@@ -107,7 +107,10 @@ def test_share_list_unshare(
     status, printed = run(capsys, "datasets", file, "--json", "--prefix", "hospital-b/")
     assert status == 1 and "party/bob" in json.loads(printed)[0]["problem"]
     for name in ("hospital-a/x", "hospital-b/x"):
-        assert run(capsys, "unshare", name, "--from", file) == (0, "")
+        other = file.parent / ("owner-hospital-b.pem" if "-a/" in name else "owner-hospital-a.pem")
+        status, printed = run(capsys, "unshare", name, "--from", file, "--certificate", other)
+        assert status == 2 and f"may not unshare '{name}'" in printed and "operation: unshare" in printed
+        assert run(capsys, "unshare", name, "--from", file) == (0, f"deleted {name} at party/alice, party/bob\n")
     assert [store.list() for store in stores(cluster)] == [[], []]
     status, printed = run(capsys, "unshare", "hospital-a/x", "--from", file)
     assert status == 2 and "TV702" in printed

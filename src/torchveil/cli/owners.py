@@ -56,7 +56,7 @@ def add_days(parser: argparse.ArgumentParser) -> None:
 def seconds_of(options: argparse.Namespace) -> int:
     """The life of a grant."""
     if not 0 < options.days <= 3660:
-        raise UsageError("a grant lives between a moment and ten years: --days")
+        raise UsageError(f"--days {options.days:g}: a grant lives more than 0 and at most 3660 days")
     days: float = options.days
     return max(1, round(days * 86400))
 
@@ -92,7 +92,7 @@ def _ask(caller: Caller, role: Role) -> Ask:
 
 def identity_in(path: Path, cluster_file: str) -> Identity:
     """Who a certificate file is of. Raises ``CertificateError`` unless the cluster's authority issued it."""
-    der = profile.parse_pem(profile.read(path)).public_bytes(Encoding.DER)
+    der = profile.read_certificate(path).public_bytes(Encoding.DER)
     return Identity.from_der(der, Authority.load(read_cluster(cluster_file).authority))
 
 

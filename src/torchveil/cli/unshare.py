@@ -12,7 +12,7 @@ import argparse
 from torchveil.cli.owners import add_certificate, add_file, caller_as
 from torchveil.network.datasets import owner_of
 from torchveil.network.names import Role
-from torchveil.network.owner import unshare
+from torchveil.network.owner import parties_of, unshare
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +23,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Delete."""
-    unshare(caller_as(options, Role.parse(owner_of(options.name))), options.name)
+    """Delete; say where."""
+    caller = caller_as(options, Role.parse(owner_of(options.name)))
+    unshare(caller, options.name)
+    print(f"deleted {options.name} at {', '.join(map(str, parties_of(caller.cluster)))}")
     return 0

@@ -147,14 +147,15 @@ def owner_of(name: str) -> str:
     return "owner/" + name.partition("/")[0]
 
 
-def check_base(name: str, role: str) -> None:
-    """Raise ``InvalidArgument`` unless ``role`` may share under the base name ``name``."""
+def check_base(name: str, role: str, *, op: str = "share") -> None:
+    """Raise ``InvalidArgument`` unless ``role`` may share, or do another ``op``, under the base name ``name``."""
     if len(name) > MAX_NAME - 64 or not _BASE.fullmatch(name):
-        raise _bad_name(name)
+        raise _bad_name(name, op=op)
     if owner_of(name) != role:
         raise InvalidArgument(
-            f"{role} may not share as {name!r}: the first part of a name is the owner's own name",
-            op="share",
+            f"{role} may not {'share as' if op == 'share' else op} {name!r}: "
+            "the first part of a name is the owner's own name",
+            op=op,
             remedy=f"choose a name below {role.partition('/')[2]}/, or use the certificate of {owner_of(name)}",
         )
 
@@ -322,10 +323,10 @@ def _check_columns(columns: Sequence[str], shape: Sequence[int]) -> None:
         raise InvalidArgument("names of columns that are too long or not printable", op="share", remedy="--no-schema")
 
 
-def _bad_name(name: str) -> InvalidArgument:
+def _bad_name(name: str, *, op: str = "share") -> InvalidArgument:
     return InvalidArgument(
         f"{name[:MAX_NAME]!r} is no name of a dataset",
-        op="share",
+        op=op,
         remedy="owner/name: 2 to 8 parts of letters, digits, - and _, such as hospital-a/x or hospital-a/2024/x",
     )
 

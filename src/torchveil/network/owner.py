@@ -124,7 +124,7 @@ def unshare(caller: Asks, name: str) -> None:
     Every party is asked, also when one fails; then the first error is raised. A party that has no such data is no
     error, unless none has. Values of running sessions stay.
     """
-    check_base(name, str(caller.credentials.role))
+    check_base(name, str(caller.credentials.role), op="unshare")
     failed, absent = [], []
     parties = parties_of(caller.cluster)
     for party in parties:

@@ -282,6 +282,16 @@ def test_a_budget_says_what_it_is(
     refused(cluster, cluster.bob)
 
 
+@pytest.mark.parametrize("days", ["0", "-1", "3661", "inf"])
+def test_the_life_of_a_grant_has_its_limits_told(
+    cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], days: str
+) -> None:
+    to = str(cluster.directory / "controller-scientist.pem")
+    assert command(cluster, monkeypatch, "grant", "--to", to, "--bits", "64", "--days", days, "--yes") == 2
+    told = f"torchveil: --days {days}: a grant lives more than 0 and at most 3660 days\n"
+    assert capsys.readouterr().err == told
+
+
 def test_grant_for_a_plan(cluster: ClusterHere, monkeypatch: pytest.MonkeyPatch) -> None:
     to = str(cluster.directory / "controller-scientist.pem")
     arguments = ("grant", "--to", to, "--plan", PLAN.hex(), "--slot", "0", "--releases", "2", "--shape", "5", "--yes")
