@@ -253,6 +253,35 @@ def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path: Path) -> None:
         Session(backend="plain").load(tmp_path / "run")
 
 
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_path_that_names_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    session = Session()
+    for call in (
+        lambda: session.save(path, {}),
+        lambda: session.save("run", {}, keys=path),
+        lambda: session.load(path),
+        lambda: session.load("run", keys=path),
+    ):
+        with pytest.raises(InvalidArgument, match="names no folder"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_below_a_file_or_where_nothing_can_be_made_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.toml"
+    file.write_text("here")
+    for path, remedy in (
+        (file, "there is a file where a folder has to be: name another folder"),
+        (file / "run", "there is a file where a folder has to be: name another folder"),
+        (Path("/proc/none"), "check the path: nothing is there, or nothing can be made there"),
+    ):
+        with pytest.raises(StorageError, match=f"saving to {path} failed: ") as caught:
+            Session().save(path, {})
+        assert caught.value.remedy == remedy
+    assert file.read_text() == "here"
+
+
 def test_a_compiled_function_neither_saves_nor_loads(tmp_path: Path) -> None:
     session = Session()
     x = session.share(torch.ones(2))

@@ -150,17 +150,26 @@ class _Collected:
         )
 
 
-def _place(path: str | os.PathLike[str], keys: str | os.PathLike[str] | None) -> Place:
-    directory = Path(path)
-    return Place(directory, directory / "keys" if keys is None else Path(keys))
+def _place(path: str | os.PathLike[str], keys: str | os.PathLike[str] | None, op: str) -> Place:
+    directory = _folder(path, op)
+    return Place(directory, directory / "keys" if keys is None else _folder(keys, op))
+
+
+def _folder(path: str | os.PathLike[str], op: str) -> Path:
+    """Raises ``InvalidArgument`` for what no folder can be called; an empty path would be the working directory."""
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        reason = "an empty path" if not text else f"{text!r}, which holds a zero character,"
+        raise InvalidArgument(f"{reason} names no folder", op=op, remedy='name one, such as "checkpoint"')
+    return Path(text)
 
 
 def save(session: Engine, path: str | os.PathLike[str], state: Any, keys: str | os.PathLike[str] | None = None) -> None:
     """``Session.save``."""
-    place = _place(path, keys)
+    place = _place(path, keys, "save")
     found = _Collected(session)
     tree = take_apart(state, found.leaf)
-    with storing("saving"):
+    with storing(f"saving to {place.directory}"):
         make_directory(place.directory)
     with alone(place.directory):
         _save(session, place, tree, found)
@@ -191,7 +200,7 @@ def _save(session: Engine, place: Place, tree: Node, found: _Collected) -> None:
 
 def load(session: Engine, path: str | os.PathLike[str], keys: str | os.PathLike[str] | None = None) -> Any:
     """``Session.load``."""
-    place = _place(path, keys)
+    place = _place(path, keys, "load")
     plain, state = _controllers_part(session, place)
     wires = session.restore(state.checkpoint, place)
     made: dict[str, Handle] = {}

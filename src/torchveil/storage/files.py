@@ -19,6 +19,13 @@ _PARTIAL = ".partial"
 LOCK_S = 10.0
 
 
+#: What to do about errors of the operating system that come from a path and not from the disk.
+_REMEDIES: tuple[tuple[tuple[type[OSError], ...], str], ...] = (
+    ((FileExistsError, NotADirectoryError), "there is a file where a folder has to be: name another folder"),
+    ((FileNotFoundError,), "check the path: nothing is there, or nothing can be made there"),
+)
+
+
 @contextmanager
 def storing(what: str) -> Iterator[None]:
     """What the operating system refuses (a full disk, missing rights) as a ``StorageError``."""
@@ -27,7 +34,10 @@ def storing(what: str) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"{what} failed: {error.strerror or type(error).__name__}",
-            remedy="check the disk, its space and its rights",
+            remedy=next(
+                (remedy for kinds, remedy in _REMEDIES if isinstance(error, kinds)),
+                "check the disk, its space and its rights",
+            ),
         ) from error
 
 
@@ -73,7 +83,8 @@ def alone(directory: Path) -> Iterator[None]:
 
     Raises ``StorageError`` at once if one is. Whoever is killed has left the block.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with storing(f"opening {directory}"):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
