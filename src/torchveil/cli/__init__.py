@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from torchveil.cli.usage import UsageError
 from torchveil.errors import TorchveilError
 from torchveil.version import VERSION
 from torchveil.where import user_frame
+
+_PACKAGE = Path(__file__).parents[1]
 
 #: command -> (its module in this package, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -61,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             commands.add_parser(name, help=text)
     options = parser.parse_args(given)
     try:
-        status: int = options.run(options)
+        with _plain_warnings():
+            status: int = options.run(options)
     except (TorchveilError, UsageError) as error:
         print(f"torchveil: {_told(error)}", file=sys.stderr)
         return 2
@@ -71,6 +78,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"torchveil: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return status
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show warnings of ours without the line of our program that gave them; others as ever, with their place."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+            if Path(filename).is_relative_to(_PACKAGE):
+                print(f"torchveil: warning: {message}", file=sys.stderr)
+            else:
+                others(message, category, filename, *rest)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _told(error: Exception) -> str:

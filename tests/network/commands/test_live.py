@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -255,6 +256,33 @@ def test_a_certificate_that_ends_soon_is_said_at_every_session_and_to_programs(t
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [line["event"] for line in lines] == ["the certificate ends soon"] * 3
     assert {line["role"] for line in lines} == {"party/alice"}
+
+
+@pytest.mark.parametrize("words", [("status", "--once"), ("datasets",)])
+def test_a_warning_of_a_command_shows_no_line_of_our_program(
+    tmp_path: Path,
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_cluster(tmp_path)
+    issue(tmp_path, Role("controller", "scientist"), days=10, renew=True)
+    monkeypatch.chdir(tmp_path)
+    before = warnings.showwarning
+    assert main(list(words)) != 0  # nobody runs
+    assert warnings.showwarning is before
+    said = [line for line in capsys.readouterr().err.splitlines() if "ends on" in line]
+    assert len(said) == 1 and said[0].startswith("torchveil: warning: the certificate of controller/scientist ends on ")
+
+
+def test_a_warning_of_a_users_program_keeps_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("import warnings\nwarnings.warn('mine')\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *told, **_: print(f"{told[2]}:{told[3]}: {told[0]}", file=sys.stderr)
+        main(["check", f"{program}:nothing", "--input", "2x2"])
+    assert f"{program}:2: mine" in capsys.readouterr().err
 
 
 def test_a_certificate_that_ends_soon_is_said_at_the_start(tmp_path: Path) -> None:
