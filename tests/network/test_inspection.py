@@ -14,7 +14,7 @@ from torchveil.network.certificates import create_authority, inspect, issue
 from torchveil.network.names import Role
 
 ALICE, BOB = Role("party", "alice"), Role("party", "bob")
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC).replace(microsecond=0)  # as in certificates: one that is made in this second is not older
 DAY = timedelta(days=1)
 
 
