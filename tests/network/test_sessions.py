@@ -30,6 +30,7 @@ from torchveil.errors import (
     SessionStateError,
     ShapeMismatch,
 )
+from torchveil.network import daemon
 from torchveil.network import messages as m
 from torchveil.network.config import ClusterConfig, Limits, Member, RoleConfig
 from torchveil.network.connect import NetworkSession, connect, find_credentials
@@ -144,6 +145,69 @@ def test_a_compiled_function_that_is_gone_leaves_a_session_that_works(session: N
     del double
     gc.collect()
     assert x.reveal().tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("parties", [["a", "b"], ["a", "b", "c"]], ids=["two", "three"])
+def test_a_session_that_is_closed_with_work_under_way_fails_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parties: list[str], compiled: bool
+) -> None:
+    """The provider is ahead, reads the last word first and goes; the parties are in the middle of an instruction."""
+    said = Said(monkeypatch)
+    with local_cluster(tmp_path, parties=parties, provider="p", limits=LIMITS) as cluster:
+        for _ in range(4):
+            said.lines.clear()
+            session = connect(cluster.file)
+            x, w = session.share(torch.ones(3, 4)), session.share(torch.ones(4, 5))
+            step: Any = (
+                torchveil.compile(lambda x, w: torch.relu(x @ w)) if compiled else lambda x, w: torch.relu(x @ w)
+            )
+            (x @ w).reveal()
+            for _ in range(200):
+                step(x, w)
+            session.close()
+            said.await_ends(len(parties) + 1)
+            assert sorted(said.lines) == sorted(("session closed", str(role)) for role in cluster.config.addresses)
+
+
+def test_a_role_that_dies_is_no_end_of_a_session(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though every role that loses it passes over instructions in search of the news that the session was closed."""
+    said = Said(monkeypatch)
+    dealt = Provider.begin
+
+    def begin(provider: Provider, number: int) -> None:
+        dealt(provider, number)
+        if number == 40:
+            raise PeerLost("the provider's machine is gone")
+
+    monkeypatch.setattr(Provider, "begin", begin)
+    session = connect(cluster.file)
+    x = session.share(torch.ones(3))
+    with pytest.raises(PeerLost, match="gone"):
+        for _ in range(200):
+            torch.relu(x)
+        x.reveal()
+    said.await_ends(3)
+    assert {what for what, _ in said.lines} == {"session failed"}
+
+
+class Said:
+    """What daemons say of the ends of sessions: (what, role)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+        def log(message: str, **fields: Any) -> None:
+            if message in ("session closed", "session failed"):
+                self.lines.append((message, fields["role"]))
+
+        monkeypatch.setattr(daemon, "log", log)
+        monkeypatch.setattr(daemon, "failed", lambda message, error, **fields: log(message, **fields))
+
+    def await_ends(self, count: int) -> None:
+        ends = time.monotonic() + 20
+        while len(self.lines) < count and time.monotonic() < ends:
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("end", ["closed", "failed"])

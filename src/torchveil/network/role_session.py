@@ -42,8 +42,12 @@ from torchveil.roles.tables import Tables
 #: How often a role tells the controller how far it is and looks whether all others are there, while it gets on.
 PROGRESS_S = 0.5
 
-#: How long the news that a session was closed may take from one role to another.
+#: How long nothing may come from the controller until a role that lost another one takes the session as not closed;
 _FAREWELL_S = 1.0
+#: one that was told of the loss by a role that has looked for so long already;
+_FAREWELL_TOLD_S = 0.1
+#: and how long it passes over instructions in search of that news, as a share of the deadline, at least as long.
+_FAREWELL_SHARE = 0.25
 
 #: Plans that a session may define, and wires that go into or come out of one: what goes into what is a table of bits.
 PLANS = 4096
@@ -102,10 +106,15 @@ class RoleSession(ABC):
         self._handlers = self._table()
 
     def run(self) -> None:
-        """Carry out the stream until it ends."""
+        """Carry out the stream until it ends, or until its controller closed the session; what is under way then is
+        dropped."""
         try:
             with self.metrics.watching(self.hub.links):
-                self._carry_out()
+                try:
+                    self._carry_out()
+                except PeerLost as lost:
+                    if not self._was_closed(_FAREWELL_S if m.told_by(lost) is None else _FAREWELL_TOLD_S):
+                        raise
         finally:
             self.metrics.wires(-self._held)
             self._end()
@@ -118,7 +127,8 @@ class RoleSession(ABC):
     def _carry_out(self) -> None:
         while True:
             self._resting = True
-            frame = self._next()
+            what = "the controller's next instruction"
+            frame = self.hub.receive(self.control, self.limits.idle_s, what, silence_s=self._silence_s)
             self._resting = False
             if frame.kind == m.Kind.CLOSE:
                 return
@@ -155,21 +165,26 @@ class RoleSession(ABC):
     def _position(self) -> int:
         return self._number if self._resting else self.place.number
 
-    def _next(self) -> Frame:
-        """The controller's next frame. When the session is closed, others may be gone before this role hears of it."""
-        what = "the controller's next instruction"
+    def _was_closed(self, silence_s: float) -> bool:
+        """Whether the controller closed the session, which a role that is ahead hears of, and ends, before this one.
+
+        Asked once a link is lost, before anybody is told of that. Instructions that were sent before the last word are
+        passed over: nobody waits for them.
+        """
+        hub, control, heed = self.hub, self.control, self.hub.urgent
+        # others may end now, or take that for an error; what the controller has to say counts
+        hub.urgent = lambda link, frame: link is not control or (heed is not None and heed(link, frame))
+        for link in hub.links:
+            link.may_close = link is not control
+        ends = monotonic() + max(silence_s, self.limits.deadline_s * _FAREWELL_SHARE)
         try:
-            return self.hub.receive(self.control, self.limits.idle_s, what, silence_s=self._silence_s)
-        except PeerLost as lost:
-            for link in self.hub.links:
-                link.may_close = link is not self.control
-            try:
-                frame = self.hub.receive(self.control, _FAREWELL_S, what)
-            except TorchveilError:
-                raise lost from None
-            if frame.kind != m.Kind.CLOSE:
-                raise
-            return frame
+            while True:
+                left = max(ends - monotonic(), 0.0)
+                frame = hub.receive(control, left, "the end of the session", silence_s=silence_s)
+                if frame.kind != m.Kind.STREAM:
+                    return frame.kind == m.Kind.CLOSE
+        except TorchveilError:
+            return False
 
     def _table(self) -> dict[type, Callable[[Any, Sequence[memoryview]], None]]:
         """What each kind of item does."""
