@@ -441,6 +441,34 @@ def test_an_error_at_a_role_names_role_operation_and_line(cluster: LocalCluster)
         assert another.share(torch.ones(1)).reveal().tolist() == [1.0]
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_value_of_too_many_elements_is_named_with_its_limit(tmp_path: Path, compiled: bool) -> None:
+    """And so are the instruction that is being read, not the one before, and who asked for it."""
+    with local_cluster(tmp_path, limits=LIMITS, role_limits={"elements": 1000}) as cluster:
+        session = connect(cluster.file)
+        x = session.share(torch.ones(2))
+        x.reveal()
+        wide = torchveil.compile(lambda x: x.expand(600, 2) * 1.5)  # too many
+        with pytest.raises(LimitExceeded, match="more than the 1000 elements") as caught:
+            y = wide(x) if compiled else session.share(torch.ones(40, 30))  # too many
+            y.reveal()
+        error = caught.value
+        assert "limits.elements" in error.remedy and "(instruction 2)" in error.message
+        assert "# too many" in error.line and error.op != "reveal"
+        assert error.at_fault == "controller/scientist"
+
+
+def test_a_role_that_ends_at_rest_names_no_instruction_that_is_done(tmp_path: Path) -> None:
+    with local_cluster(tmp_path, limits=LIMITS) as cluster:
+        session = connect(cluster.file)
+        x = session.share(torch.ones(2))
+        x.reveal()
+        cluster.daemons["bob"].stop()
+        with pytest.raises(SessionAborted, match=r"party/bob \(instruction 2\)") as caught:
+            (x * x).reveal()
+        assert "x * x" in caught.value.line
+
+
 def test_what_waits_at_the_provider_is_told_of_all_sessions(cluster: LocalCluster) -> None:
     metrics = cluster.daemons["james"].metrics
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.program.every_instruction import INSTRUCTIONS, MAPS, PRODUCTS, same
 from torchveil import kernels
-from torchveil.errors import InvalidArgument, MalformedMessage
+from torchveil.errors import InvalidArgument, LimitExceeded, MalformedMessage
 from torchveil.kernels import linear_maps
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
@@ -226,7 +226,7 @@ REFUSED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("structure", REFUSED.values(), ids=REFUSED.keys())
 def test_refused(structure: bytes) -> None:
-    with pytest.raises(MalformedMessage):
+    with pytest.raises((MalformedMessage, LimitExceeded)):
         decode(structure, [])
 
 
@@ -269,7 +269,7 @@ REFUSED_TENSORS: dict[str, tuple[list[Any], list[bytes]]] = {
 def test_refused_tensors(reference: list[Any], buffers: list[bytes]) -> None:
     example = ins.AddPublic(2, 1, torch.arange(6).reshape(3, 2).t())
     assert same(example, decode(altered(example, ("value", STORED)), encode(example)[1]))
-    with pytest.raises(MalformedMessage):
+    with pytest.raises((MalformedMessage, LimitExceeded)):
         decode(altered(example, ("value", reference)), buffers)
 
 
@@ -298,7 +298,7 @@ def test_truth_values_are_0_or_1() -> None:
 def test_limits(i: ins.Instruction, limits: DecodeLimits) -> None:
     structure, buffers = encode(i)
     decode(structure, buffers, replace(limits, **{k: getattr(limits, k) + 1 for k in ("elements", "items")}))
-    with pytest.raises(MalformedMessage):
+    with pytest.raises(LimitExceeded if limits.elements == 15 else MalformedMessage):
         decode(structure, buffers, limits)
 
 
@@ -322,7 +322,7 @@ def takes_or_refuses(call: Callable[[], ins.Instruction]) -> None:
     """It is refused, or it is an instruction that has these bytes."""
     try:
         i = call()
-    except MalformedMessage:
+    except (MalformedMessage, LimitExceeded):
         return
     encode(i)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.program.every_instruction import same
-from torchveil.errors import MalformedMessage
+from torchveil.errors import LimitExceeded, MalformedMessage
 from torchveil.gates import Nature
 from torchveil.kernels.linear_maps import LinearMap
 from torchveil.program import instructions as ins
@@ -140,7 +140,7 @@ def test_limits() -> None:
     sizes = {"instructions": len(PLAN.instructions), "items": 3, "ancestry": 100, "elements": 4}
     decode_plan(STRUCTURE, BUFFERS, NATURE, DecodeLimits(**sizes))
     for name, fewer in {"instructions": len(PLAN.instructions) - 1, "items": 2, "ancestry": 3, "elements": 3}.items():
-        with pytest.raises(MalformedMessage):
+        with pytest.raises(LimitExceeded if name == "elements" else MalformedMessage):
             decode_plan(STRUCTURE, BUFFERS, NATURE, DecodeLimits(**{**sizes, name: fewer}))
 
 
@@ -173,7 +173,7 @@ def test_other_plans_are_taken_or_refused(data: st.DataObject) -> None:
             at = at[place]
     try:
         plan = decode_plan(pack(whole), BUFFERS, NATURE)
-    except MalformedMessage:
+    except (MalformedMessage, LimitExceeded):
         return
     made = set(plan.inputs)
     for stage in plan.stages:
@@ -190,5 +190,5 @@ def test_mutated_bytes_are_taken_or_refused(changes: list[tuple[int, int]]) -> N
         changed[place] = byte
     try:
         decode_plan(bytes(changed), BUFFERS, NATURE)
-    except MalformedMessage:
+    except (MalformedMessage, LimitExceeded):
         return

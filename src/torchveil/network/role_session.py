@@ -56,7 +56,7 @@ PLAN_WIRES = 8192
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a session stands: the instruction that is being carried out, for errors and logs."""
+    """The instruction that is being carried out or comes next, for errors and logs."""
 
     number: int = 0
     operation: str = ""
@@ -86,8 +86,8 @@ class RoleSession(ABC):
         self.limits = limits
         self._silence_s = silence_s
         self.metrics = metrics
-        self.place = Place()
-        self._resting = False
+        self._last = Place()
+        self._begun = False
         hub.position = self._position
         self._threads = threads
         self._tables = tables
@@ -115,6 +115,9 @@ class RoleSession(ABC):
                 except PeerLost as lost:
                     if not self._was_closed(_FAREWELL_S if m.told_by(lost) is None else _FAREWELL_TOLD_S):
                         raise
+        except LimitExceeded as error:
+            error.at_fault = error.at_fault or str(self.control.peer)  # who asked for it; links name who sent too much
+            raise
         finally:
             self.metrics.wires(-self._held)
             self._end()
@@ -126,10 +129,9 @@ class RoleSession(ABC):
 
     def _carry_out(self) -> None:
         while True:
-            self._resting = True
+            self._begun = False
             what = "the controller's next instruction"
             frame = self.hub.receive(self.control, self.limits.idle_s, what, silence_s=self._silence_s)
-            self._resting = False
             if frame.kind == m.Kind.CLOSE:
                 return
             stream = m.parse(frame, m.Stream)
@@ -145,6 +147,7 @@ class RoleSession(ABC):
             at = 0
             with Kernels(self._threads):
                 for item in stream.items:
+                    self._begun = False
                     count = len(getattr(item, "buffers", ()))
                     self._handlers[type(item)](item, buffers[at : at + count])
                     at += count
@@ -153,6 +156,7 @@ class RoleSession(ABC):
             self.metrics.wires(held - self._held)
             self._held = held
             if held > self.limits.wires:
+                self._begun = True  # by the last one
                 raise LimitExceeded(
                     f"more than {self.limits.wires} values at a time", remedy="let go of tensors, or raise limits.wires"
                 )
@@ -162,8 +166,13 @@ class RoleSession(ABC):
         """Of the first instruction that was not begun."""
         return self._number
 
+    @property
+    def place(self) -> Place:
+        """Where the session stands: at rest, and while an instruction is read, it is the next one."""
+        return self._last if self._begun else Place(self._number)
+
     def _position(self) -> int:
-        return self._number if self._resting else self.place.number
+        return self._last.number if self._begun else self._number
 
     def _was_closed(self, silence_s: float) -> bool:
         """Whether the controller closed the session, which a role that is ahead hears of, and ends, before this one.
@@ -215,8 +224,12 @@ class RoleSession(ABC):
         """Count an instruction; its number."""
         number = self._number
         self._number += 1
-        self.place = Place(number, GATES[type(i)].name)
+        self._at(number, GATES[type(i)].name)
         return number
+
+    def _at(self, number: int, operation: str) -> None:
+        """An instruction begins."""
+        self._last, self._begun = Place(number, operation), True
 
     def _decoded(self, structure: bytes, buffers: Sequence[memoryview] = ()) -> ins.Instruction:
         return self.holdings.watched(decode(structure, buffers, self._decoding))
@@ -248,7 +261,7 @@ class RoleSession(ABC):
         self._note(item)
         number = self._number
         self._number += 1
-        self.place = Place(number, f"{item.how} of all ranks")
+        self._at(number, f"{item.how} of all ranks")
         self._combine(item, number)
 
     def _wait(self, item: m.Wait, _buffers: Sequence[memoryview]) -> None:
@@ -293,7 +306,7 @@ class RoleSession(ABC):
             raise MalformedMessage("a plan was given another number of wires than it takes")
         first = self._number
         self._number += plan.n_labels
-        self.place = Place(first, "a plan")
+        self._at(first, "a plan")
         self._note(item, digest)
         self._play(plan, item, first)
         self.metrics.plan(gates)

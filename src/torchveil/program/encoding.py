@@ -5,9 +5,10 @@ numbers of its public tensors (``tensors``). Equal instructions give equal bytes
 one way in which ``encode`` writes them are refused: a digest of the bytes is a digest of the instruction.
 
 What is decoded came from outside. It is checked against the schema (``schema``), then against limits and the rules
-between fields (``entries``); what does not fit raises ``MalformedMessage`` without saying any of the data. Not checked
-is what needs the operands: that a wire exists and is open, that shapes fit, that a place lies inside of a tensor, how
-large the result of a map is. That shows when the instruction runs, before or in torch.
+between fields (``entries``); what does not fit raises ``MalformedMessage``, and more elements than a role takes
+``LimitExceeded``, without saying any of the data. Not checked is what needs the operands: that a wire exists and is
+open, that shapes fit, that a place lies inside of a tensor, how large the result of a map is. That shows when the
+instruction runs, before or in torch.
 
 A plan travels as its instructions, inputs and outputs alone. When each instruction starts, what is numbered, dealt and
 freed is worked out by everybody who has it (``plan.scheduled``), so that nothing of it has to be believed.
@@ -53,7 +54,8 @@ def decode(structure: Buffer, buffers: Sequence[Buffer] = (), limits: DecodeLimi
     """The instruction that ``encode`` wrote.
 
     Large tensors share the memory of buffers that are writable and aligned, which must therefore stay as they are;
-    others are copied. Raises ``MalformedMessage`` for anything but what ``encode`` writes.
+    others are copied. Raises ``MalformedMessage`` for anything but what ``encode`` writes, ``LimitExceeded`` for more
+    elements than allowed.
     """
     message = read(_STREAM_DECODER, structure)
     reader = Reader(buffers, limits.elements)
@@ -114,8 +116,8 @@ def decode_plan(
 ) -> Plan:
     """The plan that ``encode_plan`` wrote, scheduled anew by what the gates say (``nature``).
 
-    ``sources`` count from 0: where an instruction was recorded is the controller's business. Raises
-    ``MalformedMessage`` unless every slot is defined once, before it is read, and named in order.
+    ``sources`` count from 0: where an instruction was recorded is the controller's business. Raises as ``decode`` does,
+    and ``MalformedMessage`` unless every slot is defined once, before it is read, and named in order.
     """
     message = read(_PLAN_DECODER, structure)
     if len(message.instructions) > limits.instructions or max(len(message.inputs), len(message.outputs)) > limits.items:

@@ -26,7 +26,17 @@ from torchveil.program.schema import (
     PRODUCT_OPTIONS,
     fields_of,
 )
-from torchveil.program.tensors import PLACES, RING, Buffer, Reader, elements, pack_tensor, refuse, require_elements
+from torchveil.program.tensors import (
+    PLACES,
+    RING,
+    Buffer,
+    Reader,
+    elements,
+    pack_tensor,
+    refuse,
+    require_count,
+    require_elements,
+)
 from torchveil.program.wiring import WIRING
 
 Buffers = list[memoryview]
@@ -238,8 +248,8 @@ def unpack(row: Row, message: Struct, reader: Reader, limits: DecodeLimits) -> i
         i = row.kind(*values)
     if row.rule is not None and not row.rule(i):
         refuse("fields that do not fit each other")
-    if row.work is not None and row.work(i) > limits.elements:
-        refuse("more elements at once than allowed")
+    if row.work is not None:
+        require_count(row.work(i), limits.elements)
     return i
 
 

@@ -15,7 +15,7 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor
 
-from torchveil.errors import InvalidArgument, MalformedMessage
+from torchveil.errors import InvalidArgument, LimitExceeded, MalformedMessage
 
 Buffer = memoryview | bytearray | bytes
 
@@ -190,6 +190,14 @@ def elements(shape: Sequence[int]) -> int:
 
 
 def require_elements(shape: Sequence[int], most: int) -> None:
-    """Raise unless a tensor of this shape has at most ``most`` elements."""
-    if elements(shape) > most:
-        refuse("a tensor with more elements than allowed")
+    """Raise ``LimitExceeded`` if a tensor of this shape has more than ``most`` elements."""
+    require_count(elements(shape), most, "a tensor of")
+
+
+def require_count(count: int, most: int, what: str = "an operation on") -> None:
+    """Raise ``LimitExceeded`` for more than ``most`` elements, which says no number of the message."""
+    if count > most:
+        raise LimitExceeded(
+            f"{what} more than the {most} elements that this role takes",
+            remedy="use smaller tensors, or raise limits.elements at every role",
+        )
