@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.network.ends import Said
 from torchveil.errors import (
     ConfigurationError,
     ConsentRequired,
@@ -333,6 +334,34 @@ def test_a_rank_that_is_done_leaves_the_others_at_work(two: LocalCluster) -> Non
 
     with lanes(two) as everywhere:
         assert everywhere(work)[0] == [2.0, 2.0]
+
+
+def test_ranks_that_close_with_work_under_way_fail_nowhere(two: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parties may be done before the provider, which is busy with what nobody waits for."""
+    said = Said(monkeypatch)
+    deal = ProviderSession._deal
+
+    def deal_slowly(session: ProviderSession, *arguments: Any) -> None:
+        deal(session, *arguments)
+        time.sleep(0.001)
+
+    monkeypatch.setattr(ProviderSession, "_deal", deal_slowly)
+
+    def work(session: NetworkSession, lane: int) -> None:
+        x = session.share(torch.ones(2))
+        total = made(x, "sum")
+        for _ in range(50):
+            total = torch.relu(total)
+        for _ in range(600):
+            x = x + x
+        session.close()
+
+    for _ in range(3):
+        said.lines.clear()
+        with lanes(two) as everywhere:
+            assert everywhere(work) == [None, None]
+        said.await_ends(6)
+        assert {what for what, _ in said.lines} == {"session closed"} and len(said.lines) == 6
 
 
 @pytest.mark.parametrize("name", ["alice-1", "bob-1", "james-1"])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchveil
+from tests.network.ends import Said
 from torchveil import Session
 from torchveil.drivers.lockstep import Lockstep, make_roles
 from torchveil.errors import (
@@ -30,7 +31,6 @@ from torchveil.errors import (
     SessionStateError,
     ShapeMismatch,
 )
-from torchveil.network import daemon
 from torchveil.network import messages as m
 from torchveil.network.config import ClusterConfig, Limits, Member, RoleConfig
 from torchveil.network.connect import NetworkSession, connect, find_credentials
@@ -189,25 +189,6 @@ def test_a_role_that_dies_is_no_end_of_a_session(cluster: LocalCluster, monkeypa
         x.reveal()
     said.await_ends(3)
     assert {what for what, _ in said.lines} == {"session failed"}
-
-
-class Said:
-    """What daemons say of the ends of sessions: (what, role)."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lines: list[tuple[str, str]] = []
-
-        def log(message: str, **fields: Any) -> None:
-            if message in ("session closed", "session failed"):
-                self.lines.append((message, fields["role"]))
-
-        monkeypatch.setattr(daemon, "log", log)
-        monkeypatch.setattr(daemon, "failed", lambda message, error, **fields: log(message, **fields))
-
-    def await_ends(self, count: int) -> None:
-        ends = time.monotonic() + 20
-        while len(self.lines) < count and time.monotonic() < ends:
-            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("end", ["closed", "failed"])
