@@ -46,8 +46,8 @@ PROGRESS_S = 0.5
 _FAREWELL_S = 1.0
 #: one that was told of the loss by a role that has looked for so long already;
 _FAREWELL_TOLD_S = 0.1
-#: and how long it passes over instructions in search of that news, as a share of the deadline, at least as long.
-_FAREWELL_SHARE = 0.25
+#: and how long at most it passes over instructions in search of that news, and as a share of the deadline.
+_FAREWELL_MOST_S, _FAREWELL_SHARE = 5.0, 0.25
 
 #: Plans that a session may define, and wires that go into or come out of one: what goes into what is a table of bits.
 PLANS = 4096
@@ -185,7 +185,7 @@ class RoleSession(ABC):
         hub.urgent = lambda link, frame: link is not control or (heed is not None and heed(link, frame))
         for link in hub.links:
             link.may_close = link is not control
-        ends = monotonic() + max(silence_s, self.limits.deadline_s * _FAREWELL_SHARE)
+        ends = monotonic() + max(silence_s, min(self.limits.deadline_s * _FAREWELL_SHARE, _FAREWELL_MOST_S))
         try:
             while True:
                 left = max(ends - monotonic(), 0.0)
