@@ -14,9 +14,11 @@ a plain tensor.
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves
@@ -53,6 +55,9 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 #: torch's own descriptor of ``.grad``.
 _GRAD: Any = torch.Tensor.grad
+
+#: Whoever asks this tensor's storage for memory in C++ gets an error of torch's, and no null pointer to follow.
+_NO_MEMORY: Any = torch._C._set_throw_on_mutable_data_ptr
 
 
 class Cell:
@@ -92,6 +97,7 @@ class EncryptedTensor(torch.Tensor):
             dtype=dtype or facade_dtype(handle),
             device=torch.device("cpu"),
         )
+        _NO_MEMORY(out)
         out._cell = cell
         out._path = path
         if path:
@@ -571,6 +577,23 @@ def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         op=str(func),
         remedy="express it by supported operations, or compute this part in the clear on values that may be known",
     )
+
+
+def _export_refused(export: Any) -> Any:
+    @functools.wraps(export)
+    def to_dlpack(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(x, EncryptedTensor):
+            return x.__dlpack__()
+        return export(x, *args, **kwargs)
+
+    return to_dlpack
+
+
+# torch's functions in C++ that make a capsule of any tensor ask neither ``__torch_function__`` nor ``__dlpack__``
+for _place, _name in ((torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack"), (torch._C, "_to_dlpack")):
+    setattr(_place, _name, _export_refused(getattr(_place, _name)))
+if hasattr(torch._C, "_to_dlpack_versioned"):
+    torch._C._to_dlpack_versioned = _export_refused(torch._C._to_dlpack_versioned)
 
 
 TABLE[torch.ops.aten.detach.default] = Rule(Kind.VIEW, _alias)

@@ -134,11 +134,41 @@ READING: dict[str, Callable[[], Any]] = {
     "range": lambda: range(SESSION.share(torch.tensor(3))),
     "is_nonzero": lambda: torch.is_nonzero(canary(1)),
     "dlpack": lambda: torch.from_dlpack(canary(2)),
+    "to_dlpack": lambda: torch.utils.dlpack.to_dlpack(canary(2)),
+    "torch.to_dlpack": lambda: torch.to_dlpack(canary(2)),  # type: ignore[attr-defined]
+    "_to_dlpack": lambda: torch._C._to_dlpack(canary(2)),
+    "_to_dlpack_versioned": lambda: torch._C._to_dlpack_versioned(canary(2)),  # type: ignore[attr-defined]
+    "Tensor.__dlpack__": lambda: torch.Tensor.__dlpack__(canary(2)),
+    "Tensor.tolist": lambda: torch.Tensor.tolist(canary(2)),
+    "Tensor.numpy": lambda: torch.Tensor.numpy(canary(2)),
+    "data_ptr": lambda: canary(2).data_ptr(),
+    "untyped_storage": lambda: canary(2).untyped_storage(),
+    "storage": lambda: canary(2).storage(),
     "one_hot without classes": lambda: F.one_hot(SESSION.share(torch.tensor([1]))),
     "plateau": lambda: torch.optim.lr_scheduler.ReduceLROnPlateau(
         torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     ).step(canary()),
 }
+
+
+def test_torch_itself_finds_no_memory_behind_a_secret() -> None:
+    """Whatever goes past the refusals by name meets an error of torch's: a null pointer would end the interpreter."""
+    for x in (canary(2, 2), canary(2, 2).view(4), canary(2, 2)[0], canary(2, 2) * 2):
+        with torch._C.DisableTorchFunctionSubclass(), pytest.raises(RuntimeError):
+            x.data_ptr()
+
+
+def test_the_cpu_is_where_a_secret_is() -> None:
+    x = canary(2)
+    for same in (x.cpu(), x.to("cpu"), x.to(torch.device("cpu")), x.to(torch.float32), x.to(torch.ones(1))):
+        assert same.reveal().tolist() == [CANARY] * 2  # type: ignore[attr-defined]
+    assert x.device.type == "cpu" and not x.is_pinned()
+    assert isinstance(SESSION.encrypt(nn.Linear(2, 2)).cpu().weight, EncryptedTensor)
+
+
+def test_plain_tensors_still_become_capsules() -> None:
+    assert torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(plain(2))).tolist() == [CANARY] * 2
+    assert torch.from_dlpack(plain(2)).tolist() == [CANARY] * 2
 
 
 def _with_gradient() -> Tensor:
@@ -223,6 +253,18 @@ UNSUPPORTED: dict[str, Callable[[], Any]] = {
     "autocast": lambda: _autocast(),
     "to bytes": lambda: canary(2).to(torch.uint8),
     "another device": lambda: canary(2).to("meta"),
+    "cuda": lambda: canary(2).cuda(),
+    "xpu": lambda: canary(2).xpu(),
+    "to cuda": lambda: canary(2).to("cuda"),
+    "to a number": lambda: canary(2).to(0),
+    "to device=": lambda: canary(2).to(device=torch.device("cuda:0"), dtype=torch.float32),
+    "to mps": lambda: canary(2).to("mps"),
+    "to the device of a tensor": lambda: canary(2).to(torch.ones(1, device="meta")),
+    "module.to cuda": lambda: SESSION.encrypt(nn.Linear(2, 2)).to("cuda"),
+    "module.cuda": lambda: SESSION.encrypt(nn.Linear(2, 2)).cuda(),
+    "apply_": lambda: canary(2).apply_(lambda number: number),
+    "map_": lambda: canary(2).map_(canary(2), lambda a, b: a),
+    "pin_memory": lambda: canary(2).pin_memory(),
     "equal": lambda: torch.equal(canary(2), canary(2)),
     "allclose": lambda: torch.allclose(canary(2), canary(2)),
     "a median under a mask": lambda: torch.masked.median(canary(2), 0, mask=torch.tensor([True, False])),
@@ -246,6 +288,7 @@ STATE: dict[str, Callable[[], Any]] = {
     "torch.save": lambda: torch.save(canary(2), io.BytesIO()),
     "torch.save a state_dict": lambda: torch.save(SESSION.encrypt(nn.Linear(1, 1)).state_dict(), io.BytesIO()),
     "share_memory_": lambda: canary(2).share_memory_(),
+    "Tensor.share_memory_": lambda: torch.Tensor.share_memory_(canary(2)),
     "module.share_memory": lambda: SESSION.encrypt(nn.Linear(1, 1)).share_memory(),
 }
 

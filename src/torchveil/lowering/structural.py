@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchveil.composites.memory import no_copy_on
 from torchveil.errors import UnsupportedOperation
 from torchveil.functions import rounding, structure
 from torchveil.functions.arithmetic import add_scalar, as_number, narrow, number, secret
@@ -158,9 +159,7 @@ def _to_copy(
 ) -> Handle:
     session = x.session
     if device is not None and torch.device(device).type != "cpu":
-        raise UnsupportedOperation(
-            f"a secret has no copy on {device}", op="to", remedy="shares live where their parties compute"
-        )
+        raise no_copy_on(device)
     if dtype in (None, torch.float32):
         return x if isinstance(x, (Excluding, ExcludingAbove)) else as_number(x)
     if dtype is torch.bool and isinstance(x, Bit):
