@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from torchveil.engine import Engine
+from torchveil.errors import InvalidArgument
 from torchveil.tensor import EncryptedTensor
 from torchveil.where import MODULE_KEY
 
@@ -41,8 +42,18 @@ def replace_tensors(module: nn.Module, convert: Callable[[Tensor], Tensor | None
                         table[name] = new
 
 
+def _require_module(given: Any, operation: str, of_tensors: str) -> None:
+    if not isinstance(given, nn.Module):
+        raise InvalidArgument(
+            f"a module is due, and this is of type {type(given).__name__}",
+            op=operation,
+            remedy=f"pass one torch.nn.Module (several in a Sequential or ModuleList); of a tensor: {of_tensors}",
+        )
+
+
 def encrypt(module: M, share: Callable[[Tensor], EncryptedTensor], session: Engine) -> M:
     """Share all float parameters and buffers in place."""
+    _require_module(module, "encrypt", "session.share(x)")
 
     def convert(x: Tensor) -> Tensor | None:
         if isinstance(x, EncryptedTensor) or not x.dtype.is_floating_point:
@@ -56,6 +67,7 @@ def encrypt(module: M, share: Callable[[Tensor], EncryptedTensor], session: Engi
 
 def decrypt(module: M, to: str) -> M:
     """Reveal all encrypted parameters and buffers in place."""
+    _require_module(module, "decrypt", "x.reveal()")
 
     def convert(x: Tensor) -> Tensor | None:
         return x.reveal(to) if isinstance(x, EncryptedTensor) else None

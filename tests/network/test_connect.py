@@ -99,13 +99,15 @@ def test_a_data_set_that_is_a_single_number(cluster: LocalCluster, session: Netw
     [
         (None, "h", "r", "write owner/NAME"),
         (None, "party/alice", "r", "write owner/NAME"),
+        (None, None, "r", "write owner/NAME"),
+        (None, "owner/h", None, "a result has a name"),
         (None, "owner/h h", "r", "1 to 64 letters"),
         (None, "owner/h", "a b", "letters, digits"),
         (None, "owner/h", "", "letters, digits"),
         (torch.ones(1), "owner/h", "r", "send it to the owner"),
     ],
 )
-def test_what_cannot_be_delivered_ends_nothing(session: NetworkSession, x: Any, to: str, name: str, said: str) -> None:
+def test_what_cannot_be_delivered_ends_nothing(session: NetworkSession, x: Any, to: Any, name: Any, said: str) -> None:
     secret = session.share(torch.ones(2))
     with pytest.raises(TorchveilError) as caught:
         session.deliver(secret if x is None else x, to=to, name=name)
@@ -118,6 +120,13 @@ def test_a_reveal_to_somebody_else_names_the_way(session: NetworkSession) -> Non
         session.share(torch.ones(1)).reveal(to="owner/h")
     with pytest.raises(InvalidArgument, match="deliver"):
         session.decrypt(session.encrypt(nn.Linear(1, 1)), to="owner")
+
+
+def test_the_cluster_of_this_directory_is_the_default(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cluster.file.parent)
+    assert cluster.file.name == "cluster.toml"
+    with torchveil.connect() as session:
+        assert session.share(torch.ones(1)).reveal().tolist() == [1.0]
 
 
 def test_missing_files_name_the_remedy(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -175,6 +175,13 @@ def test_arrays_that_cannot_be_shared(values: Tensor) -> None:
         prepare({"": Array(values)}, FORMAT)
 
 
+@pytest.mark.parametrize("pad_rows", [None, 4])
+def test_what_is_no_tensor_cannot_be_shared(pad_rows: int | None) -> None:
+    for values in ([1, 2], None, 3.0):
+        with pytest.raises(InvalidArgument, match="only a tensor can be shared"):
+            prepare({"": Array(values)}, FORMAT, pad_rows=pad_rows)  # type: ignore[arg-type]
+
+
 def test_repr_shows_no_value() -> None:
     x = torch.full((2,), 77.0)
     shown = repr(Array(x)) + repr(Part("", x.long(), FORMAT, None))

@@ -214,6 +214,10 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "public of a number": lambda: public(3.0),  # type: ignore[arg-type]
     "reveal to the provider": lambda: canary(2).reveal("james"),
     "divide by the public zero": lambda: canary(2) / 0,
+    "encrypt a tensor": lambda: SESSION.encrypt(torch.ones(2)),  # type: ignore[type-var]
+    "encrypt nothing": lambda: SESSION.encrypt(None),  # type: ignore[type-var]
+    "encrypt a list": lambda: SESSION.encrypt([nn.Linear(1, 1)]),  # type: ignore[type-var]
+    "decrypt a tensor": lambda: SESSION.decrypt(canary(2)),  # type: ignore[type-var]
     "decrypt to the provider": lambda: SESSION.decrypt(SESSION.encrypt(nn.Linear(1, 1)), "james"),
 }
 
@@ -297,6 +301,13 @@ CONFIGURATION: dict[str, Callable[[], Any]] = {
     "no party": lambda: Session([]),
     "twice the same": lambda: Session(["alice", "alice"]),
     "provider is a party": lambda: Session(["alice", "bob"], "bob"),
+    "a number of parties": lambda: Session(parties=2),  # type: ignore[arg-type]
+    "a text of parties": lambda: Session(parties="ab"),
+    "parties without names": lambda: Session(parties=("alice", "")),
+    "parties that are numbers": lambda: Session(parties=[1, 2]),  # type: ignore[list-item]
+    "a provider without a name": lambda: Session(provider=None),  # type: ignore[arg-type]
+    "a number as format": lambda: Session(fixed_point=16),  # type: ignore[arg-type]
+    "a number as format of a tensor": lambda: SESSION.share(plain(2), fixed_point=16),  # type: ignore[arg-type]
     "base 1": lambda: FixedPoint(1, 4),
     "too many digits": lambda: FixedPoint(10, 9),
     "negative digits": lambda: FixedPoint(2, -1),

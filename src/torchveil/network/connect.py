@@ -144,7 +144,9 @@ class NetworkSession(Session):
             raise InvalidArgument(
                 f"rank {self.rank} of a party keeps no results for owners", op="deliver", remedy="deliver on rank 0"
             )
-        if not to.startswith("owner/"):
+        if not isinstance(name, str):
+            raise InvalidArgument("a result has a name", op="deliver", remedy="write name='mean-age'")
+        if not isinstance(to, str) or not to.startswith("owner/"):
             raise InvalidArgument(f"{to!r} is no owner", op="deliver", remedy="write owner/NAME")
         Role.parse(to)
         handle = x.handle
@@ -200,13 +202,13 @@ def _close_at_exit(session: weakref.ref[NetworkSession]) -> None:
 
 
 def connect(
-    cluster: str | Path | ClusterConfig,
+    cluster: str | Path | ClusterConfig = "cluster.toml",
     *,
     certificate: str | Path | None = None,
     key: str | Path | None = None,
     fixed_point: FixedPoint | None = None,
 ) -> NetworkSession:
-    """Open a session with the parties and the provider of a cluster file.
+    """Open a session with the parties and the provider of a cluster file; ``cluster.toml`` here if none is named.
 
     certificate, key: who this program is. Without them the only controller's certificate beside the cluster's file
     (``controller-NAME.pem`` with ``controller-NAME.key``).

@@ -175,6 +175,13 @@ def prepare(
     or complex arrays and more than ``pad_rows`` rows; ``ShapeMismatch`` for arrays of different lengths to be padded,
     and for a target of another length than what it is the target of.
     """
+    for array in arrays.values():
+        if not isinstance(array.values, Tensor):
+            raise InvalidArgument(
+                f"only a tensor can be shared, and not a {type(array.values).__name__}",
+                op="share",
+                remedy="pass torch.tensor(...) of it",
+            )
     if pad_rows is not None:
         arrays = _with_mask(arrays, pad_rows)
     _check_target(arrays)
