@@ -46,7 +46,7 @@ from torchveil.handle import (
     facade_strides,
 )
 from torchveil.kernels.linear_maps import LinearMap
-from torchveil.lowering import COMPOSED, TABLE, Kind, Rule, Updated
+from torchveil.lowering import COMPOSED, TABLE, Kind, Rule, Updated, collectives
 from torchveil.public import TAKE_NUMBERS, PublicTensor, counts_up
 from torchveil.recording import ACTIVE
 
@@ -571,6 +571,8 @@ def _without_rule(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             op=str(func),
             remedy=f"compute {_COMPARING[func]}, and reveal it where it may be known",
         )
+    if func.namespace in collectives.NAMESPACES:
+        raise collectives.none_called(func)
     shapes = [tuple(x.shape) for x in args if isinstance(x, Tensor)]
     raise UnsupportedOperation(
         f"no encrypted form of {func} is known (operands of shape {shapes})",

@@ -17,7 +17,6 @@ import torchveil
 from torchveil import Session
 from torchveil.errors import (
     InvalidArgument,
-    PlainWrite,
     ShapeMismatch,
     TorchveilError,
     UnsupportedOperation,
@@ -122,7 +121,7 @@ def refusals(session: Session, rank: int, ranks: int) -> None:
     alone = dist.new_group([0]), dist.new_group([1])
     plain = [torch.zeros(2) for _ in range(ranks)]
     compiled = torchveil.compile(lambda x: (dist.all_reduce(x), x)[1])
-    model = nn.parallel.DistributedDataParallel(session.encrypt(nn.Linear(2, 1)))
+    model = session.encrypt(nn.Linear(2, 1))
     cases: list[tuple[type[Exception], Callable[[], object]]] = [
         (WouldBePublished, lambda: dist.all_gather(plain, x)),
         (ShapeMismatch, lambda: dist.all_gather([session.share(torch.zeros(3)) for _ in range(ranks)], x)),
@@ -133,7 +132,7 @@ def refusals(session: Session, rank: int, ranks: int) -> None:
         (UnsupportedOperation, lambda: dist.send(x, 1 - rank)),
         (InvalidArgument, lambda: dist.all_reduce(x, group=alone[rank])),
         (TorchveilError, lambda: compiled(x)),
-        (PlainWrite, lambda: model(x).sum().backward()),
+        (UnsupportedOperation, lambda: nn.parallel.DistributedDataParallel(model)),
     ]
     for expected, wrong in cases:
         try:

@@ -10,24 +10,55 @@ this program can tell, when the call returns; the ``Work`` of ``async_op=True`` 
 
 Only the default process group is known to the roles, so a collective of a part of the ranks is refused, as is what is
 not here: messages between two ranks, and collectives whose results differ between ranks. ``DistributedDataParallel``
-copies gradients into plain buffers and is refused there; average gradients as above.
+copies gradients into plain buffers, so it is refused when it is given a module with secrets; average as above.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from torchveil.errors import InvalidArgument, ShapeMismatch, UnsupportedOperation, WouldBePublished
 from torchveil.functions.arithmetic import as_number, narrow, secret
 from torchveil.handle import Bit
 from torchveil.lowering.table import composes
 
+#: Where torch keeps its collectives.
+NAMESPACES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
+
 _REMEDY = "call init_process_group before the session is opened, and use the default group"
+
+
+def none_called(func: Any) -> UnsupportedOperation:
+    """The refusal of a collective that is not here."""
+    return UnsupportedOperation(
+        f"no {'functional ' if 'functional' in func.namespace else ''}collective {func._opname.strip('_')} of secrets",
+        op=str(func),
+        remedy="use one of torch.distributed's all_reduce, reduce, broadcast, all_gather and all_gather_into_tensor",
+    )
+
+
+def _refuse_wrapping(module: nn.Module, _name: str, inner: nn.Module | None) -> None:
+    """A hook of torch's, called when a module becomes part of another one."""
+    if isinstance(module, DistributedDataParallel) and any(hasattr(x, "handle") for x in _tensors(inner)):
+        raise UnsupportedOperation(
+            "DistributedDataParallel copies gradients into plain buffers, which a secret is never written into",
+            op="DistributedDataParallel",
+            remedy="use the encrypted module as it is, and average gradients after backward(): "
+            "dist.all_reduce(p.grad, op=dist.ReduceOp.AVG) for every parameter p",
+        )
+
+
+def _tensors(module: nn.Module | None) -> Iterator[Tensor]:
+    if module is not None:
+        yield from module.parameters()
+        yield from module.buffers()
 
 
 def _made(x: Any, how: str, operation: str, root: int = 0) -> Tensor:
@@ -138,6 +169,8 @@ def _name(boxed: Any) -> str:
 
 
 if dist.is_available():
+    register_module_module_registration_hook(_refuse_wrapping)
+
     c10d = torch.ops.c10d
 
     @composes(c10d.allreduce_.default)
