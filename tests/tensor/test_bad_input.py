@@ -166,6 +166,12 @@ def test_the_cpu_is_where_a_secret_is() -> None:
     assert isinstance(SESSION.encrypt(nn.Linear(2, 2)).cpu().weight, EncryptedTensor)
 
 
+def test_class_numbers_with_a_fraction_are_converted() -> None:
+    scores, classes = torch.tensor([[0.5, 1.0, -1.0], [2.0, 0.0, 1.0]]), torch.tensor([1, 0])
+    loss = F.cross_entropy(SESSION.share(scores), SESSION.share(classes.float()).long())
+    assert abs(float(loss.reveal()) - float(F.cross_entropy(scores, classes))) < 1e-3  # type: ignore[attr-defined]
+
+
 def test_plain_tensors_still_become_capsules() -> None:
     assert torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(plain(2))).tolist() == [CANARY] * 2
     assert torch.from_dlpack(plain(2)).tolist() == [CANARY] * 2
@@ -214,6 +220,10 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "public of a number": lambda: public(3.0),  # type: ignore[arg-type]
     "reveal to the provider": lambda: canary(2).reveal("james"),
     "divide by the public zero": lambda: canary(2) / 0,
+    "classes with a fraction": lambda: F.cross_entropy(canary(2, 3) / 1000, SESSION.share(torch.tensor([1.0, 0.0]))),
+    "margins of classes with a fraction": lambda: F.multi_margin_loss(
+        canary(2, 3) / 1000, SESSION.share(torch.tensor([1.0, 0.0]))
+    ),
     "encrypt a tensor": lambda: SESSION.encrypt(torch.ones(2)),  # type: ignore[type-var]
     "encrypt nothing": lambda: SESSION.encrypt(None),  # type: ignore[type-var]
     "encrypt a list": lambda: SESSION.encrypt([nn.Linear(1, 1)]),  # type: ignore[type-var]

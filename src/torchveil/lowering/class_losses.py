@@ -22,7 +22,7 @@ from torchveil.functions import comparison as cmp
 from torchveil.functions import normalise
 from torchveil.functions.look_up import one_hot
 from torchveil.functions.structure import apply
-from torchveil.handle import Deferred, Excluding, Handle, Public, Secret
+from torchveil.handle import Deferred, Excluding, Handle, Public, Secret, facade_dtype
 from torchveil.lowering.piecewise import gate
 from torchveil.lowering.reductions import total
 from torchveil.lowering.softmax import TARGETS, Targets
@@ -42,6 +42,17 @@ def _channel(x: Handle) -> int:
     return 0 if len(x.shape) == 1 else 1
 
 
+def _check_whole(target: Handle) -> None:
+    """Raise unless secret classes have a whole dtype, as torch does: others may be probabilities."""
+    if facade_dtype(target) not in (torch.int64, torch.int32):
+        raise InvalidArgument(
+            f"class numbers are whole, and these of shape {tuple(target.shape)} have dtype {facade_dtype(target)}",
+            op="nll_loss",
+            remedy="share them as whole numbers: torch.tensor([...], dtype=torch.int64), or torchveil share "
+            "--whole target; or convert them: target.long()",
+        )
+
+
 def _one_hot(target: Any, x: Handle, ignore_index: int = _NOTHING_IGNORED) -> Handle:
     """Rows of x's shape, 1 at the class: public for plain targets, secret for secret ones; 0 for what is ignored."""
     classes, dim = x.shape[_channel(x)], _channel(x)
@@ -56,6 +67,7 @@ def _one_hot(target: Any, x: Handle, ignore_index: int = _NOTHING_IGNORED) -> Ha
             )
         dense = torch.nn.functional.one_hot(places, classes) * kept.unsqueeze(-1)
         return _public(x, dense.movedim(-1, dim))
+    _check_whole(target)
     rows: Handle = one_hot(target, classes)
     if 0 <= ignore_index < classes:
         rows = ar.multiply(rows, _public(x, (torch.arange(classes) != ignore_index).to(torch.int64)))
@@ -229,6 +241,8 @@ def _multi_margin(
     if isinstance(target, Tensor):
         target = target.reshape(x.shape[:dim])
         _one_hot(target, x)  # refuses what is out of range
+    elif not isinstance(target, Public):
+        _check_whole(target)
 
     def value() -> Handle:
         m = _margins(x, target, margin, weight)
