@@ -163,7 +163,9 @@ def test_a_connection_that_breaks(
     assert "test_faults.py" in error.line and error.op
 
 
-@pytest.mark.parametrize("link", [("bob", "alice"), ("bob", "james"), (CONTROLLER, "james")], ids="-".join)
+@pytest.mark.parametrize(
+    "link", [("bob", "alice"), ("bob", "james"), (CONTROLLER, "james"), (CONTROLLER, "alice")], ids="-".join
+)
 def test_a_connection_that_falls_silent(
     cluster: LocalCluster, wired: tuple[LocalCluster, dict[Ends, Relay]], link: Ends
 ) -> None:
@@ -178,6 +180,17 @@ def test_a_connection_that_falls_silent(
     assert "test_faults.py" in error.line and error.op
     with pytest.raises(SessionStateError, match="ended with an error"):
         work(session)
+
+
+def test_a_role_that_has_done_all_names_what_the_program_does_now(cluster: LocalCluster) -> None:
+    """The instruction that it waits for was not sent yet."""
+    with opened(cluster) as session:
+        assert work(session) == 512
+        driver: Any = session._driver
+        error = driver._located(m.failure_of(PeerLost("gone"), "party/alice", driver.number, ""))
+        assert "test_faults.py" in error.line and error.op
+        error = driver._located(m.failure_of(PeerLost("gone"), "party/alice", driver.number - 1, ""))
+        assert "return float" in error.line
 
 
 def test_a_connection_that_is_silent_for_less_than_the_deadline(

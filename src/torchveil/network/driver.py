@@ -460,7 +460,9 @@ class NetworkDriver:
 
     def _located(self, failure: m.Failure) -> TorchveilError:
         """What a role tells of an instruction, with the torch operation and the line that asked for it."""
-        operation, found = self._notes.get(failure.number or -1, ("", None))  # 0: of another lane, or of none
+        now = self._operation(), user_frame()  # a role that has done all that it was sent names what was not sent yet
+        nothing = ("", None)  # number 0: of another lane, or of none
+        operation, found = now if failure.number >= self.number else self._notes.get(failure.number or -1, nothing)
         told = msgspec.structs.replace(failure, operation=operation or failure.operation)
         return m.told(told, "" if found is None else shown(*found))
 
