@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,11 +25,24 @@ from torchveil.network.daemon import Daemon, MakeRole, make_role
 from torchveil.network.names import Role
 
 
+#: Bound and not listening: the kernel gives these ports to nobody who asks for any port, and lets the one who names
+#: one of them listen there. The last ones only, for a role that starts later, or again.
+_HELD: deque[socket.socket] = deque(maxlen=128)
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on at this moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in sockets]
+    """Ports of 127.0.0.1 that nobody else listens on, nor is given by the kernel while this process holds them.
+
+    The last 128 are held. Linux only, as is the package: elsewhere a bound socket would keep everybody out.
+    """
+    sockets = []
+    for _ in range(count):
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        sockets.append(held)
+    _HELD.extend(sockets)
+    return [held.getsockname()[1] for held in sockets]
 
 
 def write_cluster(
