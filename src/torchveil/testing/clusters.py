@@ -24,7 +24,6 @@ from torchveil.network.config import ClusterConfig, Limits, read_cluster, read_r
 from torchveil.network.daemon import Daemon, MakeRole, make_role
 from torchveil.network.names import Role
 
-
 #: Bound and not listening: the kernel gives these ports to nobody who asks for any port, and lets the one who names
 #: one of them listen there. The last ones only, for a role that starts later, or again.
 _HELD: deque[socket.socket] = deque(maxlen=128)
