@@ -15,9 +15,10 @@ _INTRODUCTION = """\
 Written by `make accuracy`. Do not edit.
 
 Largest errors over {points} points of the range, among them both ends, zero and the places where a function changes its
-piece, with their neighbours on the grid. An error is against float64 of the same numbers of the grid. The second number
-of a cell is the largest error relative to the result, where that is at least 1 in magnitude. One unit is 1.5e-05 at 16
-bits and 9.5e-07 at 20. Results are read as the next operation would take them, truncated.
+piece, with their neighbours on the grid, and over {tested} such points {again} times: rounding is random, and its rare
+cases show at the same point. An error is against float64 of the same numbers of the grid. The second number of a cell
+is the largest error relative to the result, where that is at least 1 in magnitude. One unit is 1.5e-05 at 16 bits and
+9.5e-07 at 20. Results are read as the next operation would take them, truncated.
 
 Gradients are for an encrypted cotangent of ones, where the wanted number is at most 2^31 / scale (2^15 at 16 bits,
 2^11 at 20), so that a product with it fits.
@@ -73,9 +74,9 @@ def _costs(lines: dict[tuple[str, int], Line]) -> str:
 def page(record: dict[str, Any], costed: int) -> str:
     """The whole page; the same record gives the same page."""
     lines = {(line["name"], line["bits"]): line for line in record["lines"]}
-    points = f"{record['points']:,}"
+    counts = {key: f"{record[key]:,}" for key in ("points", "tested", "again")}
     parts = [
-        _INTRODUCTION.format(points=points),
+        _INTRODUCTION.format(**counts),
         _errors(lines),
         "",
         _COSTS.format(costed=f"{costed:,}"),
