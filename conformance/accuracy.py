@@ -175,7 +175,8 @@ def main() -> None:
             lines = pool.map(_task, tasks, chunksize=1)
     if options.page:
         text = ",\n".join(json.dumps(line) for line in lines)
-        RECORD.write_text(f'{{"points": {options.points}, "tested": {TESTED}, "again": {AGAIN}, "lines": [\n{text}\n]}}\n')
+        counts = f'"points": {options.points}, "tested": {TESTED}, "again": {AGAIN}'
+        RECORD.write_text(f'{{{counts}, "lines": [\n{text}\n]}}\n')
         PAGE.write_text(page(json.loads(RECORD.read_text()), COSTED))
 
 
