@@ -6,6 +6,7 @@ as the commands that an operator would. Both listen on 127.0.0.1 only.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -26,7 +27,8 @@ from torchveil.network.names import Role
 
 #: Bound and not listening: the kernel gives these ports to nobody who asks for any port, and lets the one who names
 #: one of them listen there. The last ones only, for a role that starts later, or again.
-_HELD: deque[socket.socket] = deque(maxlen=128)
+_HELD: deque[socket.socket] = deque()
+_MOST_HELD = 128
 
 
 def free_ports(count: int) -> list[int]:
@@ -34,14 +36,23 @@ def free_ports(count: int) -> list[int]:
 
     The last 128 are held. Linux only, as is the package: elsewhere a bound socket would keep everybody out.
     """
-    sockets = []
+    ports = []
     for _ in range(count):
         held = socket.socket()
+        _HELD.append(held)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
-        sockets.append(held)
-    _HELD.extend(sockets)
-    return [held.getsockname()[1] for held in sockets]
+        ports.append(held.getsockname()[1])
+    _let_go(_MOST_HELD)
+    return ports
+
+
+def _let_go(n_kept: int) -> None:
+    while len(_HELD) > n_kept:
+        _HELD.popleft().close()
+
+
+atexit.register(_let_go, 0)
 
 
 def write_cluster(
