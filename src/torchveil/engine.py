@@ -37,6 +37,7 @@ from torchveil.fixedpoint import FixedPoint, decode, encode
 from torchveil.gates import GATES
 from torchveil.handle import Bit, Deferred, Handle, Public, Secret, Shape, contiguous_strides
 from torchveil.kernels.linear_maps import LinearMap
+from torchveil.participants import check_format, check_participants
 from torchveil.program import instructions as ins
 from torchveil.program.plan import Plan
 from torchveil.recording import ACTIVE
@@ -96,21 +97,8 @@ class Engine:
         debug: bool = False,
         backend: str = "lockstep",
     ) -> None:
-        names = [str(name) for name in parties]
-        if len(names) < 2:
-            raise ConfigurationError(
-                f"a value cannot be split between {len(names)} parties",
-                remedy="name at least two parties: with one, that one would read everything",
-            )
-        if len(set(names)) != len(names):
-            raise ConfigurationError("a party is named twice", remedy="give every party a name of its own")
-        if provider in names:
-            raise ConfigurationError(
-                f"{provider!r} is a party and the provider; it would know shares and masks, that is everything",
-                remedy="let somebody who is not a party deal the correlated randomness",
-            )
-        self.parties = tuple(names)
-        self.provider = str(provider)
+        self.parties, self.provider = check_participants(parties, provider)
+        check_format(fixed_point)
         self.fixed_point = fixed_point or FixedPoint()
         self._debug = debug
         self.backend = backend

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from torchveil import checkpoints, modules
 from torchveil.engine import Engine
-from torchveil.errors import ConfigurationError, InvalidArgument
+from torchveil.errors import InvalidArgument
 from torchveil.fixedpoint import FixedPoint
+from torchveil.participants import check_format
 from torchveil.profiling.profile import Profile
 from torchveil.public import PublicTensor
 from torchveil.tensor import EncryptedTensor, wrap
@@ -20,48 +21,14 @@ from torchveil.tensor import EncryptedTensor, wrap
 M = TypeVar("M", bound=nn.Module)
 
 
-def _kind(given: Any) -> str:
-    """What was given, by its type alone."""
-    return "an empty text" if given == "" else f"a {type(given).__name__}"
-
-
-def _check_format(given: Any) -> None:
-    if given is not None and not isinstance(given, FixedPoint):
-        raise ConfigurationError(
-            f"a number format is a FixedPoint, and not {_kind(given)}",
-            remedy="write fixed_point=torchveil.FixedPoint(2, 16): base and digits after the point",
-        )
-
-
 class Session(Engine):
-    """One controller, two or more parties, a provider, in one process (lockstep).
+    """One controller, two or more parties, a provider, in one process (lockstep). Arguments are those of ``Engine``.
 
     >>> session = Session(parties=("alice", "bob"), provider="james")
     >>> x = session.share(torch.tensor([1.0, 2.0]))
     >>> (x * x).reveal()
     tensor([1., 4.])
     """
-
-    def __init__(
-        self,
-        parties: Sequence[str] = ("alice", "bob"),
-        provider: str = "james",
-        *,
-        fixed_point: FixedPoint | None = None,
-        debug: bool = False,
-        backend: str = "lockstep",
-    ) -> None:
-        names = list(parties) if isinstance(parties, Iterable) and not isinstance(parties, str | bytes) else None
-        if names is None or not all(isinstance(name, str) and name for name in names):
-            raise ConfigurationError(
-                f"parties are a list of names, and not {_kind(parties)}", remedy='write parties=("alice", "bob")'
-            )
-        if not isinstance(provider, str) or not provider:
-            raise ConfigurationError(
-                f"a provider is a name, and not {_kind(provider)}", remedy='write provider="james", or leave it out'
-            )
-        _check_format(fixed_point)
-        super().__init__(names, provider, fixed_point=fixed_point, debug=debug, backend=backend)
 
     def share(
         self, x: Tensor, *, requires_grad: bool = False, fixed_point: FixedPoint | None = None
@@ -74,7 +41,7 @@ class Session(Engine):
         """
         if not isinstance(x, Tensor) or isinstance(x, EncryptedTensor):
             raise InvalidArgument("only a plain tensor can be shared", op="share", remedy="pass a torch.Tensor")
-        _check_format(fixed_point)
+        check_format(fixed_point)
         clear = x.plain if isinstance(x, PublicTensor) else x.detach()
         if clear.dtype.is_floating_point:
             handle = self.input(clear, fixed_point)

@@ -72,6 +72,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("torchveil.kernels",),
     ("torchveil.storage",),
     ("torchveil.randomness", "torchveil.public_randomness"),
+    ("torchveil.participants",),
     ("torchveil.fixedpoint",),
     ("torchveil.errors",),
     ("torchveil.where", "torchveil.version"),
