@@ -439,6 +439,15 @@ def test_a_value_of_too_many_elements_is_named_with_its_limit(tmp_path: Path, co
         assert error.at_fault == "controller/scientist"
 
 
+def test_the_first_instruction_of_a_session_has_its_line_too(tmp_path: Path) -> None:
+    """Its number is 0, which stood for no instruction."""
+    with local_cluster(tmp_path, limits=LIMITS, role_limits={"elements": 1000}) as cluster:
+        session = connect(cluster.file)
+        with pytest.raises(LimitExceeded, match=r"instruction 0\)") as caught:
+            session.share(torch.ones(40, 30)).reveal()  # too many
+        assert "# too many" in caught.value.line and caught.value.op == "share"
+
+
 def test_a_role_that_ends_at_rest_names_no_instruction_that_is_done(tmp_path: Path) -> None:
     with local_cluster(tmp_path, limits=LIMITS) as cluster:
         session = connect(cluster.file)

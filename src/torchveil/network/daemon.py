@@ -336,7 +336,7 @@ class Daemon:
             running.run()
         except BaseException as error:
             place = None if running is None else running.place
-            number, operation = (place.number, place.operation) if place else (0, "")
+            number, operation = (place.number, place.operation) if place else (None, "")
             where: dict[str, Any] = {
                 "session": run_id,
                 "instruction": number,

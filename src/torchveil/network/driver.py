@@ -460,9 +460,11 @@ class NetworkDriver:
 
     def _located(self, failure: m.Failure) -> TorchveilError:
         """What a role tells of an instruction, with the torch operation and the line that asked for it."""
-        now = self._operation(), user_frame()  # a role that has done all that it was sent names what was not sent yet
-        nothing = ("", None)  # number 0: of another lane, or of none
-        operation, found = now if failure.number >= self.number else self._notes.get(failure.number or -1, nothing)
+        operation, found = "", None
+        if failure.number is not None and failure.number < self.number:
+            operation, found = self._notes.get(failure.number, (operation, found))
+        elif failure.number is not None:  # a role that has done all that it was sent names what was not sent yet
+            operation, found = self._operation(), user_frame()
         told = msgspec.structs.replace(failure, operation=operation or failure.operation)
         return m.told(told, "" if found is None else shown(*found))
 

@@ -269,13 +269,13 @@ class Collected(Message, frozen=True):
 class Failure(Message, frozen=True):
     """Why a role ends a session: the code of the error tree, who saw it, at which instruction, who is the cause.
 
-    Never a value.
+    Never a value. No number: about no instruction, or about one of another lane.
     """
 
     code: Name
     role: Name
     message: Text
-    number: Count = 0
+    number: Count | None = None
     operation: Annotated[str, Meta(max_length=200)] = ""
     remedy: Text = ""
     at_fault: Annotated[str, Meta(max_length=160)] = ""
@@ -375,7 +375,7 @@ def seal_context(session_id: bytes, number: int, party: str) -> bytes:
 # --- errors across machines -------------------------------------------------------------------------------------------
 
 
-def failure_of(error: BaseException, role: str, number: int = 0, operation: str = "") -> Failure:
+def failure_of(error: BaseException, role: str, number: int | None = None, operation: str = "") -> Failure:
     """What a role tells the others about an error. Of errors that are not ours only the type: a message may hold
     data."""
     if isinstance(error, TorchveilError):
@@ -394,7 +394,7 @@ def _classes(base: type[TorchveilError]) -> dict[str, type[TorchveilError]]:
 def told(failure: Failure, line: str = "") -> TorchveilError:
     """The error that another role told of; ``told_by`` finds the failure again."""
     kind = _classes(TorchveilError).get(failure.code, TorchveilError)
-    at = f" (instruction {failure.number})" if failure.number else ""
+    at = "" if failure.number is None else f" (instruction {failure.number})"
     error = kind(
         f"{failure.role}{at}: {failure.message}",
         op=failure.operation,

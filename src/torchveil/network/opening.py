@@ -97,7 +97,7 @@ def abort_raises(link: Link, frame: Frame) -> bool:
         lane = lane_of(link)
         if lane is not None:  # what it names are machines of its lane, and instructions of another program
             role, at_fault = in_lane(failure.role, lane), in_lane(failure.at_fault or failure.role, lane)
-            failure = msgspec.structs.replace(failure, role=role, at_fault=at_fault, number=0)
+            failure = msgspec.structs.replace(failure, role=role, at_fault=at_fault, number=None)
         raise m.told(failure)
     return False
 
@@ -498,7 +498,7 @@ def reason(hub: Hub, error: TorchveilError) -> TorchveilError:
     return error
 
 
-def refuse(hub: Hub, error: BaseException, role: str, number: int = 0, operation: str = "") -> m.Failure:
+def refuse(hub: Hub, error: BaseException, role: str, number: int | None = None, operation: str = "") -> m.Failure:
     """End a session: tell everybody why, as far as they can still be told, and close."""
     failure = m.told_by(error) or m.failure_of(error, role, number, operation)
     hub.urgent = None
