@@ -161,8 +161,8 @@ def test_a_session_computes_on_what_was_shared(cluster: LocalCluster) -> None:
         with pytest.raises(DataNotFound, match="no party holds"):
             session.dataset("hospital-a/nothing")
         session.deliver(mask.sum(), "owner/hospital-a", "rows")  # the session goes on after an error
-    assert fetch(asks, "rows").item() == 3
-    assert torch.allclose(fetch(asks, "mean"), (x * y[:, None]).sum(0).double() / 3, atol=1e-3)
+    assert fetch(asks, "rows").value.item() == 3
+    assert torch.allclose(fetch(asks, "mean").value, (x * y[:, None]).sum(0).double() / 3, atol=1e-3)
 
 
 def test_a_session_takes_nothing_that_parties_hold_differently(cluster: LocalCluster) -> None:

@@ -19,6 +19,7 @@ from torchveil.network import results
 from torchveil.network.config import read_cluster
 from torchveil.network.connect import find_credentials
 from torchveil.network.services import Caller
+from torchveil.storage.files import replacing, storing
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     argument = parser.add_argument
     argument("name", nargs="?", help="which result; without it their names are listed")
     add_file(parser, "--to", "--cluster")
-    argument("--out", type=Path, help="where to write the numbers, as .npy; they are never printed")
-    argument("--forget", action="store_true", help="have the parties forget it once it was fetched")
+    argument("--out", type=Path, help="a new file for the numbers, .npy; they are never printed")
+    argument("--forget", action="store_true", help="have the parties forget it once it was written")
     add_certificate(parser, "the only owner-*.pem")
 
 
@@ -41,8 +42,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.out is None:
         raise UsageError("say where to write it: --out FILE.npy")
-    value = results.fetch(caller, options.name, keep=not options.forget)
-    with options.out.open("wb") as file:
-        np.save(file, value.numpy(), allow_pickle=False)
-    print(f"{options.name}: {' x '.join(map(str, value.shape)) or 'one number'}, in {options.out}")
+    if options.out.exists():
+        raise UsageError(f"{options.out} is there already: name another file")
+    fetched = results.fetch(caller, options.name)
+    with storing(f"writing {options.out}"), replacing(options.out) as file:
+        np.save(file, fetched.value.numpy(), allow_pickle=False)
+    print(f"{options.name}: {' x '.join(map(str, fetched.value.shape)) or 'one number'}, in {options.out}")
+    if options.forget:
+        results.forget(caller, fetched)
     return 0

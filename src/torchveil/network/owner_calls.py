@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from torchveil.errors import TorchveilError
 from torchveil.fixedpoint import FixedPoint
 from torchveil.network import owner, results
 from torchveil.network.config import ClusterConfig, read_cluster
@@ -58,11 +60,19 @@ def fetch_result(
 ) -> Tensor:
     """What a controller delivered to this owner as ``name`` (``session.deliver``): float64 numbers, or bools.
 
-    Each party's sealed share is fetched and opened here; nobody else can. keep: False has the parties forget it.
-    certificate, key: as of ``share_data``. Raises ``DataNotFound`` if there is no such result.
+    Each party's sealed share is fetched and opened here; nobody else can. keep: False has the parties forget it, once
+    all of it is here; who cannot be told so is named in a warning. certificate, key: as of ``share_data``. Raises
+    ``DataNotFound`` if there is no such result.
     """
     config = _read(cluster)
-    return results.fetch(Caller(config, find_credentials(config, certificate, key, "owner")), name, keep=keep)
+    caller = Caller(config, find_credentials(config, certificate, key, "owner"))
+    fetched = results.fetch(caller, name)
+    if not keep:
+        try:
+            results.forget(caller, fetched)
+        except TorchveilError as error:  # the numbers are here, and perhaps nowhere else
+            warnings.warn(f"not every party has forgotten {name!r}: {error.message}", stacklevel=2)
+    return fetched.value
 
 
 def _read(cluster: str | Path | ClusterConfig) -> ClusterConfig:

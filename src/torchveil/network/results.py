@@ -3,12 +3,14 @@
 The box is sealed to the owner's certificate (``sealing``), so what lies here tells the party no more than its share
 did. The controller names the result and says how to read it (scale, number format); an owner adds up what the parties
 hold.
-A result is kept until its owner fetched it with ``keep=False`` or another one of its name comes.
+A result is kept until its owner, who has the numbers, says to forget it, or another one of its name comes.
 """
 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,10 +62,25 @@ class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which result; ``keep`` it for another time, or forget it once it was sent."""
+    """Which result."""
 
     name: Name
-    keep: bool = True
+
+
+class _Forget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which result of a name: another one may have come since."""
+
+    name: Name
+    session: Bytes32
+    number: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What an owner was delivered: the numbers (float64, or bools), and which result that is."""
+
+    value: Tensor
+    kept: Kept
 
 
 def seal_context(kept: Kept, party: str) -> bytes:
@@ -107,16 +124,26 @@ class ResultStore:
         with self._lock, storing(f"writing {path}"), replacing(path) as file:
             file.write(msgspec.msgpack.encode((kept, box)))
 
-    def get(self, owner: str, name: str, *, keep: bool) -> tuple[Kept, bytes]:
+    def get(self, owner: str, name: str) -> tuple[Kept, bytes]:
         """A result and its box. Raises ``DataNotFound``."""
         path = self._path(owner, name)
         with self._lock:
-            try:
-                data = path.read_bytes()
-            except OSError:
-                raise DataNotFound(f"there is no result {name!r} here", op="results") from None
-            if not keep:
+            return self._read(path, name)
+
+    def forget(self, owner: str, name: str, session: bytes, number: int) -> None:
+        """Remove this result, if it is the one of its name and still here."""
+        path = self._path(owner, name)
+        with self._lock, storing(f"removing {path}"), suppress(DataNotFound):
+            kept, _ = self._read(path, name)
+            if (kept.session, kept.number) == (session, number):
                 path.unlink()
+
+    @staticmethod
+    def _read(path: Path, name: str) -> tuple[Kept, bytes]:
+        try:
+            data = path.read_bytes()
+        except OSError:
+            raise DataNotFound(f"there is no result {name!r} here", op="results") from None
         kept, box = msgspec.msgpack.decode(data, type=tuple[Kept, bytes])
         return kept, box
 
@@ -138,17 +165,20 @@ def _list(context: Any, peer: Identity, _arguments: bytes, _body: memoryview) ->
 
 
 def _fetch(context: Any, peer: Identity, arguments: bytes, _body: memoryview) -> tuple[bytes, Body]:
-    try:
-        asked = msgspec.msgpack.decode(arguments, type=_Asked)
-    except msgspec.DecodeError:
-        raise MalformedMessage("bytes that ask for no result") from None
-    kept, box = context.results.get(str(peer.role), asked.name, keep=asked.keep)
+    kept, box = context.results.get(str(peer.role), parse_struct(arguments, _Asked).name)
     return msgspec.msgpack.encode(kept), (box,)
+
+
+def _drop(context: Any, peer: Identity, arguments: bytes, _body: memoryview) -> tuple[bytes, Body]:
+    asked = parse_struct(arguments, _Forget)
+    context.results.forget(str(peer.role), asked.name, asked.session, asked.number)
+    return b"", ()
 
 
 RESULT_SERVICES: dict[str, Service] = {
     "results/list": Service(_list, ("owner",)),
     "results/fetch": Service(_fetch, ("owner",)),
+    "results/forget": Service(_drop, ("owner",)),
 }
 
 
@@ -163,33 +193,39 @@ def names(caller: Caller) -> list[str]:
     return sorted(set.intersection(*found)) if found else []
 
 
-def fetch(caller: Caller, name: str, *, keep: bool = True) -> Tensor:
-    """The value of a result: fetch every party's sealed share, open the seals, add up.
+def fetch(caller: Caller, name: str) -> Fetched:
+    """The value of a result: fetch every party's sealed share, open the seals, add up. The parties keep it.
 
-    float64 numbers, or bools. Raises ``DataNotFound`` if a party has none, ``MalformedMessage`` if they do not belong
+    Raises ``DataNotFound`` if a party has none, ``MalformedMessage`` if they do not belong
     together, ``CertificateError`` for a seal that does not open.
     """
     shares: list[Tensor] = []
-    said: set[tuple[Result, bytes, int]] = set()
+    said: dict[tuple[Result, bytes, int], Kept] = {}
     credentials: Credentials = caller.credentials
     for role in caller.cluster.addresses:
         if role.kind != "party":
             continue
-        result, body = caller.call(role, "results/fetch", _Asked(name, keep))
+        result, body = caller.call(role, "results/fetch", _Asked(name))
         try:
             kept: Kept = parse_struct(result, Kept)
             box = credentials.unseal(bytes(body), seal_context(kept, str(role)))
             shares.append(ring_of(bytearray(box), kept.result.shape))
         except MalformedMessage as error:
             raise MalformedMessage(f"{role}: {error.message}", at_fault=str(role)) from None
-        said.add((kept.result, kept.session, kept.number))
+        said[kept.result, kept.session, kept.number] = kept
     if len(said) != 1:
         raise MalformedMessage(
             "the parties hold results that do not belong together", remedy="ask for it to be made again"
         )
-    ((found, _, _),) = said
+    ((found, _, _), kept), *_ = said.items()
     raw = sum_pieces(shares, 64)
-    return raw != 0 if found.bits else decode(raw, found.scale)
+    return Fetched(raw != 0 if found.bits else decode(raw, found.scale), kept)
 
 
-__all__ = ["RESULT_SERVICES", "Kept", "Result", "ResultStore", "fetch", "names", "seal_context"]
+def forget(caller: Caller, fetched: Fetched) -> None:
+    """Have the parties remove a result, once its numbers are where they are needed. A newer one of its name stays."""
+    kept = fetched.kept
+    caller.all_parties("results/forget", _Forget(kept.result.name, kept.session, kept.number))
+
+
+__all__ = ["RESULT_SERVICES", "Fetched", "Kept", "Result", "ResultStore", "fetch", "forget", "names", "seal_context"]

@@ -184,6 +184,7 @@ def test_other_first_frames_are_refused(cluster: LocalCluster) -> None:
         ("controller", "datasets/remove"),
         ("controller", "results/list"),
         ("controller", "results/fetch"),
+        ("controller", "results/forget"),
         ("controller", "audit/swap"),
         ("owner", "audit/swap"),
         ("controller", "no/such"),

@@ -255,7 +255,7 @@ def test_an_owner_gets_no_results_of_another(cluster: LocalCluster) -> None:
     assert result_names(hers) == ["answer"] and result_names(his) == []
     for name in ("answer", "../hospital-a=answer", "x/../../audit.jsonl"):
         with pytest.raises(TorchveilError) as caught:
-            his.call(ALICE, "results/fetch", msgspec.msgpack.encode({"name": name, "keep": False}))
+            his.call(ALICE, "results/fetch", msgspec.msgpack.encode({"name": name}))
         assert caught.value.code in (DataNotFound.code, "TV108")
 
 
