@@ -3,6 +3,7 @@ wants. And the eyes of the others: what every role was sent, what every role hol
 
 from __future__ import annotations
 
+import re
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -171,8 +172,13 @@ def needles(values: Tensor, scale: int = 1 << 16) -> dict[str, bytes]:
 
 
 def found_in(data: bytes, wanted: dict[str, bytes]) -> list[str]:
-    """The names of the needles that ``data`` holds."""
-    return [name for name, needle in wanted.items() if needle in data]
+    """The names of the needles that ``data`` holds; text only where a number begins, not among the digits of a time."""
+    found = []
+    for name, needle in wanted.items():
+        pattern = re.escape(needle)
+        if re.search(rb"(?<![0-9.])" + pattern if name.startswith("text ") else pattern, data):
+            found.append(name)
+    return found
 
 
 def ring(data: bytes) -> Tensor:

@@ -22,7 +22,8 @@ from torchveil.program import instructions as ins
 from torchveil.testing.clusters import LocalCluster
 
 OWN = torch.tensor([2718.2818, -31415.926, 16180.339])
-WEIGHTS = torch.tensor([[0.7071067, -0.5772156, 0.9159655]])
+#: Numbers of several digits before the point: the text "0.70" is in the time or the seconds of some run before long.
+WEIGHTS = torch.tensor([[707.10678, -577.21566, 915.96559]])
 PUBLIC = torch.tensor([4.6692016, -2.5029078, 1.2020569])
 WANTED = needles(SECRET) | needles(OWN) | needles(WEIGHTS)
 
@@ -49,7 +50,7 @@ def train(cluster: LocalCluster, out: Path, errors: list[str]) -> None:
 
         def step(x: Any, y: Any) -> Any:
             optimizer.zero_grad()
-            loss = torch.sigmoid(model((x / 10000).reshape(1, 3)) * y[0] * 1e-4).sum()
+            loss = torch.sigmoid(model((x / 10000).reshape(1, 3)) * y[0] * 1e-7).sum()
             loss.backward()
             return loss
 
@@ -93,8 +94,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def test_the_needles_are_found_where_they_should_be(run: Run) -> None:
     """A scan that finds nothing anywhere proves nothing."""
     assert len(found_in(OWN.double().numpy().tobytes() + b" -31415.926000 ", needles(OWN))) == 4
+    told = b'{"weight": %.4f}'
+    assert [found_in(told % w, needles(WEIGHTS)) != [] for w in WEIGHTS.flatten().tolist()] == [True] * 3
     parties = b"".join(bytes(frame.body) for to, frame in run.views.frames if to.startswith("party/"))
     assert found_in(parties, needles(PUBLIC)), "parties have public tensors"
+
+
+def test_times_and_seconds_hold_no_needle() -> None:
+    """Log lines have the first, metrics the others, a few minutes at most: a needle there would be found by chance."""
+    texts = [f'"time": "2026-05-02T09:00:{ms // 1000:02}.{ms % 1000:03}Z"' for ms in range(60_000)]
+    texts += [f'"duration_s": {ms / 1000:.4f}, {1_700_000_000 + ms / 100:.4f}' for ms in range(0, 500_000, 7)]
+    assert not found_in("\n".join(texts).encode(), WANTED)
 
 
 @pytest.mark.parametrize("who", ["controller/scientist", "provider/james", "owner/hospital-a"])
