@@ -69,22 +69,36 @@ def between(server: socket.socket) -> Iterator[Callable[..., tuple[Relay, Ends]]
         relay.__exit__(None, None, None)
 
 
+def least(measure: Callable[[], float], enough_s: float, within_s: float = 20.0) -> float:
+    """The shortest of some times: of three at least, and of more while a busy machine lets none be short enough."""
+    ends = time.monotonic() + within_s
+    took = [measure() for _ in range(3)]
+    while min(took) >= enough_s and time.monotonic() < ends:
+        took.append(measure())
+    return min(took)
+
+
 @pytest.mark.parametrize(("network", "slack_s"), [(LAN, 0.003), (WAN, 0.01)], ids=["LAN", "WAN"])
 def test_messages_take_the_latency(
     between: Callable[..., tuple[Relay, Ends]], network: Network, slack_s: float
 ) -> None:
     _, ends = between(network)
-    took = [ends.one_way_s() for _ in range(20)]
-    assert network.latency_s <= min(took) < network.latency_s + slack_s
+    soonest = least(ends.one_way_s, network.latency_s + slack_s)
+    assert network.latency_s <= soonest < network.latency_s + slack_s
 
 
 @pytest.mark.parametrize("rate", [12.5e6, 50e6])
 def test_bytes_take_the_bandwidth(between: Callable[..., tuple[Relay, Ends]], rate: float) -> None:
     relay, ends = between(Network(0.005, rate))
-    n_bytes = int(rate / 10)
-    took = min(ends.one_way_s(n_bytes) for _ in range(3))
-    assert 0.1 * 0.98 < took < 0.1 * 1.5
-    assert 3 * n_bytes < relay.carried < 3 * n_bytes + 3000
+    n_bytes, sent = int(rate / 10), 0
+
+    def one_way_s() -> float:
+        nonlocal sent
+        sent += 1
+        return ends.one_way_s(n_bytes)
+
+    assert 0.1 * 0.98 < least(one_way_s, 0.1 * 1.5) < 0.1 * 1.5
+    assert sent * n_bytes < relay.carried < sent * (n_bytes + 1000)
 
 
 def test_latency_and_bandwidth_overlap(between: Callable[..., tuple[Relay, Ends]]) -> None:
@@ -94,7 +108,7 @@ def test_latency_and_bandwidth_overlap(between: Callable[..., tuple[Relay, Ends]
     for n in range(50):
         ends.near.post(ends.to_far, Frame(1, n))
     assert [ends.far.receive(ends.to_near, 5, "it").number for _ in range(50)] == list(range(50))
-    assert 0.05 <= time.perf_counter() - started < 0.15
+    assert 0.05 <= time.perf_counter() - started < 1.0  # a ferry would take 2.5 s
 
 
 def test_a_fast_sender_is_held_back(between: Callable[..., tuple[Relay, Ends]]) -> None:
@@ -158,12 +172,24 @@ def test_a_stalled_line_carries_nothing_until_it_goes_on(between: Callable[..., 
     relay, ends = between(FAST)
     ends.one_way_s()
     relay.stall()
-    time.sleep(0.02)
     ends.near.post(ends.to_far, Frame(5))
     with pytest.raises(DeadlineExceeded):
         ends.far.receive(ends.to_near, 0.1, "anything")
     relay.resume()
     assert ends.far.receive(ends.to_near, 2, "it").kind == 5
+
+
+def test_what_is_sent_after_a_stall_began_waits(between: Callable[..., tuple[Relay, Ends]]) -> None:
+    """Also if the relay finds both at once."""
+    relay, ends = between(FAST)
+    for n in range(300):
+        before = relay.carried
+        relay.stall()
+        ends.near.post(ends.to_far, Frame(1, n))
+        time.sleep(0.001)
+        assert relay.carried == before
+        relay.resume()
+        assert ends.far.receive(ends.to_near, 5, "it").number == n
 
 
 def test_an_end_passes_after_what_was_sent(between: Callable[..., tuple[Relay, Ends]]) -> None:
@@ -199,17 +225,18 @@ CHEATS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_a_line_that_cheats_is_found_out(between: Callable[..., tuple[Relay, Ends]], cheat: str) -> None:
-    _, ends = between(FAST, Cheat(CHEATS[cheat]))
+    cheating = Cheat(CHEATS[cheat])
+    _, ends = between(FAST, cheating)
+    for n in range(5):
+        ends.near.post(ends.to_far, Frame(1, n))
+        until = time.monotonic() + 5
+        while len(cheating.seen) <= n:  # one piece for each message
+            assert time.monotonic() < until
+            time.sleep(0.001)
     got = []
     with pytest.raises(MalformedMessage, match="one was lost, repeated or moved"):
-        for n in range(5):
-            ends.near.post(ends.to_far, Frame(1, n))
-            time.sleep(0.02)
-            while True:
-                ends.far.poll()
-                if not ends.to_near.decoder.ready:
-                    break
-                got.append(ends.far.receive(ends.to_near, 0, "it").number)
+        for _ in range(6):
+            got.append(ends.far.receive(ends.to_near, 5, "it").number)
     assert got == list(range(len(got))) and len(got) < 4
 
 

@@ -192,7 +192,7 @@ class Relay:
                 self._accept()
             elif sock is self._bell:
                 self._bell.recv(4096)
-            elif (flow := reading[sock]).sink.fileno() >= 0:
+            elif not self._stalled and (flow := reading[sock]).sink.fileno() >= 0:  # what came after ``stall`` waits
                 self.carried += self._guard(flow, partial(flow.read, self.alter))
         if self._cuts_done < self._cuts:
             for pair in list(self._pairs):
