@@ -20,6 +20,11 @@ REDUCTIONS = ("none", "mean", "sum")
 _generator = torch.Generator().manual_seed(11)
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order() -> None:
+    _generator.manual_seed(12)
+
+
 def x(*shape: int, low: float = -3.0, high: float = 3.0) -> Tensor:
     out = torch.rand(shape, generator=_generator, dtype=torch.float64) * (high - low) + low
     return torch.round(out / UNIT) * UNIT

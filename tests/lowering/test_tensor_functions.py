@@ -19,6 +19,11 @@ UNIT = 2.0**-16
 _generator = torch.Generator().manual_seed(11)
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order() -> None:
+    _generator.manual_seed(12)
+
+
 def x(*shape: int, low: float = -2.0, high: float = 2.0) -> Tensor:
     values = torch.rand(shape, generator=_generator, dtype=torch.float64) * (high - low) + low
     return torch.round(values / UNIT) * UNIT
