@@ -260,7 +260,7 @@ def _mantissa_series(m: Mantissa, fit: TrigSeries, scale: int) -> Secret:
 
 
 def reciprocal(x: Handle) -> Secret:
-    """1/x for 2^-20 < |x| < 2^20. Relative error < 2**-18 (2**-16 above 18 digits) plus one unit; 1/0 is 1/unit, the
+    """1/x for 2^-20 < |x| < 2^20. Relative error < 2**-18 (2**-15.8 above 18 digits) plus one unit; 1/0 is 1/unit, the
     largest; 0 beyond 2^20."""
     wire = number(x)
     if wire.pending and not wire.wide:
