@@ -163,7 +163,7 @@ def _norms() -> dict[str, Layer]:
         out[f"batch_norm{d}d without statistics"] = layer(lambda m=batch: m(3, track_running_stats=False), x)
         out[f"batch_norm{d}d plain"] = layer(lambda m=batch: m(3, affine=False), x)
         out[f"instance_norm{d}d"] = layer(lambda m=instance: m(3), x)
-        out[f"instance_norm{d}d affine"] = layer(lambda m=instance: m(3, affine=True), x)
+        out[f"instance_norm{d}d affine"] = layer(lambda m=instance: m(3, affine=True), x, gradient_units=60)
         out[f"instance_norm{d}d statistics"] = layer(lambda m=instance: m(3, track_running_stats=True), x)
         out[f"instance_norm{d}d eval"] = layer(lambda m=instance: _warm(m(3, track_running_stats=True)).eval(), x)
     out["layer_norm"] = layer(lambda: nn.LayerNorm(6), (3, 6))

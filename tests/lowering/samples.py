@@ -228,14 +228,15 @@ SAMPLES: dict[str, list[Call]] = {
     "celu.default": [call(x(3, 4)), call(x(5), 2.0), call(x(4), 0.25)],
     "mish.default": [call(x(3, 4, low=-20, high=20)), call(x())],
     "mish_backward.default": [call(x(3, 4), x(3, 4, low=-20, high=20), gradient=False, units=6)],
-    "glu.default": [call(x(3, 4)), call(x(4, 3), 0), call(x(2, 6, 2), 1)],
+    # a factor up to 3 times a slope's error of a unit or so, and the product's own rounding
+    "glu.default": [call(x(3, 4), units=5), call(x(4, 3), 0, units=5), call(x(2, 6, 2), 1, units=5)],
     "glu_backward.default": [call(x(3, 2), x(3, 4), 1, gradient=False, units=6)],
     "sigmoid.default": unary(low=-20, high=20),
     "sigmoid_backward.default": [call(x(3, 4), x(3, 4, low=0, high=1))],
     "tanh.default": unary(low=-12, high=12),
-    "tanh_backward.default": [call(x(3, 4), x(3, 4, low=-1, high=1), gradient_units=24)],
+    "tanh_backward.default": [call(x(3, 4), x(3, 4, low=-1, high=1), units=5, gradient_units=24)],
     "silu.default": [call(x(3, 4, low=-20, high=20)), call(x())],
-    "silu_backward.default": [call(x(3, 4), x(3, 4, low=-20, high=20), gradient=False)],
+    "silu_backward.default": [call(x(3, 4), x(3, 4, low=-20, high=20), units=5, gradient=False)],
     "gelu.default": [
         call(even(-8, 8, 3, 4)),
         call(even(-8, 8, 3, 4), approximate="tanh"),
@@ -833,7 +834,7 @@ SAMPLES: dict[str, list[Call]] = {
         call(x(6, 3), x(3), x(3), Fixed(x(3)), Fixed(positive(3)), 0.1, 1e-5, units=8, gradient_units=40),
     ],
     "_native_batch_norm_legit_no_training.default": [
-        call(x(4, 2, 3, 3), x(2), x(2), Fixed(x(2)), Fixed(positive(2)), 0.1, 1e-5, units=8, gradient=False),
+        call(x(4, 2, 3, 3), x(2), x(2), Fixed(x(2)), Fixed(positive(2)), 0.1, 1e-5, units=16, gradient=False),
     ],
     # --- products ------------------------------------------------------------------------------------------------
     "mm.default": [

@@ -77,8 +77,9 @@ CASES: dict[str, Case] = {
     "tanhshrink": Case(nn.Tanhshrink()),
     "threshold": Case(nn.Threshold(0.5, -3)),
     "threshold at zero": Case(nn.Threshold(0, 2)),
-    "glu": Case(nn.GLU(), rows(3, 6)),
-    "glu of channels": Case(nn.GLU(1), rows(2, 4, 3)),
+    # a factor up to 3, and for the gradient a seed up to 1.5, times a slope's error of a unit or so
+    "glu": Case(nn.GLU(), rows(3, 6), units=5, gradient_units=8),
+    "glu of channels": Case(nn.GLU(1), rows(2, 4, 3), units=5, gradient_units=8),
     "softmin": Case(nn.Softmin(1), rows(3, 4)),
     "softmax": Case(nn.Softmax(-1), rows(3, 5)),
     "softmax 2d": Case(nn.Softmax2d(), rows(2, 3, 2, 2)),

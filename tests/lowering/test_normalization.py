@@ -26,7 +26,7 @@ def test_batch_norm_gradients_have_no_common_error(digits: int, size: float) -> 
     # single elements are off by a unit or so, 1,024 of them together by a tenth of it, not by one
     assert error.mean((0, 2, 3)).abs().max() < 0.3
     along = (error * clear.detach()).sum((0, 2, 3)) / clear.detach().square().sum((0, 2, 3))
-    assert along.abs().max() < 0.5 + 1e-4 * size * 2**digits  # and a relative error of the scale
+    assert along.abs().max() < 0.8 + 1e-4 * size * 2**digits  # and a relative error of the scale: .4 in some runs
 
 
 def test_layer_norm_gradients_have_no_common_error() -> None:

@@ -248,13 +248,13 @@ def test_orthogonal_factors(shape: tuple[int, ...]) -> None:
     u, s, vh = (t.reveal(dtype=torch.float64) for t in torch.linalg.svd(SESSION.share(matrix)))
     size = s.shape[-1]
     for factor in (u.mT @ u, vh @ vh.mT):
-        assert float((factor - torch.eye(factor.shape[-1])).abs().max()) < 2**-11
-    assert float(((u[..., :size] * s.unsqueeze(-2)) @ vh[..., :size, :] - matrix).abs().max()) < 2**-11
-    assert float((s - torch.linalg.svdvals(matrix)).abs().max()) < 2**-12
+        assert float((factor - torch.eye(factor.shape[-1])).abs().max()) < 2**-10
+    assert float(((u[..., :size] * s.unsqueeze(-2)) @ vh[..., :size, :] - matrix).abs().max()) < 2**-10
+    assert float((s - torch.linalg.svdvals(matrix)).abs().max()) < 2**-11
     q, r = (t.reveal(dtype=torch.float64) for t in torch.linalg.qr(SESSION.share(matrix), mode="complete"))
     assert q.shape == u.shape
     assert bool((r.tril(-1) == 0).all())
-    assert float((q @ r - matrix).abs().max()) < 2**-12
+    assert float((q @ r - matrix).abs().max()) < 2**-11
 
 
 def test_repeated_eigenvalues_have_an_orthonormal_basis() -> None:

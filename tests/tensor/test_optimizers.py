@@ -248,7 +248,8 @@ def test_gradients_accumulate_over_batches() -> None:
         (F.mse_loss(secret(session.share(part)), session.share(wanted)) / 4).backward()
     for p, q in zip(clear.parameters(), secret.parameters(), strict=True):
         assert isinstance(q.grad, EncryptedTensor)
-        assert float((q.grad.reveal(dtype=torch.float64) - p.grad).abs().max()) <= 8 * 2.0**-16
+        # the errors of four backward passes: 8.8 units in 250 runs; a batch too many or too few is thousands off
+        assert float((q.grad.reveal(dtype=torch.float64) - p.grad).abs().max()) <= 24 * 2.0**-16
 
 
 def test_lists_write_no_secret_into_a_plain_tensor() -> None:
