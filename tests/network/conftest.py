@@ -52,9 +52,9 @@ def dial(contexts: tuple[ssl.SSLContext, ssl.SSLContext], background: Any) -> It
 
     def tls() -> Sockets:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        near = background(links.connect, address, contexts[1], 5.0)
-        far = links.accept_tls(server.accept()[0], contexts[0], 5.0)
-        return near.result(5), far
+        near = background(links.connect, address, contexts[1], 60.0)
+        far = links.accept_tls(server.accept()[0], contexts[0], 60.0)
+        return near.result(60), far
 
     yield {"plain": socket.socketpair, "tls": tls}
     server.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 60.0
 
 Wrap = Callable[[socket.socket], socket.socket]
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import math
 import os
+import select
 import shutil
 import socket
 import ssl
 import struct
 import subprocess
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -57,13 +62,13 @@ def test_frames_arrive_in_order_and_whole(ends: Ends, background: Any) -> None:
     def push() -> None:
         for n in range(300):
             alice.post(to_bob, Frame(n % 256, n, n.to_bytes(8, "big"), b"m" * (n % 7), body(n)))
-        alice.flush(5, "sending")
+        alice.flush(30, "sending")
 
     pushing = background(push)
     for n in range(300):
-        frame = bob.receive(to_alice, 5, "frames")
+        frame = bob.receive(to_alice, 30, "frames")
         assert frame[:4] == (n % 256, n, n.to_bytes(8, "big"), b"m" * (n % 7)) and frame.body == body(n)
-    pushing.result(5)
+    pushing.result(30)
     assert to_bob.bytes_out == to_alice.bytes_in > 300 * 56 and to_bob.queued == 0
 
 
@@ -72,27 +77,27 @@ def test_bodies_of_all_sizes_come_back(ends: Ends, background: Any, n_bytes: int
     alice, to_bob, bob, to_alice = ends
 
     def echo() -> None:
-        bob.post(to_alice, Frame(2, body=bob.receive(to_alice, 10, "echo").body))
-        bob.flush(10, "echo")
+        bob.post(to_alice, Frame(2, body=bob.receive(to_alice, 30, "echo").body))
+        bob.flush(30, "echo")
 
     done = background(echo)
     sent = body(n_bytes)
     alice.post(to_bob, Frame(1, body=sent))
-    assert alice.receive(to_bob, 10, "echo").body == sent
-    done.result(10)
+    assert alice.receive(to_bob, 30, "echo").body == sent
+    done.result(30)
 
 
 def test_both_send_much_at_once(ends: Ends, background: Any) -> None:
     def exchange(hub: Hub, link: Link) -> int:
         sent = body(100 * MB)
         hub.post(link, Frame(1, body=sent))
-        frame = hub.receive(link, 30, "exchange")
-        hub.flush(30, "exchange")
+        frame = hub.receive(link, 120, "exchange")
+        hub.flush(120, "exchange")
         return int(frame.body == sent)
 
     other = background(exchange, ends.bob, ends.to_alice)
     assert exchange(ends.alice, ends.to_bob)
-    assert other.result(30)
+    assert other.result(120)
 
 
 def test_many_frames_in_one_piece_are_all_seen_without_another_event(ends: Ends) -> None:
@@ -100,7 +105,7 @@ def test_many_frames_in_one_piece_are_all_seen_without_another_event(ends: Ends)
     _, to_bob, bob, to_alice = ends
     to_bob.sock.setblocking(True)
     to_bob.sock.sendall(b"".join(piece for n in range(100) for piece in pack(Frame(1, n), bytes(8), n)))
-    assert [bob.receive(to_alice, 2, "frames").number for _ in range(100)] == list(range(100))
+    assert [bob.receive(to_alice, 30, "frames").number for _ in range(100)] == list(range(100))
 
 
 def test_the_session_changes_between_two_frames(ends: Ends) -> None:
@@ -108,17 +113,17 @@ def test_the_session_changes_between_two_frames(ends: Ends) -> None:
     alice.post(to_bob, Frame(1))
     to_bob.session = SESSION
     alice.post(to_bob, Frame(2))
-    assert bob.receive(to_alice, 2, "hello").kind == 1
+    assert bob.receive(to_alice, 30, "hello").kind == 1
     time.sleep(0.01)
     bob.poll()
     to_alice.session = SESSION
-    assert bob.receive(to_alice, 2, "first").kind == 2
+    assert bob.receive(to_alice, 30, "first").kind == 2
     bob.post(to_alice, Frame(3))
-    assert alice.receive(to_bob, 2, "answer").kind == 3
+    assert alice.receive(to_bob, 30, "answer").kind == 3
     to_bob.session = b"other"
     alice.post(to_bob, Frame(4))
     with pytest.raises(MalformedMessage, match="alice: a frame is of another session, during: second"):
-        bob.receive(to_alice, 2, "second")
+        bob.receive(to_alice, 30, "second")
 
 
 def test_frames_of_other_links_are_kept(make: Callable[[], Ends]) -> None:
@@ -128,8 +133,8 @@ def test_frames_of_other_links_are_kept(make: Callable[[], Ends]) -> None:
     hub.add(second.to_alice)
     second.alice.post(second.to_bob, Frame(2))
     first.alice.post(first.to_bob, Frame(1))
-    assert hub.receive(first.to_alice, 2, "first").kind == 1
-    link, frame = hub.receive_any([first.to_alice, second.to_alice], 2, "any")
+    assert hub.receive(first.to_alice, 30, "first").kind == 1
+    link, frame = hub.receive_any([first.to_alice, second.to_alice], 30, "any")
     assert link is second.to_alice and frame.kind == 2
 
 
@@ -139,7 +144,7 @@ def test_frames_of_other_links_are_kept(make: Callable[[], Ends]) -> None:
 def test_what_nobody_takes_is_bounded_at_both_ends(make: Callable[[Limits], Ends], background: Any) -> None:
     limits = Limits(queued=4 * MB)
     alice, to_bob, bob, to_alice = make(limits)
-    alice.timeout_s = 0.3
+    alice.timeout_s = 3.0  # bob fills his queue in that time, however busy the machine is
     stop = threading.Event()
 
     def poll() -> None:
@@ -147,16 +152,16 @@ def test_what_nobody_takes_is_bounded_at_both_ends(make: Callable[[Limits], Ends
             bob.poll()
 
     polling, posted = background(poll), 0
-    with pytest.raises(DeadlineExceeded, match=r"bob did not answer within 0\.3 s, during: pushing"):
+    with pytest.raises(DeadlineExceeded, match=r"bob did not answer within 3 s, during: pushing"):
         for posted in range(100):
             alice.post(to_bob, Frame(1, posted, body=body(MB)), "pushing")
     stop.set()
-    polling.result(5)
+    polling.result(30)
     assert limits.queued < to_bob.queued <= limits.queued + 2 * MB
     assert limits.queued <= to_alice.decoder.waiting <= limits.queued + 2 * MB
-    flushing = background(alice.flush, 5, "the rest")
-    assert [bob.receive(to_alice, 5, "taking").number for _ in range(posted + 1)] == list(range(posted + 1))
-    flushing.result(5)
+    flushing = background(alice.flush, 30, "the rest")
+    assert [bob.receive(to_alice, 30, "taking").number for _ in range(posted + 1)] == list(range(posted + 1))
+    flushing.result(30)
 
 
 def test_a_slow_taker_slows_the_sender(make: Callable[[Limits], Ends], background: Any) -> None:
@@ -169,14 +174,14 @@ def test_a_slow_taker_slows_the_sender(make: Callable[[Limits], Ends], backgroun
         for n in range(40):
             alice.post(to_bob, Frame(1, n, body=bytes(MB)))
             most = max(most, to_bob.queued)
-        alice.flush(10, "pushing")
+        alice.flush(30, "pushing")
 
     pushing = background(push)
     for n in range(40):
-        assert bob.receive(to_alice, 10, "taking").number == n
+        assert bob.receive(to_alice, 30, "taking").number == n
         assert to_alice.decoder.waiting <= limits.queued + 2 * MB
         time.sleep(0.001)
-    pushing.result(10)
+    pushing.result(30)
     assert most <= limits.queued + 1024
 
 
@@ -185,23 +190,23 @@ def test_a_frame_beyond_the_limits_is_refused(make: Callable[[Limits], Ends]) ->
     with pytest.raises(LimitExceeded):
         alice.post(to_bob, Frame(7, body=bytes(11)))
     alice.post(to_bob, Frame(7, body=bytes(10)))
-    assert bob.receive(to_alice, 2, "small").kind == 7
+    assert bob.receive(to_alice, 30, "small").kind == 7
     to_bob.sock.send(b"".join(pack(Frame(7, body=bytes(11)), bytes(8), 1)))
     with pytest.raises(LimitExceeded, match=r"alice: a frame of kind 7 announces 0 \+ 11 bytes"):
-        bob.receive(to_alice, 2, "large")
+        bob.receive(to_alice, 30, "large")
 
 
 def test_limits_may_change(ends: Ends) -> None:
     """A stranger may say little before it is known."""
     ends.to_alice.limits = Limits(body=10)
     ends.alice.post(ends.to_bob, Frame(1, body=bytes(10)))
-    ends.bob.receive(ends.to_alice, 2, "hello")
+    ends.bob.receive(ends.to_alice, 30, "hello")
     ends.to_alice.limits = Limits(body=20)
     ends.alice.post(ends.to_bob, Frame(1, body=bytes(20)))
-    ends.bob.receive(ends.to_alice, 2, "more")
+    ends.bob.receive(ends.to_alice, 30, "more")
     ends.alice.post(ends.to_bob, Frame(1, body=bytes(21)))
     with pytest.raises(LimitExceeded):
-        ends.bob.receive(ends.to_alice, 2, "too much")
+        ends.bob.receive(ends.to_alice, 30, "too much")
 
 
 # --- ends ------------------------------------------------------------------------------------------------------------
@@ -222,12 +227,12 @@ def test_the_end_of_any_link_ends_every_wait(make: Callable[[], Ends], end: Call
     first.bob.post(first.to_alice, Frame(5))
     second.bob.remove(second.to_alice)
     end(second.to_alice)
-    assert hub.receive(first.to_bob, 2, "what is there").kind == 5
+    assert hub.receive(first.to_bob, 30, "what is there").kind == 5
     for wait in (hub.receive, hub.receive_any):
         started = time.monotonic()
         with pytest.raises(PeerLost, match=r"carol: .*, during: layer 3"):
-            wait(first.to_bob if wait == hub.receive else [first.to_bob], 5, "layer 3")
-        assert time.monotonic() - started < 1
+            wait(first.to_bob if wait == hub.receive else [first.to_bob], 60, "layer 3")
+        assert time.monotonic() - started < 20
     with pytest.raises(PeerLost, match="carol"):
         hub.poll()
     with pytest.raises(PeerLost, match="carol"):
@@ -249,9 +254,9 @@ def test_a_link_that_may_close_disturbs_only_who_waits_for_it(make: Callable[[],
         hub.poll()
         time.sleep(0.01)
     first.bob.post(first.to_alice, Frame(1))
-    assert hub.receive(first.to_bob, 2, "first").kind == 1
+    assert hub.receive(first.to_bob, 30, "first").kind == 1
     with pytest.raises(PeerLost, match="bob: the other end closed"):
-        hub.receive(second.to_bob, 2, "second")
+        hub.receive(second.to_bob, 30, "second")
 
 
 def test_what_arrived_comes_before_the_end(ends: Ends) -> None:
@@ -259,9 +264,9 @@ def test_what_arrived_comes_before_the_end(ends: Ends) -> None:
     for n in range(3):
         bob.post(to_alice, Frame(1, n, body=body(1000)))
     to_alice.close()
-    assert [alice.receive(to_bob, 2, "last words").number for _ in range(3)] == [0, 1, 2]
+    assert [alice.receive(to_bob, 30, "last words").number for _ in range(3)] == [0, 1, 2]
     with pytest.raises(PeerLost, match="bob"):
-        alice.receive(to_bob, 2, "more")
+        alice.receive(to_bob, 30, "more")
     with pytest.raises(PeerLost, match="bob"):
         alice.post(to_bob, Frame(1))
 
@@ -271,7 +276,7 @@ def test_the_end_within_a_frame_is_an_end(ends: Ends) -> None:
     to_alice.sock.send(pack(Frame(1, body=bytes(100_000)), bytes(8), 0)[0])
     to_alice.close()
     with pytest.raises(PeerLost):
-        alice.receive(to_bob, 2, "half")
+        alice.receive(to_bob, 30, "half")
 
 
 def test_last_words_are_heard_though_their_speaker_left_much_unread(ends: Ends) -> None:
@@ -294,14 +299,14 @@ def test_a_link_closed_at_this_end_is_lost(ends: Ends) -> None:
     ends.to_bob.close()
     ends.to_bob.close()
     with pytest.raises(PeerLost, match="bob: closed at this end"):
-        ends.alice.receive(ends.to_bob, 2, "x")
+        ends.alice.receive(ends.to_bob, 30, "x")
 
 
 def test_garbage_names_its_sender(ends: Ends) -> None:
     ends.to_bob.sock.send(b"GET / HTTP/1.1\r\nHost: bob and some more to fill a header\r\n\r\n")
     for _ in range(2):
         with pytest.raises(MalformedMessage, match="alice: these bytes are no frame of torchveil, during: hello"):
-            ends.bob.receive(ends.to_alice, 2, "hello")
+            ends.bob.receive(ends.to_alice, 30, "hello")
 
 
 @pytest.mark.parametrize("forged", [0, 2], ids=["repeated", "skipped"])
@@ -310,7 +315,7 @@ def test_a_frame_out_of_turn_is_refused(ends: Ends, forged: int) -> None:
     ends.to_bob.sock.send(b"".join(pack(Frame(1), bytes(8), forged)))
     with pytest.raises(MalformedMessage, match=f"frame {forged} came where frame 1 belongs"):
         for _ in range(2):
-            ends.bob.receive(ends.to_alice, 2, "x")
+            ends.bob.receive(ends.to_alice, 30, "x")
 
 
 # --- time and interruptions ------------------------------------------------------------------------------------------
@@ -326,12 +331,12 @@ def test_every_wait_has_a_deadline(ends: Ends) -> None:
     alice.post(to_bob, Frame(1, body=body(20 * MB)))
     with pytest.raises(DeadlineExceeded, match="bob"):
         alice.flush(0.2, "layer 3")
-    assert 0.6 <= time.monotonic() - started < 2
+    assert 0.6 <= time.monotonic() - started < 20
 
 
 def test_a_wait_of_no_time_takes_what_is_there(ends: Ends) -> None:
     ends.alice.post(ends.to_bob, Frame(1))
-    time.sleep(0.02)
+    assert select.select([ends.to_alice.sock], [], [], 30)[0], "it never came"
     assert ends.bob.receive(ends.to_alice, 0, "x").kind == 1
 
 
@@ -339,7 +344,7 @@ def test_a_wait_may_be_for_ever(ends: Ends, background: Any) -> None:
     waiting = background(ends.bob.receive, ends.to_alice, math.inf, "anything")
     time.sleep(0.02)
     ends.alice.post(ends.to_bob, Frame(1))
-    assert waiting.result(5).kind == 1
+    assert waiting.result(30).kind == 1
 
 
 def test_an_urgent_frame_is_seen_while_waiting_for_another_link(make: Callable[[], Ends]) -> None:
@@ -359,31 +364,34 @@ def test_an_urgent_frame_is_seen_while_waiting_for_another_link(make: Callable[[
     for kind in (1, 8, 2):
         second.bob.post(second.to_alice, Frame(kind))
     first.bob.post(first.to_alice, Frame(3))
-    assert hub.receive(first.to_bob, 2, "x").kind == 3
-    assert [hub.receive(second.to_bob, 2, "x").kind for _ in range(2)] == [1, 2]
+    assert hub.receive(first.to_bob, 30, "x").kind == 3
+    assert [hub.receive(second.to_bob, 30, "x").kind for _ in range(2)] == [1, 2]
     assert sorted(seen) == [1, 2, 3, 8]
     second.bob.post(second.to_alice, Frame(9))
     with pytest.raises(SessionAborted, match="bob gave up"):
-        hub.receive(first.to_bob, 2, "x")
+        hub.receive(first.to_bob, 30, "x")
 
 
 def test_another_thread_may_wake_and_cancel(ends: Ends) -> None:
     alice, to_bob, _, _ = ends
     woken: list[threading.Thread] = []
-    alice.woken = lambda: woken.append(threading.current_thread())
-    timers = [
-        threading.Timer(0.05, alice.wake),
-        threading.Timer(0.1, alice.cancel, [SessionStateError("the session is over")]),
-    ]
-    for timer in timers:
-        timer.start()
+    wake = threading.Timer(0.05, alice.wake)
+    cancel = threading.Timer(0.05, alice.cancel, [SessionStateError("the session is over")])
+
+    def noted() -> None:
+        if not woken:
+            cancel.start()  # only now: a cancel that came first would leave nothing to wake
+        woken.append(threading.current_thread())
+
+    alice.woken = noted
+    wake.start()
     started = time.monotonic()
     for _ in range(2):
         with pytest.raises(SessionStateError, match="over"):
-            alice.receive(to_bob, 5, "x")
-    assert time.monotonic() - started < 2
+            alice.receive(to_bob, 60, "x")
+    assert time.monotonic() - started < 20
     assert set(woken) == {threading.current_thread()}
-    for timer in timers:
+    for timer in (wake, cancel):
         timer.join()
 
 
@@ -391,12 +399,12 @@ def test_nothing_is_received_after_a_cancel(ends: Ends) -> None:
     """Not even what is there already."""
     ends.bob.post(ends.to_alice, Frame(1))
     ends.bob.post(ends.to_alice, Frame(2))
-    ends.alice.receive(ends.to_bob, 2, "x")
+    ends.alice.receive(ends.to_bob, 30, "x")
     while not ends.to_bob.decoder.ready:
         ends.alice.poll()
     ends.alice.cancel(SessionStateError("the session is over"))
     with pytest.raises(SessionStateError, match="over"):
-        ends.alice.receive(ends.to_bob, 2, "x")
+        ends.alice.receive(ends.to_bob, 30, "x")
 
 
 def test_nothing_stays_open(make: Callable[[], Ends]) -> None:
@@ -404,6 +412,7 @@ def test_nothing_stays_open(make: Callable[[], Ends]) -> None:
         return len(os.listdir("/proc/self/fd"))
 
     make()
+    gc.collect()  # what tests before left to a collector is closed now, and not while this one counts
     before = n_open()
     for _ in range(5):
         ends = make()
@@ -411,7 +420,10 @@ def test_nothing_stays_open(make: Callable[[], Ends]) -> None:
         for hub in (ends.alice, ends.bob, ends.alice):
             hub.close()
         ends.alice.wake()
-    assert n_open() == before
+    until = time.monotonic() + 20  # what another thread of this process has open for a moment is none of ours
+    while n_open() > before:
+        assert time.monotonic() < until, f"{n_open()} descriptors, before {before}"
+        time.sleep(0.02)
 
 
 def test_an_idle_hub_takes_no_processor(make: Callable[[Limits], Ends]) -> None:
@@ -452,7 +464,7 @@ def test_a_slow_client_costs_no_more_than_its_time(
     with socket.create_connection(server.getsockname()) as client:
 
         def drip() -> None:
-            for byte in b"\x16\x03\x01\x02\x00\x01\x00\x01" * 3 if trickle else b"":
+            for byte in b"\x16\x03\x01\x02\x00\x01\x00\x01" + bytes(400) if trickle else b"":
                 time.sleep(0.05)
                 try:
                     client.send(bytes([byte]))
@@ -463,8 +475,8 @@ def test_a_slow_client_costs_no_more_than_its_time(
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded, match=r"handshake within 0\.3 s"):
             accept_tls(server.accept()[0], contexts[0], 0.3)
-        assert time.monotonic() - started < 0.6
-        dripping.result(5)
+        assert time.monotonic() - started < 10  # it would drip for twice as long
+        dripping.result(60)
 
 
 def test_a_silent_server_costs_no_more_than_its_time(
@@ -473,7 +485,7 @@ def test_a_silent_server_costs_no_more_than_its_time(
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
         connect(address(server), contexts[1], 0.2)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 10
 
 
 def test_a_client_without_tls_is_rejected(
@@ -482,13 +494,13 @@ def test_a_client_without_tls_is_rejected(
     with socket.create_connection(server.getsockname()) as client:
         client.send(b"GET / HTTP/1.1\r\n\r\n")
         with pytest.raises(PeerRejected):
-            accept_tls(server.accept()[0], contexts[0], 2)
+            accept_tls(server.accept()[0], contexts[0], 30)
 
 
 def test_a_client_that_leaves_is_lost(server: socket.socket, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     socket.create_connection(server.getsockname()).close()
     with pytest.raises(PeerLost):
-        accept_tls(server.accept()[0], contexts[0], 2)
+        accept_tls(server.accept()[0], contexts[0], 30)
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1:1", "nowhere", "127.0.0.1:99999", "[::1]:1", "127.0.0.1:", ":80"])
@@ -501,11 +513,11 @@ def test_another_authority_is_rejected_by_both(
     server: socket.socket, tmp_path: Path, contexts: tuple[ssl.SSLContext, ssl.SSLContext], background: Any
 ) -> None:
     stranger = Authority(tmp_path)
-    accepting = background(lambda: accept_tls(server.accept()[0], stranger.context("mallory", server=True), 2))
+    accepting = background(lambda: accept_tls(server.accept()[0], stranger.context("mallory", server=True), 30))
     with pytest.raises(PeerRejected, match="certificate"):
-        connect(address(server), contexts[1], 2)
+        connect(address(server), contexts[1], 30)
     with pytest.raises((PeerRejected, PeerLost)):
-        accepting.result(5)
+        accepting.result(60)
 
 
 def test_a_rejected_client_learns_of_it_when_it_waits(
@@ -515,15 +527,23 @@ def test_a_rejected_client_learns_of_it_when_it_waits(
     nameless = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     nameless.check_hostname = False
     nameless.load_verify_locations(authority.folder / "ca.pem")
-    accepting = background(lambda: accept_tls(server.accept()[0], contexts[0], 2))
-    link = Link(connect(address(server), nameless, 2), "bob")
+    accepting = background(lambda: accept_tls(server.accept()[0], contexts[0], 30))
+    link = Link(connect(address(server), nameless, 30), "bob")
     with pytest.raises(PeerRejected):
-        accepting.result(5)
+        accepting.result(60)
     hub = Hub()
     hub.add(link)
     with pytest.raises(PeerRejected, match=r"bob: the other end ended TLS: .*CERTIFICATE_REQUIRED, during: hello"):
-        hub.receive(link, 2, "hello")
+        hub.receive(link, 30, "hello")
     hub.close()
+
+
+def was_read(pipe: IO[bytes]) -> None:
+    """Waits until the process at the other end has taken all that was written."""
+    until = time.monotonic() + 30
+    while int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder):
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
@@ -535,7 +555,7 @@ def test_new_keys_within_a_connection_change_nothing(
     command = ["openssl", "s_client", "-connect", address(server), "-cert", name, "-key", name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         try:
-            link, hub = Link(accept_tls(server.accept()[0], contexts[0], 5), "alice"), Hub()
+            link, hub = Link(accept_tls(server.accept()[0], contexts[0], 30), "alice"), Hub()
             hub.add(link)
             stdin, stdout = client.stdin, client.stdout
             if stdin is None or stdout is None:
@@ -543,12 +563,12 @@ def test_new_keys_within_a_connection_change_nothing(
             for n in range(3):
                 stdin.write(b"".join(pack(Frame(1, n), bytes(8), n)))
                 stdin.flush()
-                assert hub.receive(link, 5, "frame").number == n
+                assert hub.receive(link, 30, "frame").number == n
                 stdin.write(b"K\n")
                 stdin.flush()
-                time.sleep(0.05)
+                was_read(stdin)  # by itself: what it reads behind the command it throws away
             hub.post(link, Frame(2, meta=b"with new keys"))
-            hub.flush(5, "answer")
+            hub.flush(30, "answer")
             hub.close()
             assert b"with new keys" in stdout.read()
         finally:
@@ -616,13 +636,13 @@ def test_last_words_arrive_before_a_reset(make: Callable[..., Ends], background:
     ends.alice.tell(Frame(20))
 
     def part() -> None:
-        ends.alice.flush(5, "words")
-        ends.alice.part(5)
+        ends.alice.flush(30, "words")
+        ends.alice.part(30)
         ends.alice.close()
 
     parting = background(part)
     time.sleep(0.1)
-    kinds = [ends.bob.receive(ends.to_alice, 5, "words").kind for _ in range(65)]
+    kinds = [ends.bob.receive(ends.to_alice, 30, "words").kind for _ in range(65)]
     assert kinds == [1] * 64 + [20]
     ends.bob.close()
-    parting.result(10)
+    parting.result(60)
