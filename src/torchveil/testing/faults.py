@@ -84,8 +84,8 @@ class Ended:
 def endings(directory: Path, role: Role, since_s: float) -> list[Ended]:
     """The sessions that ended with an error at a role since then."""
     found = []
-    for text in (directory / f"{role.name}.log").read_text().splitlines():
-        if not text.startswith("{"):
+    for text in (directory / f"{role.name}.log").read_text().splitlines(keepends=True):
+        if not (text.startswith("{") and text.endswith("}\n")):  # the last one may be half written
             continue
         line = json.loads(text)
         at_s = datetime.fromisoformat(line["time"]).timestamp()
