@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchveil.errors import ConfigurationError, EncodingError, PrecisionLoss
@@ -62,6 +62,7 @@ def test_no_smaller_numerator_would_do(value: float) -> None:
 
 
 @given(st.floats(1e-12, 1e8) | st.floats(-1e8, -1e-12))
+@settings(deadline=None)
 def test_the_relative_error_is_below_its_bound(value: float) -> None:
     numerator, divisor = rational(Fraction(value))
     assert divisor > 0 and (numerator > 0) == (value > 0)
@@ -70,6 +71,7 @@ def test_the_relative_error_is_below_its_bound(value: float) -> None:
 
 
 @given(st.floats(-(2.0**40), 2.0**40), st.sampled_from([1, 10**3, 2**16, 2**20, 10**6]))
+@settings(deadline=None)
 def test_encoding_rounds_to_nearest(value: float, scale: int) -> None:
     raw = int(encode(torch.tensor([value], dtype=torch.float64), scale))
     # The product with the scale may itself round when it has more than 53 bits.
