@@ -22,7 +22,7 @@ from torchveil.network.links import Hub, Link
 from torchveil.network.opening import Waiting
 from torchveil.testing.clusters import LocalCluster, free_ports, local_cluster
 
-HANDSHAKE_S = 1.0
+HANDSHAKE_S = 3.0  # a busy machine opens sessions in that time
 ROLES = {"party/alice", "party/bob", "provider/james"}
 
 
@@ -74,7 +74,7 @@ def shuts_down(cluster: LocalCluster, patch: pytest.MonkeyPatch) -> None:
     """Bob is asked to stop before it is told to begin."""
 
     def spoil(frame: Frame) -> Frame:
-        (running,) = cluster.daemons["bob"]._sessions.values()
+        *_, running = cluster.daemons["bob"]._sessions.values()
         assert running.waiting.hub is not None
         running.waiting.hub.cancel(SessionAborted("party/bob is shutting down"))
         return frame
@@ -132,7 +132,7 @@ def test_the_controller_gets_the_roles_own_error(
         with pytest.raises(kind, match=says) as caught:
             connect(cluster.file)
         assert caught.value.at_fault == at_fault
-        until = time.monotonic() + 3 * HANDSHAKE_S
+        until = time.monotonic() + 5 * HANDSHAKE_S
         while ended.keys() != ROLES:
             assert time.monotonic() < until, f"a session is left: only {ended} ended"
             time.sleep(0.01)
@@ -197,7 +197,7 @@ def test_a_role_that_is_turned_away_by_one_that_ended_says_why_it_ended(
         if self.role.name != "alice":
             waited(self, *arguments)
             return
-        assert turned_away.wait(5)
+        assert turned_away.wait(30)
         time.sleep(0.05)
         raise cause
 
@@ -211,11 +211,11 @@ def test_a_role_that_is_turned_away_by_one_that_ended_says_why_it_ended(
     monkeypatch.setitem(daemons._PURPOSES, "link", join)
     monkeypatch.setattr(Waiting, "_wait", ended)
     monkeypatch.setattr(sessions_opening, "refuse", refuse)
-    monkeypatch.setattr(sessions_opening, "_REASONS_S", 5.0)  # the first who tells ends it
+    monkeypatch.setattr(sessions_opening, "_REASONS_S", 30.0)  # the first who tells ends it
     with pytest.raises(PeerLost) as caught:
         connect(cluster.file)
     assert caught.value.at_fault == "provider/james"
-    ends = time.monotonic() + 5
+    ends = time.monotonic() + 30
     while not any(role == "party/bob" for role, _, _ in refused):
         assert time.monotonic() < ends
         time.sleep(0.02)
