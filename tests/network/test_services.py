@@ -106,14 +106,14 @@ def test_a_question_may_take_longer_than_a_handshake_once_it_began(cluster: Loca
 
 
 def test_a_question_that_never_begins_ends_with_the_handshake(cluster: LocalCluster) -> None:
-    hub, link = dialled(cluster, 0)
     began = time.monotonic()
+    hub, link = dialled(cluster, 0)
     try:
         with pytest.raises(DeadlineExceeded, match="its question"):
-            hub.receive(link, 15, "the answer")
+            hub.receive(link, 30, "the answer")
     finally:
         hub.close()
-    assert HANDSHAKE_S - 0.5 < time.monotonic() - began < HANDSHAKE_S + 5
+    assert HANDSHAKE_S - 0.1 < time.monotonic() - began < HANDSHAKE_S + 10
 
 
 def test_a_body_larger_than_any_service_takes_is_refused_when_it_is_announced(
