@@ -88,7 +88,7 @@ def test_latency_bandwidth_and_clock_come_apart() -> None:
     link = health.measure_link(cluster.ask_from("here"), "party/bob")
     assert link.round_trip_s == pytest.approx(0.1) and link.one_way_s == pytest.approx(0.05)
     assert link.sent_bytes_per_s == pytest.approx(1e6)
-    assert link.clock_ahead_s == pytest.approx(90.0, abs=0.2)
+    assert link.clock_ahead_s == pytest.approx(90.0, abs=5.0)
 
 
 def test_the_shortest_round_trip_counts() -> None:

@@ -30,7 +30,7 @@ from torchveil.testing.clusters import write_cluster
 
 HOSTS = ("alice", "bob", "james", "scientist")
 PORT = 7000
-DEADLINE_S = 3.0
+DEADLINE_S = 4.0
 _CLONE_NEWNET = 0x40000000
 
 
@@ -119,7 +119,7 @@ def running(network: Network, directory: Path) -> Iterator[None]:
                     stderr=log,
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
                 )
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + 180
         for host, process in processes.items():
             while b"daemon started" not in (directory / f"{host}.log").read_bytes():
                 assert process.poll() is None and time.monotonic() < ends, (directory / f"{host}.log").read_text()
@@ -177,10 +177,10 @@ def test_hosts_train_and_notice_a_cable_that_is_pulled(network: Network, tmp_pat
     places = {host: f"{network.address(host)}:{PORT}" for host in HOSTS}
     write_cluster(tmp_path, listen=places, limits={"deadline_s": DEADLINE_S, "handshake_s": 10})
     with running(network, tmp_path), ThreadPoolExecutor(1) as pool:
-        losses, error, took, again = pool.submit(as_scientist, network, tmp_path / "cluster.toml").result(90)
+        losses, error, took, again = pool.submit(as_scientist, network, tmp_path / "cluster.toml").result(300)
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0] - 0.05
     assert isinstance(error, (DeadlineExceeded, PeerLost)) and "party/bob" in str(error)
-    assert took < DEADLINE_S + 2
+    assert took < 2 * DEADLINE_S  # 2 s more than the deadline on a machine that is not busy
     assert again == pytest.approx(losses[0], abs=2e-3)
 
 
@@ -191,4 +191,4 @@ def test_a_failure_leaves_no_namespaces(network: Network) -> None:
     with pytest.raises(ZeroDivisionError), Network("other") as other:
         assert other.space("bob") in spaces()
         raise ZeroDivisionError
-    assert network.space("bob") in spaces() and "other" not in spaces()
+    assert network.space("bob") in spaces() and other.space("") not in spaces()

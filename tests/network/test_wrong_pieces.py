@@ -190,8 +190,8 @@ WRONG: dict[str, tuple[Any, int, int, type[TorchveilError]]] = {
 
 def groups(ends: Ends) -> tuple[Group, Group]:
     return (
-        Group(ends.alice, 0, {1: ends.to_bob}, 2.0, Metrics()),
-        Group(ends.bob, 1, {0: ends.to_alice}, 2.0, Metrics()),
+        Group(ends.alice, 0, {1: ends.to_bob}, 30.0, Metrics()),
+        Group(ends.bob, 1, {0: ends.to_alice}, 30.0, Metrics()),
     )
 
 
@@ -199,7 +199,7 @@ def test_ranks_agree(ends: Ends, background: Any) -> None:
     alice, bob = groups(ends)
     there = background(bob.make, SUM, torch.tensor([1, 2, 3]), frozenset(("owner/b",)), bytes(32))
     made, owners = alice.make(SUM, torch.tensor([10, 20, 30]), OWNERS, bytes(32))
-    assert made.tolist() == there.result(5)[0].tolist() == [11, 22, 33]
+    assert made.tolist() == there.result(60)[0].tolist() == [11, 22, 33]
     assert owners == there.result(5)[1] == {"owner/a", "owner/b"}
 
 
@@ -210,7 +210,7 @@ def test_a_rank_that_sends_something_else(ends: Ends, case: str, background: Any
     ends.to_bob.limits = ends.to_alice.limits = frame_limits(Limits())
     frame = Frame(int(m.Kind.COLLECTED), number, meta=msgspec.msgpack.encode(said), body=bytes(n_bytes))
     ends.bob.post(ends.to_alice, frame)
-    background(ends.bob.flush, 5.0, "a lie")
+    background(ends.bob.flush, 30.0, "a lie")
     with pytest.raises(error) as caught:
         alice.make(SUM, torch.ones(3, dtype=torch.int64), OWNERS, bytes(32))
     assert caught.value.at_fault == "bob"

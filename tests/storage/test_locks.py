@@ -27,7 +27,7 @@ def test_a_lock_that_stays_is_an_error_in_the_end(tmp_path: Path) -> None:
         began = time.monotonic()
         with pytest.raises(StorageError, match="locked by somebody else"):
             files.lock(other, path, 0.2)
-        assert 0.2 <= time.monotonic() - began < 1.5
+        assert 0.2 <= time.monotonic() - began < files.LOCK_S / 2
     finally:
         os.close(held)
         files.lock(other, path, 0.2)  # free again
@@ -40,7 +40,7 @@ def test_a_lock_that_goes_is_waited_for(tmp_path: Path) -> None:
     files.lock(held, path)
     timer = threading.Timer(0.2, os.close, (held,))
     timer.start()
-    files.lock(other, path, 5.0)
+    files.lock(other, path, 60.0)
     os.close(other)
     timer.join(5)
 
