@@ -232,7 +232,7 @@ def test_units_expose_little(unit: str, tmp_path: Path) -> None:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 # --- kubernetes -------------------------------------------------------------------------------------------------------

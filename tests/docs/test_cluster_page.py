@@ -76,7 +76,7 @@ class Reader:
         self.daemons.append(subprocess.Popen([sys.executable, "-m", "torchveil.cli", *words], stderr=log, stdout=log))
         log.close()
         if len(self.daemons) == len(self.ports):  # they start side by side
-            ends = time.monotonic() + 60
+            ends = time.monotonic() + 180
             while not all(_listens(f"127.0.0.1:{port}") for port in self.ports.values()):
                 assert time.monotonic() < ends, "the daemons do not listen"
                 time.sleep(0.1)
@@ -90,7 +90,7 @@ class Reader:
     def stop(self) -> list[int]:
         for daemon in self.daemons:
             daemon.terminate()
-        return [daemon.wait(15) for daemon in self.daemons]
+        return [daemon.wait(60) for daemon in self.daemons]
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def run(page: Path, code: list[Block]) -> list[str]:
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": search},
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, f"{page} does not run:\n{done.stderr}"

@@ -170,7 +170,7 @@ class Processes:
         """cluster.toml."""
         return self.directory / "cluster.toml"
 
-    def start(self, name: str, timeout_s: float = 60.0) -> None:
+    def start(self, name: str, timeout_s: float = 180.0) -> None:
         """Start a role and wait until it listens. Raises ``TimeoutError`` or ``RuntimeError`` with the log's place."""
         self._spawn(name)
         self._await(name, timeout_s)
@@ -212,7 +212,7 @@ class Processes:
         process = self._running[name]
         process.send_signal(sign)
         if sign in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-            process.wait(15)
+            process.wait(60)
 
     def statuses(self) -> dict[str, int | None]:
         """The exit status of every process, None while it runs."""
@@ -223,7 +223,7 @@ class Processes:
             for name in machines(self.config):
                 self._spawn(name)
             for name in machines(self.config):
-                self._await(name, 60.0)
+                self._await(name, 180.0)
         except BaseException:
             self.stop()
             raise
