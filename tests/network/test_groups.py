@@ -497,7 +497,7 @@ def torchrun(*arguments: object, timeout_s: float = 600) -> list[str]:
     ]
     done = subprocess.run(
         command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         capture_output=True,
         text=True,
         timeout=timeout_s,
