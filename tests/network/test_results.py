@@ -75,6 +75,7 @@ def test_numbers_that_are_here_are_given_even_if_a_party_cannot_be_told_to_forge
     cluster: LocalCluster, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = fetch(caller, "model")
+    assert repr(kept) == "<Fetched 'model'>"  # no number of it
     with monkeypatch.context() as patch:
         without_bob(cluster, patch, "results/forget")
         with pytest.warns(UserWarning, match="not every party has forgotten 'model'"):

@@ -67,7 +67,7 @@ class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
 
 
-class _Forget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Forget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which result of a name: another one may have come since."""
 
     name: Name
@@ -81,6 +81,9 @@ class Fetched:
 
     value: Tensor
     kept: Kept
+
+    def __repr__(self) -> str:
+        return f"<Fetched {self.kept.result.name!r}>"
 
 
 def seal_context(kept: Kept, party: str) -> bytes:
@@ -170,7 +173,7 @@ def _fetch(context: Any, peer: Identity, arguments: bytes, _body: memoryview) ->
 
 
 def _drop(context: Any, peer: Identity, arguments: bytes, _body: memoryview) -> tuple[bytes, Body]:
-    asked = parse_struct(arguments, _Forget)
+    asked = parse_struct(arguments, Forget)
     context.results.forget(str(peer.role), asked.name, asked.session, asked.number)
     return b"", ()
 
@@ -225,7 +228,18 @@ def fetch(caller: Caller, name: str) -> Fetched:
 def forget(caller: Caller, fetched: Fetched) -> None:
     """Have the parties remove a result, once its numbers are where they are needed. A newer one of its name stays."""
     kept = fetched.kept
-    caller.all_parties("results/forget", _Forget(kept.result.name, kept.session, kept.number))
+    caller.all_parties("results/forget", Forget(kept.result.name, kept.session, kept.number))
 
 
-__all__ = ["RESULT_SERVICES", "Fetched", "Kept", "Result", "ResultStore", "fetch", "forget", "names", "seal_context"]
+__all__ = [
+    "RESULT_SERVICES",
+    "Fetched",
+    "Forget",
+    "Kept",
+    "Result",
+    "ResultStore",
+    "fetch",
+    "forget",
+    "names",
+    "seal_context",
+]

@@ -31,6 +31,7 @@ from torchveil.network.links import Hub, Link
 from torchveil.network.names import Role
 from torchveil.network.opening import abort_raises, dial, hello_of, open_as_controller
 from torchveil.network.owner import available, share
+from torchveil.network.results import Forget, fetch
 from torchveil.network.results import names as result_names
 from torchveil.network.services import Caller
 from torchveil.randomness import os_bytes
@@ -257,6 +258,9 @@ def test_an_owner_gets_no_results_of_another(cluster: LocalCluster) -> None:
         with pytest.raises(TorchveilError) as caught:
             his.call(ALICE, "results/fetch", msgspec.msgpack.encode({"name": name}))
         assert caught.value.code in (DataNotFound.code, "TV108")
+    kept = fetch(hers, "answer").kept
+    his.call(ALICE, "results/forget", msgspec.msgpack.encode(Forget("answer", kept.session, kept.number)))
+    assert result_names(hers) == ["answer"] and fetch(hers, "answer").value.tolist() == [1.0, 1.0]
 
 
 def test_an_owner_grants_and_denies_for_itself_alone(cluster: LocalCluster) -> None:
