@@ -251,3 +251,14 @@ def test_nobody_behind_a_relay_is_a_lost_peer() -> None:
         with pytest.raises(PeerLost):
             hub.receive(link, 2, "hello")
         hub.close()
+
+
+def test_a_relay_that_sees_that_it_is_over_before_it_is_woken(server: socket.socket) -> None:
+    """Anything else that came in that moment ended its thread, which closed what wakes it."""
+    relay = Relay(f"127.0.0.1:{server.getsockname()[1]}", LAN)
+    relay.__enter__()
+    relay._stopping = True
+    relay.resume()  # wakes it, as a connection that ends would
+    relay._thread.join(30)
+    assert not relay._thread.is_alive()
+    relay.__exit__(None, None, None)

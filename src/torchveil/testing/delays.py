@@ -146,6 +146,8 @@ class Relay:
         self._stopping = True
         self._button.send(b"x")
         self._thread.join()
+        self._bell.close()
+        self._button.close()
 
     def cut(self, *, refuse: bool = False) -> None:
         """Breaks all connections, both ends see a reset; with ``refuse`` new ones too, until ``resume``."""
@@ -175,8 +177,7 @@ class Relay:
         finally:
             for pair in list(self._pairs):
                 self._break(pair)
-            for sock in (self._listener, self._bell, self._button):
-                sock.close()
+            self._listener.close()
 
     def _turn(self) -> None:
         flows = [] if self._stalled else [flow for pair in self._pairs for flow in pair]
